@@ -1,0 +1,1 @@
+"""Everything that talks to a finished bundle; it never imports `trainer`."""

@@ -1,0 +1,100 @@
+"""What can go wrong, as types: each carries the server's own words, and one base catches them all."""
+
+import re
+
+_BATCH_LIMIT = re.compile(r"maximum (?:input )?batch size:? (\d+)")
+
+
+class RecommenderError(Exception):
+    """The base of every error of this client; `str(error)` is one line that a person can read."""
+
+
+class InvalidArgument(RecommenderError, ValueError):
+    """A call that could not have worked, refused before anything was sent; `argument` names the culprit."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument} {problem}")
+        self.argument = argument
+
+
+class BadRequest(RecommenderError):
+    """The server understood the request and refused it: unknown signature or label, wrong type or shape."""
+
+    @property
+    def batch_limit(self) -> int | None:
+        """The most rows this server takes at once, where it is that limit which the request broke."""
+        found = _BATCH_LIMIT.search(str(self))
+        return int(found[1]) if found else None
+
+
+class NotFound(RecommenderError):
+    """The server has no such model or version."""
+
+
+class Unauthorized(RecommenderError):
+    """The server wants an API key, or another one."""
+
+
+class ServerError(RecommenderError):
+    """The server failed at a request that looked right to it."""
+
+
+class BadResponse(RecommenderError):
+    """An answer that no recommender gives; often another service listens at that address."""
+
+
+class DeadlineExceeded(RecommenderError, TimeoutError):
+    """No answer within `timeout`, retries included."""
+
+
+class Unavailable(RecommenderError):
+    """The server cannot answer just now; retried until the deadline or the number of retries is used up."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ConnectionFailed(Unavailable):
+    """Nothing answers at that address, or the connection broke before the answer was complete."""
+
+
+class TooManyRequests(Unavailable):
+    """The server asks for fewer requests; retried no sooner than it says."""
+
+
+_HTTP: dict[int, type[RecommenderError]] = {
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotFound,
+    408: DeadlineExceeded,
+    429: TooManyRequests,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+_GRPC: dict[str, type[RecommenderError]] = {
+    "INVALID_ARGUMENT": BadRequest,
+    "FAILED_PRECONDITION": BadRequest,
+    "OUT_OF_RANGE": BadRequest,
+    "NOT_FOUND": NotFound,
+    "UNAUTHENTICATED": Unauthorized,
+    "PERMISSION_DENIED": Unauthorized,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "RESOURCE_EXHAUSTED": TooManyRequests,
+    "UNAVAILABLE": Unavailable,
+    "CANCELLED": Unavailable,
+}
+
+
+def from_http(status: int, message: str, retry_after: float = 0.0) -> RecommenderError:
+    """The error for an HTTP status other than 200."""
+    if 300 <= status < 400:
+        return BadResponse(f"HTTP {status}: the address redirects elsewhere, which is not followed")
+    kind = _HTTP.get(status, BadRequest if status < 500 else ServerError)
+    text = message or f"HTTP {status} without a message"
+    return kind(text, retry_after) if issubclass(kind, Unavailable) else kind(text)
+
+
+def from_grpc(code: str, message: str) -> RecommenderError:
+    """The error for a gRPC status code, by its name, other than OK."""
+    return _GRPC.get(code, ServerError)(message or f"{code} without a message")

@@ -1,0 +1,157 @@
+"""What each verb asks of the server and how it reads the answer: the methods of both clients."""
+
+from collections.abc import Sequence
+
+from serving.client.base import Client
+from serving.client.calls import Call, Inputs, Recommendation, VersionStatus
+from serving.client.checks import a_count, an_id, id_lists, ids
+from serving.client.errors import (
+    BadResponse,
+    DeadlineExceeded,
+    InvalidArgument,
+    RecommenderError,
+    Unauthorized,
+)
+
+_RANKED = ("item_id", "score")
+_FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds between two looks at the status
+
+
+async def recommend(
+    self: Client,
+    user_id: str | None = None,
+    k: int = 10,
+    *,
+    exclude: Sequence[str] = (),
+    history: Sequence[str] | None = None,
+) -> list[Recommendation]:
+    """The best `k` items for a user, best first; fewer where the corpus has no more to offer.
+
+    An unknown `user_id` is welcome and gets what suits everyone. `history` (item ids, oldest first) takes the
+    place of what the model remembers of the user, who may then be left out. `exclude` never comes back.
+    """
+    users = None if user_id is None else [an_id("user_id", user_id)]
+    histories = None if history is None else [history]
+    return (await recommend_many(self, users, k, exclude=[exclude], history=histories))[0]
+
+
+async def recommend_many(
+    self: Client,
+    user_ids: Sequence[str] | None = None,
+    k: int = 10,
+    *,
+    exclude: Sequence[Sequence[str]] | None = None,
+    history: Sequence[Sequence[str]] | None = None,
+) -> list[list[Recommendation]]:
+    """One list of recommendations per user, in the order given.
+
+    `exclude` and `history` hold one list per user. The users are split into requests within the server's
+    batch limit, and the timeout bounds each of those.
+    """
+    users = None if user_ids is None else ids("user_ids", user_ids)
+    if users is None and history is None:
+        raise InvalidArgument("user_id", "or history must be given")
+    count = len(users if users is not None else history or ())
+    inputs: Inputs = {"k": [a_count("k", k)] * count}
+    inputs["exclude"] = [()] * count if exclude is None else id_lists("exclude", exclude, count)
+    if history is None:
+        signature, inputs["user_id"] = "recommend", users or ()
+    else:
+        signature, inputs["history"] = "recommend_history", id_lists("history", history, count)
+    found: list[list[Recommendation]] = [[]] * count
+    for target, places in self.targets(users, count):
+        part = {name: [column[place] for place in places] for name, column in inputs.items()}
+        outputs = await self.predict(signature, part, _RANKED, target)
+        for place, items, scores in zip(places, outputs["item_id"], outputs["score"], strict=True):
+            found[place] = _ranked(items, scores)
+    return found
+
+
+async def similar_items(self: Client, item_id: str, k: int = 10) -> list[Recommendation]:
+    """The `k` items most like this one, most alike first."""
+    inputs: Inputs = {"item_id": [an_id("item_id", item_id)], "k": [a_count("k", k)]}
+    outputs = await self.predict("similar_items", inputs, _RANKED)
+    return _ranked(outputs["item_id"][0], outputs["score"][0])
+
+
+async def rank(self: Client, user_id: str, item_ids: Sequence[str]) -> list[Recommendation]:
+    """The given items with the ranking model's scores, best first; ties stay in the order given."""
+    user, items = an_id("user_id", user_id), ids("item_ids", item_ids)
+    if not items:
+        return []
+    inputs: Inputs = {"user_id": [user], "item_id": [items]}
+    outputs = await self.predict("rank", inputs, ("score",), self.target_of(user))
+    scores = outputs["score"][0]
+    if len(scores) != len(items):
+        raise BadResponse(f"rank: {len(items)} items were sent and {len(scores)} scores came back")
+    return sorted(map(Recommendation, items, scores), key=lambda found: -found.score)
+
+
+async def embed(
+    self: Client,
+    *,
+    user_id: str | None = None,
+    item_id: str | None = None,
+    history: Sequence[str] | None = None,
+) -> list[float]:
+    """The embedding of a user, of an item or of a history (item ids, oldest first): name exactly one."""
+    if sum(given is not None for given in (user_id, item_id, history)) != 1:
+        raise InvalidArgument("user_id", "or item_id or history must be given, and only one of them")
+    inputs: Inputs
+    if user_id is not None:
+        signature, inputs = "embed_users", {"user_id": [an_id("user_id", user_id)]}
+    elif item_id is not None:
+        signature, inputs = "embed_items", {"item_id": [an_id("item_id", item_id)]}
+    else:
+        signature, inputs = "embed_histories", {"history": [ids("history", history or ())]}
+    outputs = await self.predict(signature, inputs, ("embedding",), self.target_of(user_id))
+    return list(outputs["embedding"][0])
+
+
+async def titles(self: Client, item_ids: Sequence[str]) -> list[str]:
+    """The title of each item, in the order given; empty where the corpus has none."""
+    outputs = await self.predict("titles", {"item_id": ids("item_ids", item_ids)}, ("title",))
+    return outputs["title"]
+
+
+async def history(self: Client, user_id: str, k: int = 10) -> list[str]:
+    """The items of a user that the model remembers, newest first, at most `k`."""
+    inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "k": [a_count("k", k)]}
+    outputs = await self.predict("history", inputs, ("item_id",), self.target_of(user_id))
+    return [item for item in outputs["item_id"][0] if item]
+
+
+async def status(self: Client) -> list[VersionStatus]:
+    """The versions of the model that the server knows, newest first."""
+    outputs = await self.request(Call(self.target_of(), "status"))
+    return [
+        VersionStatus(*row) for row in zip(*(outputs[name] for name in VersionStatus._fields), strict=True)
+    ]
+
+
+async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
+    """Returns once the model can answer; raises `DeadlineExceeded` with the last reason why it cannot."""
+    deadline, pause = self.policy.clock() + timeout, _FIRST_POLL
+    while True:
+        try:
+            versions = await status(self)
+            if any(version.state == "AVAILABLE" for version in versions):
+                return
+            reason = ", ".join(
+                f"version {v.version} is {v.state} {v.error_message}".strip() for v in versions
+            )
+        except (InvalidArgument, Unauthorized):
+            raise
+        except RecommenderError as error:
+            reason = str(error)
+        if self.policy.clock() + pause > deadline:
+            raise DeadlineExceeded(
+                f"{self.target_of()} is not ready after {timeout:g} s: {reason or 'no version'}"
+            )
+        await self.sleep(pause)
+        pause = min(2 * pause, _LAST_POLL)
+
+
+def _ranked(items: Sequence[str], scores: Sequence[float]) -> list[Recommendation]:
+    """Items with scores, without the empty places that fill a row up to the width of its batch."""
+    return [Recommendation(item, score) for item, score in zip(items, scores, strict=True) if item]

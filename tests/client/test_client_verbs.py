@@ -1,0 +1,340 @@
+"""What each verb sends and reads, against the fake transport, for both clients."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from serving.client import (
+    Arms,
+    AsyncRecommender,
+    BadRequest,
+    BadResponse,
+    DeadlineExceeded,
+    FakeTransport,
+    InvalidArgument,
+    NotFound,
+    Recommender,
+    RecommenderError,
+    Unauthorized,
+)
+from serving.client.calls import Call, Target
+
+ONE = {"item_id": [["7", "9"]], "score": [[0.9, 0.5]]}
+
+
+def ask(kind: str, transport: FakeTransport, verb: str, *args: Any, **kwargs: Any) -> Any:
+    if kind == "blocking":
+        return getattr(Recommender(transport=transport), verb)(*args, **kwargs)
+    return asyncio.run(getattr(AsyncRecommender(transport=transport), verb)(*args, **kwargs))
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_recommend_sends_one_row_and_returns_named_tuples(kind: str) -> None:
+    fake = FakeTransport({"recommend": ONE})
+    found = ask(kind, fake, "recommend", "42", 2, exclude=["1"])
+    assert found == [("7", 0.9), ("9", 0.5)]
+    assert found[0].item_id == "7" and found[0].score == 0.9
+    inputs = {"k": [2], "exclude": [["1"]], "user_id": ["42"]}
+    assert fake.calls == [Call(Target("recommender"), "predict", "recommend", inputs, ("item_id", "score"))]
+
+
+def test_an_empty_exclude_list_is_sent_as_one_empty_place(kind: str) -> None:
+    fake = FakeTransport({"recommend": ONE})
+    ask(kind, fake, "recommend", "42")
+    assert fake.calls[0].inputs == {"k": [10], "exclude": [[""]], "user_id": ["42"]}
+
+
+def test_a_history_takes_the_place_of_the_user(kind: str) -> None:
+    fake = FakeTransport({"recommend_history": ONE})
+    ask(kind, fake, "recommend", "42", history=["1", "2"])
+    ask(kind, fake, "recommend", history=[])
+    assert [call.inputs for call in fake.calls] == [
+        {"k": [10], "exclude": [[""]], "history": [["1", "2"]]},
+        {"k": [10], "exclude": [[""]], "history": [[""]]},
+    ]
+
+
+def test_empty_places_of_an_answer_are_dropped(kind: str) -> None:
+    padded = {"item_id": [["7", "", ""]], "score": [[0.9, -3.4028235e38, -3.4028235e38]]}
+    assert ask(kind, FakeTransport({"recommend": padded}), "recommend", "42", 3) == [("7", 0.9)]
+
+
+def test_rank_sorts_and_keeps_the_order_of_ties(kind: str) -> None:
+    fake = FakeTransport({"rank": {"score": [[0.1, 0.7, 0.1]]}})
+    assert ask(kind, fake, "rank", "42", ["a", "b", "c"]) == [("b", 0.7), ("a", 0.1), ("c", 0.1)]
+    assert fake.calls[0].inputs == {"user_id": ["42"], "item_id": [["a", "b", "c"]]}
+
+
+def test_nothing_is_asked_when_there_is_nothing_to_ask(kind: str) -> None:
+    fake = FakeTransport({})
+    assert ask(kind, fake, "rank", "42", []) == []
+    assert ask(kind, fake, "titles", []) == []
+    assert ask(kind, fake, "recommend_many", []) == []
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    ("given", "signature", "inputs"),
+    [
+        ({"user_id": "42"}, "embed_users", {"user_id": ["42"]}),
+        ({"item_id": "7"}, "embed_items", {"item_id": ["7"]}),
+        ({"history": ["1", "2"]}, "embed_histories", {"history": [["1", "2"]]}),
+        ({"history": []}, "embed_histories", {"history": [[""]]}),
+    ],
+)
+def test_embed(kind: str, given: dict[str, Any], signature: str, inputs: dict[str, Any]) -> None:
+    fake = FakeTransport({signature: {"embedding": [[0.25, -1.0]]}})
+    assert ask(kind, fake, "embed", **given) == [0.25, -1.0]
+    assert fake.calls[0].inputs == inputs
+
+
+def test_similar_titles_and_history(kind: str) -> None:
+    fake = FakeTransport(
+        {
+            "similar_items": ONE,
+            "titles": {"title": ["Seven", ""]},
+            "history": {"item_id": [["3", "1", ""]]},
+        }
+    )
+    assert ask(kind, fake, "similar_items", "8", 2) == [("7", 0.9), ("9", 0.5)]
+    assert ask(kind, fake, "titles", ["7", "8"]) == ["Seven", ""]
+    assert ask(kind, fake, "history", "42", 3) == ["3", "1"]
+    assert [call.inputs for call in fake.calls] == [
+        {"item_id": ["8"], "k": [2]},
+        {"item_id": ["7", "8"]},
+        {"user_id": ["42"], "k": [3]},
+    ]
+
+
+def echo(call: Call) -> dict[str, Any]:
+    """Each user gets its own id back."""
+    return {"item_id": [[user] for user in call.inputs["user_id"]], "score": [[1.0]] * len(call.inputs["k"])}
+
+
+def test_many_users_are_split_and_stay_in_order() -> None:
+    fake = FakeTransport({"recommend": echo})
+    users = [f"u{n}" for n in range(7)]
+    found = Recommender(transport=fake, max_batch=3).recommend_many(users)
+    assert found == [[(user, 1.0)] for user in users]
+    assert [len(call.inputs["k"]) for call in fake.calls] == [3, 3, 1]
+
+
+def test_lists_of_a_batch_are_filled_up_to_one_width() -> None:
+    fake = FakeTransport({"recommend": echo})
+    Recommender(transport=fake).recommend_many(["a", "b"], exclude=[["1", "2", "3"], []])
+    assert fake.calls[0].inputs["exclude"] == [["1", "2", "3"], ["", "", ""]]
+
+
+def test_a_smaller_limit_of_the_server_is_learnt_once() -> None:
+    def limited(call: Call) -> dict[str, Any]:
+        rows = len(call.inputs["k"])
+        if rows > 2:
+            raise BadRequest(f"Task size {rows} is larger than maximum input batch size 2")
+        return echo(call)
+
+    fake = FakeTransport({"recommend": limited})
+    client = Recommender(transport=fake)
+    for _ in range(2):
+        assert client.recommend_many(list("abcde")) == [[(user, 1.0)] for user in "abcde"]
+    assert [len(call.inputs["k"]) for call in fake.calls] == [5, 2, 2, 1, 2, 2, 1]
+
+
+def test_an_unreachable_limit_is_an_error_and_no_endless_loop() -> None:
+    fake = FakeTransport({"recommend": BadRequest("larger than maximum input batch size 0")})
+    with pytest.raises(BadRequest, match="batch size 0"):
+        Recommender(transport=fake).recommend("a")
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "kwargs", "argument"),
+    [
+        ("recommend", (), {}, "user_id"),
+        ("recommend", ("42",), {"k": 0}, "k"),
+        ("recommend", ("42",), {"k": -1}, "k"),
+        ("recommend", ("42",), {"k": 2**31}, "k"),
+        ("recommend", ("42",), {"k": 1.5}, "k"),
+        ("recommend", ("42",), {"k": True}, "k"),
+        ("recommend", (42,), {}, "user_id"),
+        ("recommend", ("42",), {"exclude": "123"}, "exclude"),
+        ("recommend", ("42",), {"exclude": [1]}, "exclude"),
+        ("recommend", (), {"history": "1"}, "history"),
+        ("recommend", (), {"history": [None]}, "history"),
+        ("recommend_many", ("42",), {}, "user_ids"),
+        ("recommend_many", (["a", "b"],), {"exclude": [[]]}, "exclude"),
+        ("recommend_many", (["a", "b"],), {"history": [[]]}, "history"),
+        ("similar_items", (7,), {}, "item_id"),
+        ("similar_items", ("7", 0), {}, "k"),
+        ("rank", (None, ["1"]), {}, "user_id"),
+        ("rank", ("42", "1"), {}, "item_ids"),
+        ("embed", (), {}, "user_id"),
+        ("embed", (), {"user_id": "1", "history": []}, "user_id"),
+        ("titles", ("7",), {}, "item_ids"),
+        ("history", ("7", 0), {}, "k"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(
+    kind: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], argument: str
+) -> None:
+    fake = FakeTransport({})
+    with pytest.raises(ValueError, match=f"^{argument} ") as caught:
+        ask(kind, fake, verb, *args, **kwargs)
+    assert isinstance(caught.value, InvalidArgument) and isinstance(caught.value, RecommenderError)
+    assert caught.value.argument == argument
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument"),
+    [
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"max_batch": 0}, "max_batch"),
+        ({"hedge_after": -1}, "hedge_after"),
+        ({"version": 1, "label": "canary"}, "version"),
+        ({"label": "canary", "arms": Arms({"a": 1})}, "version"),
+        ({"url": "127.0.0.1:8501"}, "url"),
+        ({"url": "ftp://127.0.0.1"}, "url"),
+        ({"url": "http://"}, "url"),
+        ({"url": "http://host:notaport"}, "url"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(settings: dict[str, Any], argument: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{argument} "):
+        Recommender(**settings)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ({"item_id": [["7"]]}, "no output 'score'"),
+        ({"item_id": [["7"], ["8"]], "score": [[1.0], [1.0]]}, "1 rows were sent and 2"),
+        ({"item_id": [["7", "8"]], "score": [[1.0]]}, "2 items and 1 scores"),
+        ({"item_id": ["7"], "score": [1.0]}, "not a list"),
+    ],
+)
+def test_an_answer_of_the_wrong_shape_is_a_bad_response(answer: Any, problem: str) -> None:
+    with pytest.raises(BadResponse, match=problem):
+        Recommender(transport=FakeTransport({"recommend": answer})).recommend("42")
+
+
+def test_too_few_scores_are_a_bad_response() -> None:
+    fake = FakeTransport({"rank": {"score": [[1.0]]}})
+    with pytest.raises(BadResponse, match="2 items were sent and 1 scores"):
+        Recommender(transport=fake).rank("42", ["a", "b"])
+
+
+def test_version_and_label_reach_the_call() -> None:
+    fake = FakeTransport({"recommend": ONE})
+    Recommender(model="m", version=3, transport=fake).recommend("42")
+    Recommender(label="canary", transport=fake).recommend("42")
+    assert [call.target for call in fake.calls] == [
+        Target("m", version=3),
+        Target("recommender", label="canary"),
+    ]
+
+
+def test_status_lists_the_versions(kind: str) -> None:
+    (version,) = ask(kind, FakeTransport({}), "status")
+    assert version == (1, "AVAILABLE", "OK", "")
+
+
+def test_waiting_ends_when_a_version_is_available(kind: str) -> None:
+    loading = {"version": [1], "state": ["LOADING"], "error_code": ["OK"], "error_message": [""]}
+    ready = {**loading, "state": ["AVAILABLE"]}
+    fake = FakeTransport({"status": [NotFound("no such model"), loading, ready]})
+    assert ask(kind, fake, "wait_until_ready", 10) is None
+    assert len(fake.calls) == 3
+
+
+def test_waiting_in_vain_tells_the_last_reason(kind: str) -> None:
+    broken = {"version": [1], "state": ["END"], "error_code": ["NOT_FOUND"], "error_message": ["no file"]}
+    with pytest.raises(
+        DeadlineExceeded, match="model recommender is not ready after 0.01 s: version 1 is END no file"
+    ):
+        ask(kind, FakeTransport({"status": broken}), "wait_until_ready", 0.01)
+
+
+def test_waiting_does_not_outwait_a_wrong_key(kind: str) -> None:
+    fake = FakeTransport({"status": Unauthorized("API key?")})
+    with pytest.raises(Unauthorized):
+        ask(kind, fake, "wait_until_ready", 60)
+
+
+def test_arms_split_users_as_told_and_for_ever() -> None:
+    arms = Arms({"stable": 0.9, "canary": 0.1}, salt="spring")
+    users = [f"user-{n}" for n in range(10_000)]
+    canary = {user for user in users if arms.of(user) == "canary"}
+    assert 900 < len(canary) < 1100
+    assert sorted(canary)[:3] == [
+        "user-1002",
+        "user-1006",
+        "user-1017",
+    ]  # fails when a release reshuffles users
+    wider = Arms({"stable": 0.5, "canary": 0.5}, salt="spring")
+    assert all(wider.of(user) == "canary" for user in canary)
+    redrawn = Arms({"stable": 0.9, "canary": 0.1}, salt="summer")
+    assert canary != {user for user in users if redrawn.of(user) == "canary"}
+    assert {Arms({"off": 0, "on": 1}).of(user) for user in users} == {"on"}
+
+
+@pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": -1, "b": 2}, {"a": float("nan")}])
+def test_shares_that_do_not_add_up_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument, match="^arms "):
+        Arms(shares)
+
+
+def test_every_user_is_answered_by_their_arm_and_the_arm_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    arms = Arms({"stable": 0.5, "canary": 0.5})
+    users = [f"user-{n}" for n in range(20)]
+
+    def labelled(call: Call) -> dict[str, Any]:
+        label = call.target.label
+        return {
+            "item_id": [[f"{u} {label}"] for u in call.inputs["user_id"]],
+            "score": [[1.0]] * len(call.inputs["k"]),
+        }
+
+    fake = FakeTransport({"recommend": labelled, "titles": {"title": ["t"]}})
+    client = Recommender(transport=fake, arms=arms)
+    with caplog.at_level(logging.INFO, "serving.client"):
+        found = client.recommend_many(users)
+    assert [row[0].item_id for row in found] == [f"{user} {arms.of(user)}" for user in users]
+    assert len(fake.calls) == 2
+    assert [(record.user_id, record.arm) for record in caplog.records] == [(u, arms.of(u)) for u in users]  # type: ignore[attr-defined]
+    client.titles(["1"])
+    assert fake.calls[-1].target.label == "stable"
+
+
+def test_an_unknown_signature_is_told_as_the_server_would() -> None:
+    with pytest.raises(BadRequest, match="titles"):
+        Recommender(transport=FakeTransport({})).titles(["1"])
+
+
+def test_leaving_the_with_statement_closes(kind: str) -> None:
+    fake = FakeTransport({})
+    if kind == "blocking":
+        with Recommender(transport=fake):
+            assert not fake.closed
+    else:
+
+        async def use() -> None:
+            async with AsyncRecommender(transport=fake):
+                assert not fake.closed
+
+        asyncio.run(use())
+    assert fake.closed
+
+
+def test_errors_of_no_known_kind_pass_through() -> None:
+    def broken(call: Call) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Recommender(transport=FakeTransport({"recommend": broken})).recommend("42")

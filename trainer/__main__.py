@@ -1,0 +1,142 @@
+"""The command line: `python -m trainer VERB`. One function a verb; TensorFlow loads only once a verb needs it."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.errors import UserError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb and returns the exit code: 0, 1 for an error told in one line, 130 after Ctrl-C."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        parsed.command(parsed)
+    except UserError as error:
+        if parsed.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if parsed.debug:
+            raise
+        print(f"error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    from trainer import experiment
+    from trainer.config import load
+
+    config = load(parsed.preset, parsed.config, parsed.overrides)
+    workdir = parsed.workdir or Path("runs") / config.name
+    experiment.run(config, workdir, restart=parsed.restart, allow_below_baseline=parsed.allow_below_baseline)
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    from trainer import experiment
+
+    experiment.evaluate(parsed.workdir, parsed.overrides, all_baselines=parsed.baselines)
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from trainer import experiment
+
+    experiment.export(parsed.workdir, parsed.overrides, allow_below_baseline=parsed.allow_below_baseline)
+
+
+def _tune(parsed: argparse.Namespace) -> None:
+    from trainer import tune
+    from trainer.config import load
+
+    overrides = [*parsed.overrides, *([f"tune.trials={parsed.trials}"] if parsed.trials is not None else [])]
+    config = load(parsed.preset, parsed.config, overrides)
+    tune.run(config, parsed.workdir or Path("runs") / f"{config.name}-tune")
+
+
+def _describe(parsed: argparse.Namespace) -> None:
+    from trainer.data.describe import describe
+
+    print(describe(parsed.file))
+
+
+def _presets(parsed: argparse.Namespace) -> None:
+    from trainer.config import PRESETS, preset_names
+
+    del parsed
+    for name in preset_names():
+        header = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{name:<34}{header}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer", description="Interactions in, a measured and exported recommender out."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    verb = _verb(verbs, "train", _train, "prepare, train, evaluate and export one experiment")
+    _settings(verb)
+    verb.add_argument("--restart", action="store_true", help="throw away what the work directory holds of an earlier run")
+    _gate(verb)
+
+    verb = _verb(verbs, "tune", _tune, "search settings with Keras Tuner (default: embedding dimension and temperature)")
+    _settings(verb)
+    verb.add_argument("--trials", type=int, help="number of trials (default: tune.trials)")
+
+    verb = _verb(verbs, "evaluate", _evaluate, "measure a trained run again, beside baselines, and write its leaderboard")
+    _of_run(verb)
+    verb.add_argument("--baselines", action="store_true", help="fit every registered baseline, not only the preset's")
+
+    verb = _verb(verbs, "export", _export, "publish a trained run as a new version of its bundle")
+    _of_run(verb)
+    _gate(verb)
+
+    verb = _verb(verbs, "describe", _describe, "infer a table's columns and print settings to paste into a TOML file")
+    verb.add_argument("file", type=Path, help="CSV, TSV, Parquet or JSON lines file of interactions")
+
+    _verb(verbs, "presets", _presets, "list the presets")
+    return parser
+
+
+def _verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    verb.set_defaults(command=command)
+    return verb
+
+
+def _settings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--preset", help="name of a preset (see `python -m trainer presets`)")
+    verb.add_argument("--config", type=Path, help="TOML file of settings, laid over the preset")
+    verb.add_argument("--workdir", type=Path, help="where the run is kept (default: runs/<name>)")
+    _overrides(verb)
+
+
+def _of_run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--workdir", type=Path, required=True, help="the run's work directory")
+    _overrides(verb)
+
+
+def _overrides(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="e.g. retrieval.temperature=0.2 train.epochs=5")
+
+
+def _gate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--allow-below-baseline", action="store_true", help="export even a model that is significantly below a baseline"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What makes a figure untrustworthy: a model that says the same to everybody, and tests that leaked into
+training.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.examples import Cases, Prepared
+from trainer.scoring import Answers
+
+_ALIKE = 0.05  # share of cases with one score for everything from which it is worth a line
+_SAME = 0.95  # share of cases with one and the same order
+
+
+def collapse(answers: Answers, cases: int) -> list[str]:
+    """Returns a line each for scores that are no numbers, that are all equal, or that order items alike for
+    all.
+    """
+    lines = []
+    if answers.broken:
+        lines.append(
+            f"collapse: {answers.broken} of {cases} cases have scores that are not numbers: put last"
+        )
+    flat = int(answers.alike.sum())
+    if cases and flat / cases >= _ALIKE:
+        lines.append(f"collapse: in {flat} of {cases} cases all items have one and the same score")
+    if cases > 1:
+        same = int(np.unique(answers.orders, return_counts=True)[1].max())
+        if same / cases >= _SAME and same > 1:
+            lines.append(f"collapse: {same} of {cases} cases order the items alike: one list for everybody")
+    return lines
+
+
+def leakage(cases: Cases, prepared: Prepared) -> list[str]:
+    """Returns a line each for positives that training has seen, and for what lies after the moment of a
+    request.
+    """
+    lines = []
+    width = len(prepared.items)
+    users = np.repeat(cases.user, cases.positives.lengths)
+    items = cases.positives.items
+    known = (users > 0) & (items > 0)
+    seen = np.isin(
+        _pairs(users[known], items[known], width), _pairs(prepared.train.user, prepared.train.item, width)
+    )
+    if seen.any():
+        lines.append(
+            f"leakage: {int(seen.sum())} of {len(items)} positives are in training with the same user"
+        )
+    if prepared.ordered:
+        lines += _later_events(cases, prepared)
+    return lines
+
+
+def _later_events(cases: Cases, prepared: Prepared) -> list[str]:
+    moment = np.repeat(cases.timestamp, cases.history.lengths)
+    future = int((cases.history.timestamps > moment).sum())
+    latest = np.full(len(prepared.users), np.iinfo(np.int64).min)
+    np.maximum.at(latest, prepared.train.user, prepared.train.timestamp)
+    trained = int(((latest[cases.user] > cases.timestamp) & (cases.user > 0)).sum())
+    lines = []
+    if future:
+        lines.append(f"leakage: {future} events of the histories lie after the moment of their request")
+    if trained:
+        lines.append(f"leakage: training holds later events of the user in {trained} of {len(cases)} cases")
+    return lines
+
+
+def _pairs(
+    users: npt.NDArray[np.integer], items: npt.NDArray[np.integer], width: int
+) -> npt.NDArray[np.int64]:
+    return users.astype(np.int64) * width + items

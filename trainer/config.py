@@ -1,0 +1,253 @@
+"""Every setting, typed, with its one default and its unit. A TOML preset holds only the differences."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import UserError
+from trainer.registry import did_you_mean
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class Settings(BaseModel):
+    """The base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(BaseModel):
+    """A registered part by name, with the settings that its constructor takes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings without the name."""
+        return dict(self.model_extra or {})
+
+
+class SplitSettings(Settings):
+    """How interactions part into train, validation and test."""
+
+    method: Literal["leave_last_out", "time", "random", "predefined"] = "leave_last_out"
+    test_fraction: float = Field(0.2, gt=0, lt=1)  # of all events; for `time` and `random`
+    validation_fraction: float = Field(0.1, gt=0, lt=1)  # of the events that are not test
+    seed: int = 42
+
+
+class DataSettings(Settings):
+    """Where the interactions come from and how they are read."""
+
+    source: Part = Part(name="synthetic")
+    split: SplitSettings = SplitSettings()
+    min_rating: float | None = None  # retrieval takes events rated at least this as positives; None: all events
+    history_length: int = Field(50, ge=1)  # events that the history encoder reads, the latest kept
+
+
+class RetrievalSettings(Settings):
+    """The query and candidate towers and the retrieval task."""
+
+    enabled: bool = True
+    embedding_dimension: int = Field(64, ge=1)  # length of the query and candidate vectors' learned block
+    layers: tuple[int, ...] = ()  # widths of dense layers above the summed features, in each tower
+    encoder: Part = Part(name="decay")  # pools the history
+    user_id: bool = True  # whether the query tower embeds the user id
+    features: bool = True  # whether the towers read the declared features
+    normalise: bool = True  # L2: scores are cosines
+    temperature: float = Field(0.1, gt=0)
+    negatives: Part = Part(name="mixed")
+    loss: Part = Part(name="softmax")
+    id_dropout: float = Field(0.1, ge=0, lt=1)  # share of ids hidden in training, so that features learn to carry
+    embedding_dropout: float = Field(0.0, ge=0, lt=1)
+    l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
+    factorisation: Literal["auto", "none"] = "auto"  # blocks of factorised interactions beside the learned one
+
+
+class Target(Settings):
+    """One thing the ranking model predicts."""
+
+    name: str = "rating"
+    kind: Literal["regression", "binary"] = "regression"
+    column: str = "rating"  # rating, weight, or a context column
+    threshold: float | None = None  # binary: the label is 1 where the column is at least this
+    weight: float = Field(1.0, gt=0)  # in the total loss
+
+
+class RankingSettings(Settings):
+    """The ranking model."""
+
+    enabled: bool = True
+    embedding_dimension: int = Field(32, ge=1)
+    layers: tuple[int, ...] = (64,)
+    targets: tuple[Target, ...] = (Target(),)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    l2: float = Field(1e-5, ge=0)
+    learning_rate: float = Field(0.005, gt=0)
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(1024, ge=1)
+
+
+class TrainSettings(Settings):
+    """The fit of the retrieval model."""
+
+    joint: bool = False  # one model on both tasks instead of one after the other
+    joint_ranking_weight: float = Field(0.5, ge=0, le=1)  # share of the ranking loss in the joint loss
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(1024, ge=2)
+    optimizer: Literal["adagrad", "adam"] = "adagrad"
+    learning_rate: float = Field(0.1, gt=0)
+    patience: int = Field(3, ge=1)  # epochs without a better validation metric before stopping
+    objective: str = "ndcg@10"  # the validation metric that early stopping and tuning maximise
+    seed: int = 42
+
+
+class EvaluateSettings(Settings):
+    """The evaluator."""
+
+    cutoffs: tuple[int, ...] = (5, 10, 20, 50)
+    baselines: tuple[str, ...] = ("popularity",)
+    ranking_baselines: tuple[str, ...] = ("global_mean", "user_item_bias")
+    bootstrap: int = Field(200, ge=0)  # resamples behind each interval; 0: no intervals
+    slices: tuple[str, ...] = ()  # schema columns to report by, beside history length and popularity
+    seed: int = 42
+
+
+class ExportSettings(Settings):
+    """The bundle."""
+
+    model_name: str = Field("recommender", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    index: Part = Part(name="brute_force")
+    default_k: int = Field(10, ge=1)
+    history: Literal["evaluated", "all"] = "evaluated"  # known users' history: as the test saw it, or with the test events
+    keep_versions: int = Field(3, ge=1)
+
+
+class TuneSettings(Settings):
+    """The search. `parameters` maps a dotted setting to its range."""
+
+    algorithm: Literal["bayesian", "hyperband", "random"] = "bayesian"
+    trials: int = Field(10, ge=1)
+    parameters: dict[str, dict[str, Any]] = {
+        "retrieval.embedding_dimension": {"choice": [16, 32, 64, 128]},
+        "retrieval.temperature": {"float": [0.03, 1.0], "log": True},
+    }
+
+
+class Config(Settings):
+    """One experiment."""
+
+    name: str = "experiment"
+    data: DataSettings = DataSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    ranking: RankingSettings = RankingSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
+    tune: TuneSettings = TuneSettings()
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> "Config":
+        if not (self.retrieval.enabled or self.ranking.enabled):
+            raise ValueError("retrieval.enabled and ranking.enabled are both false: nothing would be trained")
+        return self
+
+
+def preset_names() -> tuple[str, ...]:
+    """Returns the names of the presets that come with the project, sorted."""
+    return tuple(sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.toml")))
+
+
+def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Returns the settings of a preset, then a TOML file's, then `a.b=value` overrides, each over the last.
+
+    Raises `UserError` naming the preset or setting and its nearest valid neighbour.
+    """
+    values: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in preset_names():
+            raise UserError(f"unknown preset {preset!r}{did_you_mean(preset, preset_names())}")
+        values = _read(PRESETS / f"{preset}.toml")
+        values.setdefault("name", preset)
+    if file is not None:
+        values = _merge(values, _read(file))
+    for override in overrides:
+        values = _merge(values, _parse(override))
+    return from_values(values)
+
+
+def from_values(values: Mapping[str, Any]) -> Config:
+    """Returns the typed settings, or raises `UserError` about the first wrong one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
+def to_toml(config: Config) -> str:
+    """Returns the resolved settings as TOML that `load` reads back to an equal `Config`."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no settings file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+
+
+def _parse(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{override!r} is not a setting; write it as data.source.path=FILE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or path
+    nested: dict[str, Any] = {}
+    place = nested
+    *outer, last = key.strip().split(".")
+    for step in outer:
+        place = place.setdefault(step, {})
+    place[last] = value
+    return nested
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any], part: bool = False) -> dict[str, Any]:
+    """Returns `above` laid over `below`, table by table; a part given another name starts afresh."""
+    if part and above.get("name", below.get("name")) != below.get("name"):
+        return dict(above)
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(inner, value, part=True) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    steps = [str(step) for step in first["loc"]]
+    place = ".".join(steps)
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {place}{did_you_mean(steps[-1], _fields(steps[:-1]))}"
+    if not place:
+        return first["msg"].removeprefix("Value error, ")
+    return f"setting {place}={first['input']!r}: {first['msg']}"
+
+
+def _fields(steps: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for step in steps:
+        if step.isdigit():
+            continue
+        annotation = model.model_fields[step].annotation
+        model = annotation if hasattr(annotation, "model_fields") else getattr(annotation, "__args__", [Config])[0]
+    return list(model.model_fields)

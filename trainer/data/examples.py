@@ -1,0 +1,154 @@
+"""Integer events, histories and evaluation cases: what models, baselines and the evaluator all read.
+
+Users and items are rows of their vocabularies (0 = unknown); nothing here knows a string id.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from trainer.data.interactions import Schema
+from trainer.data.vocabulary import Vocabulary
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of items end to end: list `i` is `items[offsets[i]:offsets[i + 1]]`, oldest event first."""
+
+    offsets: Longs  # [lists + 1]
+    items: Ints  # [events]
+    timestamps: Longs  # [events], seconds; the event's order number where the data has no time
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Longs:
+        """Returns the number of events of each list `[lists]`."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Lists":
+        """Returns the lists `rows`, in that order."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Lists(offsets, self.items[places], self.timestamps[places])
+
+    def matrix(self, columns: int) -> scipy.sparse.csr_matrix:
+        """Returns the lists as counts `[lists, columns]`; the unknown (column 0) is left out."""
+        return self.matrix_of(np.ones(len(self.items), np.float32), columns)
+
+    def matrix_of(self, values: Floats, columns: int) -> scipy.sparse.csr_matrix:
+        """Returns the events' `values` `[events]` summed by list and item `[lists, columns]`, without column 0."""
+        matrix = scipy.sparse.csr_matrix(
+            (np.where(self.items == 0, np.float32(0), values), self.items, self.offsets),
+            shape=(len(self), columns),
+        )
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        return matrix
+
+    def padded(self, length: int) -> tuple[Ints, Longs]:
+        """Returns items and timestamps `[lists, length]` of each list's last `length` events, padded right with 0."""
+        kept = np.minimum(self.lengths, length)
+        column = np.arange(length)
+        inside = column < kept[:, None]
+        places = np.where(inside, (self.offsets[1:] - kept)[:, None] + column, 0)
+        if not len(self.items):
+            return np.zeros(inside.shape, np.int32), np.zeros(inside.shape, np.int64)
+        return (
+            np.where(inside, self.items[places], 0).astype(np.int32),
+            np.where(inside, self.timestamps[places], 0).astype(np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events sorted by user, then time, equals in file order. All arrays are `[events]`."""
+
+    user: Ints
+    item: Ints
+    timestamp: Longs  # seconds, or the file order where the data has no time
+    rating: Floats  # NaN where there is none
+    weight: Floats
+    context: Mapping[str, npt.NDArray[np.generic]] = field(
+        default_factory=dict
+    )  # raw values, strings or numbers
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> "Events":
+        """Returns the events `rows`, in that order."""
+        context = {name: column[rows] for name, column in self.context.items()}
+        return Events(
+            self.user[rows],
+            self.item[rows],
+            self.timestamp[rows],
+            self.rating[rows],
+            self.weight[rows],
+            context,
+        )
+
+    def by_user(self, users: int) -> Lists:
+        """Returns one list a user row `[users]`, its events in order."""
+        counts = np.bincount(self.user, minlength=users)
+        return Lists(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.item, self.timestamp)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Evaluation queries: who asks, what they did before, and what they did next. First axis `[cases]` throughout.
+
+    `history` holds all that the model may know (and that is masked in its answer); `positives` what it should find.
+    A positive that is outside the corpus has item row 0: nobody can find it, and it counts as missed.
+    """
+
+    user: Ints
+    history: Lists
+    positives: Lists
+    timestamp: Longs  # the moment of the request: the first positive's
+    context: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)  # the first positive's
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Cases":
+        """Returns the cases `rows`, in that order."""
+        context = {name: column[rows] for name, column in self.context.items()}
+        return Cases(
+            self.user[rows], self.history.take(rows), self.positives.take(rows), self.timestamp[rows], context
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready to train on. `train` is what retrieval learns from; all rows are of the two vocabularies."""
+
+    schema: Schema
+    users: Vocabulary
+    items: Vocabulary
+    user_features: Mapping[
+        str, npt.NDArray[np.generic] | list[list[str]]
+    ]  # raw, by row of `users`, row 0 missing
+    item_features: Mapping[
+        str, npt.NDArray[np.generic] | list[list[str]]
+    ]  # raw, by row of `items`, row 0 missing
+    titles: tuple[str, ...]  # by row of `items`; the id where there is no title
+    train: Events
+    validation: Cases
+    test: Cases
+    rated_train: Events  # what ranking learns from: every event, the disliked too
+    rated_validation: Events
+    rated_test: Events
+    ordered: bool  # whether histories are the past of an event (else: the user's other events)
+    before_test: Events  # `train` with the validation positives: what users had done when the test began
+    everything: Events  # the test positives too
+    best_reachable: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,139 @@
+"""Interactions to training, validation and test parts.
+
+The order of a user's events is by timestamp, equals in file order; without timestamps it is the file order. Every event lands in
+exactly one part, and the parts keep the file order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from trainer.config import SplitSettings
+from trainer.data.interactions import Dataset, Interactions
+from trainer.errors import UserError
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts. `ordered` says that validation is later than training, and test later than both, for each user."""
+
+    train: Interactions
+    validation: Interactions
+    test: Interactions
+    ordered: bool
+
+
+def split(dataset: Dataset, settings: SplitSettings) -> Splits:
+    """Returns the parts of a data set by the method of the settings.
+
+    `leave_last_out`: each user's last event is test and the one before is validation. A user with two events has no
+    validation event; a user with one event is all training. `time`: a global cut; events of one moment stay together.
+    `random`: by (user, item) pair, so that a repeated pair never lies on both sides. `predefined`: the source's own
+    parts; a missing validation part is carved out of training, as each user's last event where there is time, else at random.
+
+    Raises `UserError` where the data cannot be split this way or a part that is needed would be empty.
+    """
+    if settings.method == "predefined":
+        parts = _predefined(dataset, settings)
+    else:
+        frame = dataset.interactions.frame
+        test, validation = _METHODS[settings.method](dataset.interactions, settings)
+        parts = Splits(
+            Interactions(frame.filter(pl.Series(~(test | validation)))),
+            Interactions(frame.filter(pl.Series(validation))),
+            Interactions(frame.filter(pl.Series(test))),
+            ordered=settings.method != "random",
+        )
+    for name, part in (("train", parts.train), ("test", parts.test)):
+        if not len(part):
+            raise UserError(
+                f"data.split.method={settings.method!r} leaves no {name} events of {len(dataset.interactions)}; "
+                "choose another method or other fractions"
+            )
+    return parts
+
+
+def codes(column: pl.Series) -> npt.NDArray[np.int64]:
+    """Returns a whole number for each value `[rows]`, by first appearance."""
+    kinds = pl.Enum(column.unique(maintain_order=True))
+    return column.cast(kinds).to_physical().to_numpy().astype(np.int64)
+
+
+def _leave_last_out(interactions: Interactions, settings: SplitSettings) -> tuple[Mask, Mask]:
+    """Returns the masks of test and validation events `[events]`."""
+    del settings
+    frame = interactions.frame
+    user = codes(frame["user_id"])
+    keys = pl.DataFrame({"user": user, "timestamp": frame["timestamp"]})
+    by = ["user", "timestamp"] if interactions.has_time else ["user"]
+    order = keys.select(pl.arg_sort_by(by, maintain_order=True)).to_series().to_numpy()
+    counts = np.bincount(user)
+    last = np.cumsum(counts) - 1
+    test, validation = np.zeros(len(user), bool), np.zeros(len(user), bool)
+    test[order[last[counts >= 2]]] = True
+    validation[order[last[counts >= 3] - 1]] = True
+    return test, validation
+
+
+def _time(interactions: Interactions, settings: SplitSettings) -> tuple[Mask, Mask]:
+    if not interactions.has_time:
+        raise UserError(
+            "data.split.method='time' needs timestamps and the data has none; use 'random' instead"
+        )
+    moments = interactions.frame["timestamp"].to_numpy()
+    ranked = np.sort(moments)
+    keep = 1 - settings.test_fraction
+    test_from = _moment(ranked, keep)
+    validation_from = _moment(ranked, keep * (1 - settings.validation_fraction))
+    test = moments >= test_from
+    return test, (moments >= validation_from) & ~test
+
+
+def _moment(ranked: npt.NDArray[np.int64], share: float) -> int:
+    return int(ranked[min(int(len(ranked) * share), len(ranked) - 1)])
+
+
+def _random(interactions: Interactions, settings: SplitSettings) -> tuple[Mask, Mask]:
+    place, pairs = _shuffled_pairs(interactions.frame, settings.seed)
+    test = _share(settings.test_fraction, pairs)
+    validation = _share(settings.validation_fraction, pairs - test)
+    return place < test, (place >= test) & (place < test + validation)
+
+
+def _predefined(dataset: Dataset, settings: SplitSettings) -> Splits:
+    if dataset.test is None:
+        raise UserError(
+            f"data.split.method='predefined', and the source {dataset.name!r} brings no test part; "
+            "set data.source.test=FILE or choose another method"
+        )
+    train, test = dataset.interactions, dataset.test
+    ordered = train.has_time and test.has_time
+    if dataset.validation is not None:
+        ordered = ordered and (dataset.validation.has_time or not len(dataset.validation))
+        return Splits(train, dataset.validation, test, ordered)
+    if train.has_time:
+        carved, _ = _leave_last_out(train, settings)
+    else:
+        place, pairs = _shuffled_pairs(train.frame, settings.seed)
+        carved = place < _share(settings.validation_fraction, pairs)
+    rest = Interactions(train.frame.filter(pl.Series(~carved)))
+    return Splits(rest, Interactions(train.frame.filter(pl.Series(carved))), test, ordered)
+
+
+def _shuffled_pairs(frame: pl.DataFrame, seed: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Returns each event's place in a shuffle of the distinct (user, item) pairs, and the number of pairs."""
+    items = codes(frame["item_id"])
+    pair = codes(frame["user_id"]) * (items.max(initial=0) + 1) + items
+    distinct, which = np.unique(pair, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(distinct))[which], len(distinct)
+
+
+def _share(fraction: float, pairs: int) -> int:
+    return min(max(round(fraction * pairs), 1), max(pairs - 1, 0))
+
+
+_METHODS = {"leave_last_out": _leave_last_out, "time": _time, "random": _random}

@@ -1,0 +1,231 @@
+"""The fit of either model: Keras `fit` with callbacks, resumable after a kill to the same result."""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.errors import UserError
+from trainer.progress import Advance
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How long to train, in epochs of `steps` batches, and which validation metric to watch."""
+
+    epochs: int
+    steps: int
+    patience: int  # epochs without a better objective before the fit stops
+    objective: str
+    maximise: bool
+
+
+def optimizer(name: str, learning_rate: float) -> tf.keras.optimizers.Optimizer:
+    """Returns a Keras optimizer. Adagrad touches only the rows of a batch; Adam's moments decay over the whole table."""
+    if name == "adam":
+        return tf.keras.optimizers.Adam(learning_rate)
+    return tf.keras.optimizers.Adagrad(learning_rate, initial_accumulator_value=0.1)
+
+
+def fit(
+    model: tf.keras.Model,
+    batches: Callable[[int], tf.data.Dataset],
+    validate: Callable[[], Metrics],
+    plan: FitPlan,
+    workdir: Path,
+    advance: Advance,
+    describe_step: Callable[[int], str],
+) -> list[Metrics]:
+    """Trains a compiled, built model and leaves it with its best weights; returns the metrics, one entry an epoch.
+
+    Entry 0 is the model before training: training never ends below its start.
+
+    `batches(first_epoch)` gives the training batches from that epoch on; `validate()` the validation metrics, one of which is
+    `plan.objective`. The state after each epoch lies in `workdir/checkpoint`; a fit that finds one goes on from there and ends with
+    the weights of an unbroken run. `describe_step` says what a step's batch held, for the error about a non-finite loss.
+    """
+    keeper = EpochKeeper(model, workdir, plan)
+    first = keeper.restore()
+    if not keeper.history:
+        keeper.record({f"val_{name}": value for name, value in validate().items()})
+    if not keeper.finished:
+        model.fit(
+            batches(first),
+            initial_epoch=first,
+            epochs=plan.epochs,
+            steps_per_epoch=plan.steps,
+            verbose=0,
+            callbacks=[
+                FiniteLoss(model, describe_step),
+                Validation(validate),
+                keeper,
+                EpochLog(workdir / "epochs.csv", keeper),
+                tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False, update_freq="epoch"),
+                ProgressBar(plan, first, advance),
+            ],
+        )
+    keeper.load_best()
+    return keeper.history
+
+
+class Validation(tf.keras.callbacks.Callback):
+    """Puts the validation metrics into the epoch's logs, for the callbacks after it."""
+
+    def __init__(self, validate: Callable[[], Metrics]) -> None:
+        super().__init__()
+        self.validate = validate
+
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Adds `val_<metric>` for each metric."""
+        del epoch
+        if logs is not None:
+            logs.update({f"val_{name}": value for name, value in self.validate().items()})
+
+
+class EpochKeeper(tf.keras.callbacks.Callback):
+    """Early stopping whose memory is on disk: last and best weights, optimizer state and the metrics so far.
+
+    Keras's own EarlyStopping forgets its best epoch when the process dies, and its BackupAndRestore knows nothing of it.
+    """
+
+    def __init__(self, model: tf.keras.Model, workdir: Path, plan: FitPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.directory = workdir / "checkpoint"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.file = self.directory / "epochs.json"
+        self.history: list[Metrics] = []
+        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    @property
+    def best(self) -> int:
+        """Returns the entry with the best objective, the first of equals."""
+        values = [self._value(entry) for entry in self.history]
+        return values.index(max(values))
+
+    @property
+    def finished(self) -> bool:
+        """Returns whether patience or the epochs ran out."""
+        done = len(self.history) - 1
+        return bool(self.history) and (done - self.best >= self.plan.patience or done >= self.plan.epochs)
+
+    def restore(self) -> int:
+        """Loads the state after the last finished epoch, if there is one; returns the first epoch to train."""
+        if self.file.exists():
+            self.history = json.loads(self.file.read_text())
+        if not self.history:
+            return 0
+        self.checkpoint.optimizer.build(self.checkpoint.model.trainable_variables)  # slots, so that reading fills them
+        self.checkpoint.read(str(self._path(len(self.history) - 1))).expect_partial()
+        return len(self.history) - 1
+
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Records the epoch and decides whether to go on."""
+        del epoch
+        self.record(logs or {})
+        self.model.stop_training = self.finished
+
+    def record(self, metrics: Metrics) -> None:
+        """Saves the state, then the entry that makes it count: a kill between the two repeats the epoch."""
+        if f"val_{self.plan.objective}" not in metrics:
+            known = sorted(name.removeprefix("val_") for name in metrics if name.startswith("val_"))
+            raise UserError(f"train.objective={self.plan.objective!r} is no validation metric; there are {', '.join(known)}")
+        number = len(self.history)
+        self.checkpoint.write(str(self._path(number)))
+        self.history.append({name: float(value) for name, value in metrics.items()})
+        beside = self.file.with_suffix(".new")
+        beside.write_text(json.dumps(self.history))
+        beside.replace(self.file)
+        self._drop_others({number, self.best})
+
+    def load_best(self) -> None:
+        """Gives the model the weights of the best epoch."""
+        self.checkpoint.read(str(self._path(self.best))).expect_partial()
+
+    def _value(self, entry: Metrics) -> float:
+        value = entry[f"val_{self.plan.objective}"]
+        if math.isnan(value):
+            return -math.inf
+        return value if self.plan.maximise else -value
+
+    def _path(self, epoch: int) -> Path:
+        return self.directory / f"epoch-{epoch}"
+
+    def _drop_others(self, kept: set[int]) -> None:
+        for file in self.directory.glob("epoch-*"):
+            if int(file.name.split(".")[0].removeprefix("epoch-")) not in kept:
+                file.unlink(missing_ok=True)
+
+
+class EpochLog(tf.keras.callbacks.Callback):
+    """Rewrites the CSV of all epochs after each: complete after a resume, and never half a line."""
+
+    def __init__(self, path: Path, keeper: EpochKeeper) -> None:
+        super().__init__()
+        self.path = path
+        self.keeper = keeper
+
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Writes one row an epoch."""
+        del epoch, logs
+        beside = self.path.with_suffix(".new")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *self.keeper.history[-1]])
+            writer.writeheader()
+            writer.writerows({"epoch": number, **entry} for number, entry in enumerate(self.keeper.history))
+        beside.replace(self.path)
+
+
+class FiniteLoss(tf.keras.callbacks.Callback):
+    """Stops at the first loss that is not finite and names the batch. The model notes the step itself, in the graph."""
+
+    def __init__(self, model: Any, describe_step: Callable[[int], str]) -> None:
+        super().__init__()
+        self.bad_step = model.bad_step
+        self.describe_step = describe_step
+
+    def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
+        """Looks only where the reported loss, a mean since the epoch began, is no longer finite."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            step = max(int(self.bad_step), 0)
+            raise UserError(
+                f"the loss became {loss} at training step {step} (batch {batch} of the epoch): {self.describe_step(step)}; "
+                "a smaller train.learning_rate, or a look at those rows, is the way on"
+            )
+
+
+class ProgressBar(tf.keras.callbacks.Callback):
+    """Moves the bar of the step, and shows the objective after each epoch."""
+
+    def __init__(self, plan: FitPlan, first: int, advance: Advance) -> None:
+        super().__init__()
+        self.plan = plan
+        self.done = first * plan.steps
+        self.advance = advance
+        self.note = ""
+
+    def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
+        """Counts a step."""
+        del logs
+        self.advance(self.done + batch + 1, self.note)
+
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Shows the epoch's figures."""
+        self.done = (epoch + 1) * self.plan.steps
+        value = (logs or {}).get(f"val_{self.plan.objective}", float("nan"))
+        self.note = f"epoch {epoch + 1}, loss {(logs or {}).get('loss', 0):.4f}, {self.plan.objective} {value:.4f}"
+        self.advance(self.done, self.note)
+
+
+def forget(workdir: Path) -> None:
+    """Removes the checkpoints of a finished fit."""
+    shutil.rmtree(workdir / "checkpoint", ignore_errors=True)

@@ -1,0 +1,91 @@
+"""Integer examples to batches: histories are cut from the events as they are asked for, so memory does not grow with their length."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.examples import Events
+
+Batch = dict[str, tf.Tensor]
+
+
+class Windows:
+    """Cuts the history of an event out of the user's events.
+
+    `ordered`: the events before it. Otherwise the user's other events, starting after it and going round, for data whose
+    order means nothing. At most `length`, the latest kept, padded right with row 0.
+    """
+
+    def __init__(self, events: Events, users: int, length: int, ordered: bool) -> None:
+        offsets = events.by_user(users).offsets
+        self.length = max(min(length, int(np.diff(offsets).max(initial=1)) - 1), 1)
+        self.ordered = ordered
+        self.items = tf.constant(events.item)
+        self.start = tf.constant(offsets[:-1])
+        self.end = tf.constant(offsets[1:])
+
+    def __call__(self, event: tf.Tensor, user: tf.Tensor) -> tf.Tensor:
+        """Returns histories int32 `[batch, length]` of events int64 `[batch]`."""
+        start, end = tf.gather(self.start, user)[:, None], tf.gather(self.end, user)[:, None]
+        event, column = event[:, None], tf.range(self.length, dtype=tf.int64)
+        if self.ordered:
+            size = tf.minimum(event - start, self.length)
+            place = event - size + column
+        else:
+            size = tf.minimum(end - start - 1, self.length)
+            place = start + tf.math.floormod(event - start + 1 + column, end - start)
+        inside = column < size
+        return tf.where(inside, tf.gather(self.items, tf.where(inside, place, 0)), 0)
+
+
+def steps_per_epoch(events: int, batch_size: int) -> int:
+    """Returns the number of full batches in an epoch, at least 1."""
+    return max(events // batch_size, 1)
+
+
+def batch_rows(step: Any, events: int, batch_size: int, seed: int) -> tf.Tensor:
+    """Returns the events int64 `[batch]` of a training step: each epoch is a shuffle of all events by its own seed.
+
+    The shuffle is computed, not stored (`index_shuffle`), so any epoch of any size starts at once, and a resumed run
+    sees the batches of an unbroken one.
+    """
+    step = tf.cast(step, tf.int64)
+    steps = steps_per_epoch(events, batch_size)
+    place = tf.math.floormod(step, steps) * batch_size + tf.range(min(batch_size, events), dtype=tf.int64)
+    epoch_seed = tf.stack([tf.constant(seed, tf.int64), step // steps])
+    return tf.random.experimental.index_shuffle(place, epoch_seed, max_index=events - 1)
+
+
+def training_batches(
+    events: Events,
+    windows: Windows,
+    context: Mapping[str, tf.Tensor],
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+) -> tf.data.Dataset:
+    """Returns the batches of epochs `first_epoch` to `epochs`, one after the other.
+
+    Each is a dict of `user`, `item` int32 `[batch]`, `history` int32 `[batch, length]`, `weight` float32 `[batch]` and the
+    encoded `context` columns `[batch, width]`.
+    """
+    steps = steps_per_epoch(len(events), batch_size)
+    columns = {"user": events.user, "item": events.item, "weight": events.weight}
+    tensors = {name: tf.constant(column) for name, column in columns.items()}
+    tensors.update({context_key(name): column for name, column in context.items()})
+
+    def cut(step: tf.Tensor) -> Batch:
+        rows = batch_rows(step, len(events), batch_size, seed)
+        batch = {name: tf.gather(column, rows) for name, column in tensors.items()}
+        return batch | {"history": windows(rows, batch["user"])}
+
+    numbers = tf.data.Dataset.range(first_epoch * steps, epochs * steps)
+    return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def context_key(name: str) -> str:
+    """Returns the input name of a context feature."""
+    return f"context_{name}"

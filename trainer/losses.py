@@ -1,0 +1,36 @@
+"""Losses of retrieval as functions `(labels, scores) -> [batch]`, wrapped once for `tfrs.tasks.Retrieval`.
+
+`scores` are `[batch, candidates]` logits, `labels` the same shape with 1 at the positive. The positive of row `i` stands in column `i`:
+that is how the task lays candidates out, and the functions use it instead of multiplying by the dense labels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.registry import get, register
+
+LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@register("loss", "softmax")
+def softmax(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """Returns the softmax cross-entropy over the candidates (InfoNCE, van den Oord et al. 2018)."""
+    del labels
+    positives = tf.range(tf.shape(scores)[0])
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(positives, scores)
+
+
+def wrap(name: str, settings: dict[str, Any]) -> tf.keras.losses.Loss:
+    """Returns a registered loss as the Keras loss that `tfrs.tasks.Retrieval` takes: the weighted mean over the batch."""
+    function = get("loss", name)
+
+    class Loss(tf.keras.losses.Loss):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(reduction=tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE, name=name)
+
+        def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+            return function(y_true, y_pred, **settings)
+
+    return Loss()

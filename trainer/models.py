@@ -1,0 +1,118 @@
+"""The two models: retrieval (two towers, one inner product) and, in `ranking.py`'s terms, what re-scores its candidates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from trainer import losses
+from trainer.blocks import BlockLayer
+from trainer.config import RetrievalSettings
+from trainer.data.examples import Prepared
+from trainer.input_pipeline import Batch, context_key
+from trainer.negatives import Sampler
+from trainer.registry import build
+from trainer.towers import CandidateTower, QueryTower
+
+
+class RetrievalModel(tfrs.Model):
+    """Query and candidate towers trained on `tfrs.tasks.Retrieval`, beside blocks that a factorisation gave.
+
+    The vector of either side is its tower's output followed by the blocks', each scaled: one inner product scores all.
+    """
+
+    def __init__(self, settings: RetrievalSettings, prepared: Prepared, seed: int) -> None:
+        super().__init__()
+        tf.keras.utils.set_random_seed(seed)
+        self.settings = settings
+        self.seed = seed
+        self.history_length = 1  # set by the fit to the pipeline's; what the encoder reads at serving
+        self.candidate_tower = CandidateTower(settings, prepared)
+        self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
+        counts = np.bincount(prepared.train.item, minlength=len(prepared.items))
+        counts[0] = 0
+        self.sampler: Sampler = build(
+            "negatives", settings.negatives.name, settings.negatives.settings, "retrieval.negatives", counts=counts
+        )
+        self.task = tfrs.tasks.Retrieval(
+            loss=losses.wrap(settings.loss.name, settings.loss.settings),
+            temperature=settings.temperature,
+            remove_accidental_hits=True,
+        )
+        self.tower_scale = 1.0
+        self.blocks: list[BlockLayer] = []
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
+
+    def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
+        """Returns the weighted mean loss of a batch; notes the first step whose loss was not finite."""
+        seed = tf.stack([tf.constant(self.seed, tf.int64), self.step])
+        negatives = self.sampler.draw(tf.cast(seed, tf.int32))
+        candidates = tf.concat([inputs["item"], negatives], axis=0)
+        history = inputs["history"]
+        rows = tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
+        vectors = self._embed(rows, seed if training else None)
+        history_vectors = tf.reshape(vectors[tf.size(candidates) :], [*self._shape(history), vectors.shape[-1]])
+        queries = self.query_tower(self._drop_user(inputs, seed, training), history_vectors)
+        candidate_vectors = vectors[: tf.size(candidates)]
+        if self.candidate_tower.normalise:
+            candidate_vectors = tf.math.l2_normalize(candidate_vectors, axis=-1)
+        loss = self.task(
+            queries,
+            candidate_vectors,
+            sample_weight=inputs["weight"],
+            candidate_sampling_probability=self.sampler.probability(candidates, tf.size(inputs["item"])),
+            candidate_ids=candidates,
+            compute_metrics=False,
+        )
+        self._note(loss, training)
+        return loss
+
+    def queries(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns query vectors `[batch, D]`: user rows `[batch]`, full histories (oldest first), encoded context columns."""
+        recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
+        inputs = {"user": user, "history": recent} | {context_key(name): column for name, column in context.items()}
+        parts = [self.tower_scale * self.query_tower(inputs)] if self.tower_scale else []
+        return tf.concat(parts + [block.queries(history) for block in self.blocks], axis=1)
+
+    def candidates(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns candidate vectors `[n, D]` of item rows `[n]`."""
+        parts = [self.candidate_tower(rows)] if self.tower_scale else []
+        return tf.concat(parts + [block.candidates(rows) for block in self.blocks], axis=1)
+
+    def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""
+        tower = self.query_tower.context
+        return {} if tower is None else tower.encode({name: raw[name] for name in tower.towers})
+
+    def _embed(self, rows: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Returns vectors of rows, each distinct row passing through the tower once."""
+        if self.candidate_tower.is_table:
+            return self.candidate_tower.embed(rows)
+        distinct, places = tf.unique(rows)
+        ids = distinct
+        if seed is not None and self.settings.id_dropout:
+            ids = self._dropped(distinct, seed + 1)
+        return tf.gather(self.candidate_tower.embed(distinct, ids), places)
+
+    def _drop_user(self, inputs: Batch, seed: tf.Tensor, training: bool) -> Batch:
+        if not (training and self.settings.id_dropout):
+            return inputs
+        return inputs | {"user_id_row": self._dropped(inputs["user"], seed + 2)}
+
+    def _dropped(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        keep = tf.random.stateless_uniform(tf.shape(rows), seed) >= self.settings.id_dropout
+        return tf.where(keep, rows, 0)
+
+    def _note(self, loss: tf.Tensor, training: bool) -> None:
+        if not training:
+            return
+        bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
+        self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
+        self.step.assign_add(1)
+
+    @staticmethod
+    def _shape(history: tf.Tensor) -> Sequence[Any]:
+        return [tf.shape(history)[0], history.shape[1]]

@@ -1,0 +1,44 @@
+"""What a person sees while the work runs: one line a step, with a bar where the length is known."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Advance = Callable[[int, str], None]
+
+
+class Reporter:
+    """Shows steps on the terminal and remembers how long each took (`seconds`, by step name)."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.seconds: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        """Prints a line above the running bar."""
+        self.console.print(line, highlight=False)
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Yields `advance(done, note)` for the step `name`; `done` counts up to `total`."""
+        start = time.perf_counter()
+        columns = (
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<20}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=self.console, refresh_per_second=4) as bar:
+            task = bar.add_task(name, total=total or 1, note="")
+
+            def advance(done: int, note: str = "") -> None:
+                bar.update(task, completed=done, note=note)
+
+            yield advance
+            bar.update(task, completed=total or 1)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

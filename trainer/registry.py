@@ -1,0 +1,124 @@
+"""Names to parts: data sources, encoders, baselines and index kinds register here and are found by name.
+
+A new part is a new file in the package of its kind with a `@register` line; nothing else changes.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from trainer.errors import UserError
+
+# Where the parts of a kind live. A package is searched file by file, and only when a name is asked for.
+_HOMES = {
+    "source": "trainer.data",
+    "encoder": "trainer.encoders",
+    "loss": "trainer.losses",
+    "negatives": "trainer.negatives",
+    "baseline": "trainer.baselines",
+    "rating_baseline": "trainer.baselines",
+    "index": "trainer.index",
+}
+_PARTS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in _HOMES}
+_SEARCHED: set[str] = set()
+
+_Made = TypeVar("_Made", bound=Callable[..., Any])
+
+
+def register(kind: str, name: str) -> Callable[[_Made], _Made]:
+    """Returns a decorator that files a class or function under `name`; its keyword arguments are its settings."""
+
+    def decorate(part: _Made) -> _Made:
+        present = _PARTS[kind].setdefault(name, part)
+        if (present.__module__, present.__qualname__) != (part.__module__, part.__qualname__):
+            raise ValueError(f"two parts of kind {kind!r} are named {name!r}: {present} and {part}")
+        return part
+
+    return decorate
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Returns the registered names of a kind, sorted."""
+    _search(kind)
+    return tuple(sorted(_PARTS[kind]))
+
+
+def get(kind: str, name: str) -> Callable[..., Any]:
+    """Returns the part filed under `name`; raises `UserError` with the nearest name otherwise."""
+    _search(kind)
+    if name not in _PARTS[kind]:
+        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names(kind))}")
+    return _PARTS[kind][name]
+
+
+def build(kind: str, name: str, settings: Mapping[str, Any], where: str = "", **given: Any) -> Any:
+    """Returns the part `name` made with its checked `settings` and the arguments `given` by the program.
+
+    `where` is the dotted place of the settings, named in errors.
+    """
+    part = get(kind, name)
+    return part(**given, **check_settings(part, settings, where or kind, hidden=tuple(given)))
+
+
+def check_settings(
+    part: Callable[..., Any], settings: Mapping[str, Any], where: str, hidden: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Returns `settings` converted to the types of the part's keyword arguments; raises `UserError` by name."""
+    parameters = {
+        key: parameter
+        for key, parameter in inspect.signature(part).parameters.items()
+        if key not in {"self", *hidden} and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    hints = get_type_hints(part.__init__ if inspect.isclass(part) and not _is_model(part) else part)
+    checked = {}
+    for key, value in settings.items():
+        if key not in parameters:
+            raise UserError(f"unknown setting {where}.{key}{did_you_mean(key, parameters)}")
+        annotation = hints.get(key, parameters[key].annotation)
+        checked[key] = _convert(annotation, value, f"{where}.{key}")
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty and key not in settings
+    ]
+    if missing:
+        raise UserError(f"setting {where}.{missing[0]} is needed and has no default")
+    return checked
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns the tail of an error line: the nearest known word, else all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else "; nothing can be set here"
+
+
+def _convert(annotation: Any, value: Any, where: str) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *(str(step) for step in first["loc"] if isinstance(step, str))])
+        raise UserError(f"setting {place}={first['input']!r}: {first['msg']}") from None
+
+
+def _is_model(part: Callable[..., Any]) -> bool:
+    return hasattr(part, "model_fields")
+
+
+def _search(kind: str) -> None:
+    if kind in _SEARCHED:
+        return
+    home = importlib.import_module(_HOMES[kind])
+    for found in pkgutil.iter_modules(getattr(home, "__path__", [])):
+        importlib.import_module(f"{_HOMES[kind]}.{found.name}")
+    _SEARCHED.add(kind)
