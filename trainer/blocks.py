@@ -6,6 +6,7 @@ The user's side of a block is a weighted sum of the history's vectors, so a new 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists
@@ -13,65 +14,52 @@ from trainer.data.examples import Floats, Lists
 
 @dataclass(frozen=True)
 class Block:
-    """What a factorisation gives: score of item i = scale * <sum_j w_j history[j], candidates[i]>.
+    """What a factorisation gives: the score of item i is `scale * <sum_j w_j history[j], candidates[i]>`.
 
-    `w_j = 0.5 ** (age_j / half_life)` with the age in events, divided by `(sum_j w_j) ** normalisation`; at most the
-    last `last` events count.
+    `w_j = 0.5 ** (age_j / half_life)`, the age in events since. A `constant` block has one column, and its query is 1 whatever the
+    history: a prior over items.
     """
 
     name: str
-    history: Floats  # [items, rank]; row 0 is zero
-    candidates: Floats  # [items, rank]; row 0 is zero
+    history: Floats  # [items, rank]; row 0, the unknown, counts for nothing
+    candidates: Floats  # [items, rank]
     half_life: float = float("inf")
-    last: int | None = None
-    normalisation: float = 0.0
     scale: float = 1.0
-
-    def weights(self, lengths: np.ndarray) -> Floats:
-        """Returns the weights of lists end to end `[events]`, given their lengths."""
-        ends = np.repeat(np.cumsum(lengths), lengths)
-        age = (ends - 1 - np.arange(len(ends))).astype(np.float32)
-        weights = np.power(np.float32(0.5), age / np.float32(self.half_life))
-        if self.last is not None:
-            weights[age >= self.last] = 0
-        if self.normalisation:
-            owner = np.repeat(np.arange(len(lengths)), lengths)
-            totals = np.bincount(owner, weights, minlength=len(lengths)).astype(np.float32)
-            weights /= np.maximum(totals, 1e-9)[owner] ** np.float32(self.normalisation)
-        return weights
+    constant: bool = False
 
     def queries(self, histories: Lists) -> Floats:
-        """Returns scaled query vectors `[lists, rank]`."""
-        matrix = histories.matrix_of(self.weights(histories.lengths), len(self.history))
-        return np.asarray(matrix @ self.history) * np.float32(self.scale)
+        """Returns scaled query vectors float32 `[lists, rank]`."""
+        if self.constant:
+            return np.full((len(histories), 1), self.scale, np.float32)
+        pooled = histories.matrix_of(self._weights(histories.lengths), len(self.history)) @ self.history
+        return np.asarray(pooled) * np.float32(self.scale)
+
+    def _weights(self, lengths: npt.NDArray[np.integer]) -> Floats:
+        age = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(int(lengths.sum()))
+        return np.power(np.float32(0.5), age.astype(np.float32) / np.float32(self.half_life))
 
 
-class BlockLayer(tf.keras.layers.Layer):
-    """A block in the graph."""
+class BlockLayer(tf.Module):
+    """The query side of a block in the graph; the candidate side is only ever a table, and stays in NumPy."""
 
     def __init__(self, block: Block) -> None:
-        super().__init__(name=f"block_{block.name}", trainable=False)
+        super().__init__(name=f"block_{block.name}")
         self.block = block
-        self.history_table = tf.constant(block.history, tf.float32)
-        self.candidate_table = tf.constant(block.candidates, tf.float32)
+        if not block.constant:
+            self.history_table = tf.Variable(block.history, trainable=False, dtype=tf.float32)
 
     def queries(self, history: tf.RaggedTensor) -> tf.Tensor:
         """Returns scaled query vectors `[batch, rank]` of ragged item rows, oldest first."""
         block = self.block
-        lengths = history.row_lengths()
-        owner = tf.cast(history.value_rowids(), tf.int64)
-        age = tf.gather(tf.cumsum(lengths), owner) - 1 - tf.range(tf.size(history.flat_values, tf.int64))
+        if block.constant:
+            return tf.fill([history.nrows(), 1], block.scale)
+        owner = history.value_rowids()
+        age = tf.gather(history.row_splits, owner + 1) - 1 - tf.range(tf.size(history.flat_values, tf.int64))
         weights = tf.pow(0.5, tf.cast(age, tf.float32) / block.half_life)
-        if block.last is not None:
-            weights = tf.where(age < block.last, weights, 0.0)
         indices = tf.stack([owner, tf.cast(history.flat_values, tf.int64)], axis=1)
         shape = tf.stack([history.nrows(), tf.constant(len(block.history), tf.int64)])
-        pooled = tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, weights, shape), self.history_table)
-        if block.normalisation:
-            totals = tf.math.unsorted_segment_sum(weights, owner, history.nrows())
-            pooled /= tf.pow(tf.maximum(totals, 1e-9), block.normalisation)[:, None]
-        return pooled * block.scale
+        return tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, weights, shape), self.history_table) * block.scale
 
     def candidates(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns `[n, rank]` of item rows `[n]`."""
-        return tf.gather(self.candidate_table, rows)
+        """Returns `[n, rank]` of item rows `[n]`, outside any graph."""
+        return tf.constant(self.block.candidates[np.asarray(rows)])

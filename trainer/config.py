@@ -67,6 +67,7 @@ class RetrievalSettings(Settings):
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
     l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
     factorisation: Literal["auto", "none"] = "auto"  # blocks of factorised interactions beside the learned one
+    factorisation_rank: int = Field(512, ge=1)  # columns of a block at most
 
 
 class Target(Settings):
@@ -91,6 +92,9 @@ class RankingSettings(Settings):
     learning_rate: float = Field(0.005, gt=0)
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(1024, ge=1)
+    prior: Literal["auto", "none"] = "auto"  # ratings start from a Bayesian factorisation in closed form
+    prior_rank: int = Field(12, ge=1)
+    prior_sweeps: int = Field(16, ge=1)
 
 
 class TrainSettings(Settings):
@@ -181,6 +185,14 @@ def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] 
     return from_values(values)
 
 
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the settings with some of them, by dotted name, set to other values."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    for name, value in settings.items():
+        values = _merge(values, _nest(name, value))
+    return from_values(values)
+
+
 def from_values(values: Mapping[str, Any]) -> Config:
     """Returns the typed settings, or raises `UserError` about the first wrong one."""
     try:
@@ -211,13 +223,13 @@ def _parse(override: str) -> dict[str, Any]:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word or path
-    nested: dict[str, Any] = {}
-    place = nested
-    *outer, last = key.strip().split(".")
-    for step in outer:
-        place = place.setdefault(step, {})
-    place[last] = value
-    return nested
+    return _nest(key.strip(), value)
+
+
+def _nest(name: str, value: Any) -> dict[str, Any]:
+    for step in reversed(name.split(".")):
+        value = {step: value}
+    return dict(value)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any], part: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The items of a history are masked, equal scores count against the model, and eve
 interval over users, so that two figures can be told apart or not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +28,7 @@ __all__ = [
     "IdLists",
     "Predictor",
     "RankingReport",
+    "Report",
     "RetrievalReport",
     "Scorer",
     "TopK",
@@ -200,7 +201,7 @@ def compare(ours: Report, theirs: Report, metric: str) -> Difference:
     return paired(metric, ours.samples[metric], theirs.samples[metric])
 
 
-def gate(model: Report, baselines: dict[str, Report], metric: str, smaller: bool = False) -> str | None:
+def gate(model: Report, baselines: Mapping[str, Report], metric: str, smaller: bool = False) -> str | None:
     """Returns a line when `model` is significantly worse than the best baseline, saying by how much; else
     None.
 

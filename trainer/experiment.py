@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import export as bundle
-from trainer import factorisation, leaderboard, registry
+from trainer import blending, leaderboard, registry
 from trainer.config import Config, load, to_toml
 from trainer.data.examples import Lists, Prepared
 from trainer.data.prepare import prepare
@@ -86,7 +86,7 @@ def train(config: Config, workdir: Path, reporter: Reporter) -> Run:
     retrieval = None
     if config.retrieval.enabled:
         retrieval = train_retrieval(config, prepared, workdir, reporter)
-        factorisation.attach(retrieval, config, prepared, reporter)
+        blending.attach(retrieval.retriever, config, prepared, reporter)
     ranking = train_ranking(config, prepared, workdir, reporter) if config.ranking.enabled else None
     return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter)
 
@@ -109,7 +109,7 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
     if run.retrieval is not None:
         with run.reporter.step("evaluate", len(prepared.test)) as advance:
             retrieval["model"] = evaluate_retrieval(
-                scorer(run.retrieval, prepared), prepared.test, prepared, settings, lambda done, _: advance(done, "")
+                scorer(run.retrieval.retriever, prepared), prepared.test, prepared, settings, lambda done, _: advance(done, "")
             )
         for name in baselines:
             found = leaderboard.fit("baseline", name, prepared, run.reporter)
@@ -138,7 +138,7 @@ def write_metrics(run: Run, reports: Reports) -> Metrics:
             rows = {name: report.as_dict() for name, report in found.items()}
             metrics[task] = {"test": rows.pop("model"), "baselines": rows}
     if run.retrieval is not None:
-        metrics["retrieval"]["blocks"] = run.retrieval.describe_blocks()
+        metrics["retrieval"]["blocks"] = run.retrieval.retriever.describe()
         metrics["retrieval"]["best_reachable"] = dict(run.prepared.best_reachable)
     metrics["seconds"] = {name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()}
     replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
@@ -158,7 +158,7 @@ def publish(run: Run, reports: Reports, metrics: Mapping[str, Any], allow_below_
     with run.reporter.step("export"):
         settings = run.config.export
         kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
-        serving = ServingModel(run.retrieval, run.prepared, histories(run), kind, run.ranking, settings.default_k)
+        serving = ServingModel(run.retrieval.retriever, run.prepared, histories(run), kind, run.ranking, settings.default_k)
         version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, run.workdir / "bundle")
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")

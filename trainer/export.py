@@ -91,7 +91,7 @@ def _manifest(
         "data_fingerprint": fingerprint,
         "users": prepared.users.trained,
         "items": len(prepared.items) - 1,
-        "dimension": int(serving.candidate_vectors.shape[1]),
+        "dimension": int(serving.index.vectors.shape[1]),
         "index": config.export.index.model_dump(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "signatures": {name: _signature(function, prepared) for name, function in serving.signatures.items()},

@@ -22,6 +22,11 @@ class BruteForce(tfrs.layers.factorized_top_k.BruteForce):  # type: ignore[misc]
         self(tf.zeros([1, candidates.shape[1]]), k=1)  # an index must have been called before it is saved
         return self
 
+    @property
+    def vectors(self) -> tf.Tensor:
+        """Returns the candidate vectors `[items, dimension]`."""
+        return self._candidates
+
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
         scores = self._compute_score(queries, self._candidates)
@@ -67,16 +72,17 @@ class Scann:
         )
         layer.index(candidates)
         layer(tf.zeros([1, candidates.shape[1]]), k=1)
-        return ScannIndex(layer, items)
+        return ScannIndex(layer, candidates)
 
 
 class ScannIndex(tf.Module):
     """A built ScaNN index; it fetches as many more as are excluded and drops those."""
 
-    def __init__(self, layer: Any, items: int) -> None:
+    def __init__(self, layer: Any, candidates: tf.Tensor) -> None:
         super().__init__()
         self.layer = layer
-        self.items = items
+        self.items = int(candidates.shape[0])
+        self.vectors = tf.Variable(candidates, trainable=False)
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""

@@ -1,4 +1,4 @@
-"""The two models: retrieval (two towers, one inner product) and, in `ranking.py`'s terms, what re-scores its candidates."""
+"""The retrieval model: two towers, and one inner product between what they and the blocks beside them give."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from trainer import losses
-from trainer.blocks import BlockLayer
+from trainer.blocks import Block, BlockLayer
 from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.input_pipeline import Batch, context_key
@@ -17,20 +17,69 @@ from trainer.registry import build
 from trainer.towers import CandidateTower, QueryTower
 
 
-class RetrievalModel(tfrs.Model):
-    """Query and candidate towers trained on `tfrs.tasks.Retrieval`, beside blocks that a factorisation gave.
+class Retriever(tf.Module):
+    """What turns users and items into vectors: the towers, and beside them the blocks that a factorisation gave.
 
-    The vector of either side is its tower's output followed by the blocks', each scaled: one inner product scores all.
+    The vector of either side is its tower's output followed by the blocks', each scaled: one inner product scores all. This is the part
+    that is exported; it knows no loss and no optimizer.
     """
+
+    def __init__(self, settings: RetrievalSettings, prepared: Prepared) -> None:
+        super().__init__()
+        self.history_length = 1  # events that the encoder reads; the fit sets it
+        self.candidate_tower = CandidateTower(settings, prepared)
+        self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
+        self.tower_scale = 1.0
+        self.blocks: list[BlockLayer] = []
+
+    def combine(self, tower_scale: float, blocks: Sequence[Block]) -> None:
+        """Sets the weight of the towers (0 leaves them out) and the blocks beside them."""
+        self.tower_scale = tower_scale
+        self.blocks = [BlockLayer(block) for block in blocks]
+
+    def queries(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns query vectors `[batch, D]`: user rows `[batch]`, full histories (oldest first), encoded context columns."""
+        parts = [block.queries(history) for block in self.blocks]
+        if self.tower_scale:
+            recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
+            inputs = {"user": user, "history": recent} | {context_key(name): column for name, column in context.items()}
+            parts.insert(0, self.tower_scale * self.query_tower(inputs))
+        return tf.concat(parts, axis=1)
+
+    def candidates(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns candidate vectors `[n, D]` of item rows `[n]`, outside any graph."""
+        parts = [block.candidates(rows) for block in self.blocks]
+        if self.tower_scale:
+            parts.insert(0, self.candidate_tower(rows))
+        return tf.concat(parts, axis=1)
+
+    def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""
+        tower = self.query_tower.context
+        return {} if tower is None else tower.encode({name: raw[name] for name in tower.towers})
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Returns what the vectors consist of, part by part, for the metrics file."""
+        parts: list[dict[str, Any]] = [{"name": "towers", "scale": self.tower_scale}] if self.tower_scale else []
+        for layer in self.blocks:
+            block = layer.block
+            half_life = block.half_life if np.isfinite(block.half_life) else None
+            rank = int(block.candidates.shape[1])
+            parts.append({"name": block.name, "scale": float(block.scale), "rank": rank, "half_life_events": half_life})
+        return parts
+
+
+class RetrievalModel(tfrs.Model):
+    """The towers of a `Retriever` under training on `tfrs.tasks.Retrieval`."""
 
     def __init__(self, settings: RetrievalSettings, prepared: Prepared, seed: int) -> None:
         super().__init__()
         tf.keras.utils.set_random_seed(seed)
         self.settings = settings
         self.seed = seed
-        self.history_length = 1  # set by the fit to the pipeline's; what the encoder reads at serving
-        self.candidate_tower = CandidateTower(settings, prepared)
-        self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
+        self.retriever = Retriever(settings, prepared)
+        self.candidate_tower = self.retriever.candidate_tower
+        self.query_tower = self.retriever.query_tower
         counts = np.bincount(prepared.train.item, minlength=len(prepared.items))
         counts[0] = 0
         self.sampler: Sampler = build(
@@ -41,8 +90,6 @@ class RetrievalModel(tfrs.Model):
             temperature=settings.temperature,
             remove_accidental_hits=True,
         )
-        self.tower_scale = 1.0
-        self.blocks: list[BlockLayer] = []
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
 
@@ -69,23 +116,6 @@ class RetrievalModel(tfrs.Model):
         )
         self._note(loss, training)
         return loss
-
-    def queries(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns query vectors `[batch, D]`: user rows `[batch]`, full histories (oldest first), encoded context columns."""
-        recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
-        inputs = {"user": user, "history": recent} | {context_key(name): column for name, column in context.items()}
-        parts = [self.tower_scale * self.query_tower(inputs)] if self.tower_scale else []
-        return tf.concat(parts + [block.queries(history) for block in self.blocks], axis=1)
-
-    def candidates(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns candidate vectors `[n, D]` of item rows `[n]`."""
-        parts = [self.candidate_tower(rows)] if self.tower_scale else []
-        return tf.concat(parts + [block.candidates(rows) for block in self.blocks], axis=1)
-
-    def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""
-        tower = self.query_tower.context
-        return {} if tower is None else tower.encode({name: raw[name] for name in tower.towers})
 
     def _embed(self, rows: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Returns vectors of rows, each distinct row passing through the tower once."""

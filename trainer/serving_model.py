@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.examples import Lists, Prepared
-from trainer.models import RetrievalModel
+from trainer.models import Retriever
+from trainer.train_retrieval import in_blocks
 
 STRINGS = tf.TensorSpec([None], tf.string)
 STRING_LISTS = tf.TensorSpec([None, None], tf.string)
@@ -29,13 +30,13 @@ class Ranker(Protocol):
 
 
 class ServingModel(tf.Module):
-    """A retrieval model, its index, an optional ranking model, and the histories of known users, ready to export."""
+    """A retriever, its index, an optional ranking model, and the histories of known users, ready to export."""
 
     def __init__(
-        self, model: RetrievalModel, prepared: Prepared, histories: Lists, index: Any, ranker: Ranker | None, default_k: int
+        self, retriever: Retriever, prepared: Prepared, histories: Lists, index: Any, ranker: Ranker | None, default_k: int
     ) -> None:
         super().__init__()
-        self.model = model
+        self.retriever = retriever
         self.ranker = ranker
         self.default_k = min(default_k, len(prepared.items) - 1)
         self.user_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.users.values))
@@ -44,9 +45,8 @@ class ServingModel(tf.Module):
         self.item_titles = tf.constant(list(prepared.titles))
         self.offsets = tf.constant(histories.offsets)
         self.history_items = tf.constant(histories.items)
-        self.context = {feature.name: feature.kind for feature in prepared.schema.context} if model.query_tower.context else {}
-        self.candidate_vectors = tf.constant(in_blocks(model.candidates, len(prepared.items)))
-        self.index = index.build_index(self.candidate_vectors)
+        self.context = {feature.name: feature.kind for feature in prepared.schema.context} if retriever.query_tower.context else {}
+        self.index = index.build_index(tf.constant(in_blocks(retriever.candidates, len(prepared.items))))
 
     @cached_property
     def signatures(self) -> dict[str, Callable[..., Any]]:
@@ -65,7 +65,7 @@ class ServingModel(tf.Module):
             "history": self._trace(self.history, user_id=STRINGS, k=COUNTS),
         }
         if self.context:
-            towers = self.model.query_tower.context.towers
+            towers = self.retriever.query_tower.context.towers
             specs = {name: towers[name].raw_spec for name in self.context}
             made["recommend_in_context"] = self._trace(self.recommend_in_context, user_id=STRINGS, **lists, **specs)
         return made
@@ -99,7 +99,7 @@ class ServingModel(tf.Module):
         user, items = self._rows(self.user_lookup, user_id), self._rows(self.item_lookup, item_id)
         if self.ranker is None:
             queries = self._queries(user, self._known_history(user), {})
-            scores = tf.einsum("bd,bnd->bn", queries, tf.gather(self.candidate_vectors, items))
+            scores = tf.einsum("bd,bnd->bn", queries, tf.gather(self.index.vectors, items))
         else:
             users = tf.repeat(user, tf.shape(items)[1])
             scores = tf.reshape(self.ranker.serve(users, tf.reshape(items, [-1])), tf.shape(items))
@@ -117,12 +117,12 @@ class ServingModel(tf.Module):
 
     def embed_items(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives the candidate vector of each item."""
-        return {"embedding": tf.gather(self.candidate_vectors, self._rows(self.item_lookup, item_id))}
+        return {"embedding": tf.gather(self.index.vectors, self._rows(self.item_lookup, item_id))}
 
     def similar_items(self, item_id: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives the `k` items whose candidate vectors have the highest cosine with each item's; unknown items get none."""
         rows = self._rows(self.item_lookup, item_id)
-        unit = tf.math.l2_normalize(self.candidate_vectors, axis=1)
+        unit = tf.math.l2_normalize(self.index.vectors, axis=1)
         scores = tf.matmul(tf.gather(unit, rows), unit, transpose_b=True)
         columns = tf.range(len(self.item_ids))[None, :]
         barred = (columns == rows[:, None]) | (columns == 0) | (rows[:, None] == 0)
@@ -159,7 +159,7 @@ class ServingModel(tf.Module):
 
     def _queries(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
         raw = {name: context.get(name, self._absent(kind, user)) for name, kind in self.context.items()}
-        return self.model.queries(user, history, self.model.encode_context(raw))
+        return self.retriever.queries(user, history, self.retriever.encode_context(raw))
 
     @staticmethod
     def _absent(kind: str, user: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import FitPlan, Metrics, fit, optimizer
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
-from trainer.models import RetrievalModel
+from trainer.models import RetrievalModel, Retriever
 from trainer.progress import Reporter
 
 VALIDATION_CASES = 5_000  # at most, between epochs; the final figures use all
@@ -22,8 +22,8 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
     settings, events = config.train, prepared.train
     model = RetrievalModel(config.retrieval, prepared, settings.seed)
     windows = Windows(events, len(prepared.users), config.data.history_length, prepared.ordered)
-    model.history_length = windows.length
-    context = model.encode_context({name: tf.constant(column) for name, column in events.context.items()})
+    model.retriever.history_length = windows.length
+    context = model.retriever.encode_context({name: tf.constant(column) for name, column in events.context.items()})
     batch_size = min(settings.batch_size, len(events))
     steps = steps_per_epoch(len(events), batch_size)
     model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
@@ -32,8 +32,10 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
     def batches(first: int) -> tf.data.Dataset:
         return training_batches(events, windows, context, batch_size, settings.seed, first, settings.epochs)
 
+    traced = tf.function(model.retriever.queries, reduce_retracing=True)
+
     def validate() -> Metrics:
-        value = measure(scorer(model, prepared), sample, prepared, settings.objective)
+        value = measure(scorer(model.retriever, prepared, traced), sample, prepared, settings.objective)
         return {settings.objective: value}
 
     def describe_step(step: int) -> str:
@@ -55,13 +57,13 @@ def validation_sample(prepared: Prepared, seed: int) -> Cases:
     return cases.take(np.sort(np.random.default_rng(seed).choice(len(cases), VALIDATION_CASES, replace=False)))
 
 
-def scorer(model: RetrievalModel, prepared: Prepared) -> FactorScorer:
-    """Returns the model for the evaluator."""
-    candidates = in_blocks(model.candidates, len(prepared.items))
-    ask = tf.function(model.queries, reduce_retracing=True)
+def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> FactorScorer:
+    """Returns the model for the evaluator; `traced` is `retriever.queries` as a graph, where the caller keeps one."""
+    candidates = in_blocks(retriever.candidates, len(prepared.items))
+    ask = traced or tf.function(retriever.queries, reduce_retracing=True)
 
     def queries(cases: Cases) -> Floats:
-        context = model.encode_context({name: tf.constant(column) for name, column in cases.context.items()})
+        context = retriever.encode_context({name: tf.constant(column) for name, column in cases.context.items()})
         return np.asarray(ask(tf.constant(cases.user), ragged(cases.history), context))
 
     return FactorScorer(queries, candidates)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from serving.client.arms import Arms
 from serving.client.calls import Call, Column, Outputs, Target, Transport
-from serving.client.checks import a_count, at_least
+from serving.client.checks import a_count, an_api_key, at_least
 from serving.client.errors import BadRequest, BadResponse, InvalidArgument
 from serving.client.policy import Policy, log
 
@@ -46,29 +46,31 @@ class Client(ABC):
             raise InvalidArgument("version", "label and arms exclude each other: give one of them")
         at_least("timeout", timeout, 0.001)
         at_least("retries", retries, 0)
+        an_api_key(api_key)
         self.max_batch = a_count("max_batch", max_batch)
-        self.transport = transport or open_transport(url, api_key, ca_file)
+        self._transport = transport if transport is not None else open_transport(url, api_key, ca_file)
         if hedge_after is not None:
+            at_least("hedge_after", hedge_after, 0)
             from serving.client.hedging import HedgedTransport
 
-            self.transport = HedgedTransport(self.transport, hedge_after)
-        self.policy = Policy(timeout=timeout, retries=retries)
+            self._transport = HedgedTransport(self._transport, hedge_after)
+        self._policy = Policy(timeout=timeout, retries=retries)
         self._target = Target(model, version, label)
         self._arms = arms
 
     @abstractmethod
-    async def send(self, call: Call, timeout: float) -> Outputs:
+    async def _send(self, call: Call, timeout: float) -> Outputs:
         """One attempt at a call."""
 
     @abstractmethod
-    async def sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         """A pause between two attempts."""
 
-    async def request(self, call: Call) -> Outputs:
+    async def _request(self, call: Call, policy: Policy | None = None) -> Outputs:
         """The outputs of a call, with retries, before the deadline."""
-        return await self.policy.request(call, self.send, self.sleep)
+        return await (policy or self._policy).request(call, self._send, self._sleep)
 
-    async def predict(
+    async def _predict(
         self,
         signature: str,
         inputs: Mapping[str, Column],
@@ -86,8 +88,8 @@ class Client(ABC):
             rows = min(self.max_batch, total - start)
             part = {name: _rectangle(column[start : start + rows]) for name, column in inputs.items()}
             try:
-                answer = await self.request(
-                    Call(target or self.target_of(), "predict", signature, part, outputs)
+                answer = await self._request(
+                    Call(target or self._target_of(), "predict", signature, part, outputs)
                 )
             except BadRequest as error:
                 limit = error.batch_limit
@@ -100,7 +102,7 @@ class Client(ABC):
             start += rows
         return columns
 
-    def target_of(self, user_id: str | None = None) -> Target:
+    def _target_of(self, user_id: str | None = None) -> Target:
         """The version or label that answers this user, or a call that no user makes; logs the arm."""
         if self._arms is None:
             return self._target
@@ -110,28 +112,37 @@ class Client(ABC):
         log.info("user %s is in arm %s", user_id, arm, extra={"user_id": user_id, "arm": arm})
         return Target(self._target.model, label=arm)
 
-    def targets(self, users: Sequence[str] | None, count: int) -> Iterable[tuple[Target, Sequence[int]]]:
+    def _targets(self, users: Sequence[str] | None, count: int) -> Iterable[tuple[Target, Sequence[int]]]:
         """The places of `count` rows by the target that answers them."""
         if self._arms is None or users is None:
-            return [(self.target_of(), range(count))]
+            return [(self._target_of(), range(count))]
         places: dict[Target, list[int]] = {}
         for place, user in enumerate(users):
-            places.setdefault(self.target_of(user), []).append(place)
+            places.setdefault(self._target_of(user), []).append(place)
         return places.items()
 
 
 def open_transport(url: str, api_key: str | None = None, ca_file: str | None = None) -> Transport:
     """The transport that the scheme of `url` names; no connection is made yet."""
     place = urlsplit(url)
-    if place.scheme in ("http", "https") and place.hostname:
-        from serving.client.rest import RestTransport
+    shown = repr(url) if "@" not in url else "one with a user name in it"
+    try:
+        odd = place.query or place.fragment or "@" in url or any(map(str.isspace, url))
+        plain = bool(place.hostname) and place.port != 0 and not odd
+    except ValueError:  # a port that is not a number up to 65535
+        plain = False
+    try:
+        if plain and place.scheme in ("http", "https"):
+            from serving.client.rest import RestTransport
 
-        return RestTransport(url, api_key, ca_file)
-    if place.scheme in ("grpc", "grpcs") and place.hostname:
-        from serving.client.rpc import GrpcTransport
+            return RestTransport(url, api_key, ca_file)
+        if plain and place.scheme in ("grpc", "grpcs"):
+            from serving.client.rpc import GrpcTransport
 
-        return GrpcTransport(url, api_key, ca_file)
-    raise InvalidArgument("url", f"must look like http://host:8501 or grpc://host:8500, got {url!r}")
+            return GrpcTransport(url, api_key, ca_file)
+    except OSError as error:
+        raise InvalidArgument("ca_file", f"cannot be used: {ca_file}: {error}") from error
+    raise InvalidArgument("url", f"must look like http://host:8501 or grpc://host:8500, got {shown}")
 
 
 def _rectangle(column: Column) -> Column:
@@ -147,4 +158,6 @@ def _column(answer: Outputs, name: str, rows: int, signature: str) -> Column:
         raise BadResponse(f"{signature}: the answer has no output {name!r}, only {sorted(answer)}")
     if len(answer[name]) != rows:
         raise BadResponse(f"{signature}: {rows} rows were sent and {len(answer[name])} of {name!r} came back")
+    if name != "title" and not all(isinstance(row, list) for row in answer[name]):
+        raise BadResponse(f"{signature}: {name!r} is not a list per row")
     return answer[name]

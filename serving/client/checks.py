@@ -1,5 +1,6 @@
 """Arguments that could not work, refused by name before anything is sent."""
 
+import math
 from collections.abc import Sequence
 
 from serving.client.errors import InvalidArgument
@@ -40,6 +41,12 @@ def a_count(argument: str, value: int) -> int:
 
 
 def at_least(argument: str, value: float, least: float) -> None:
-    """Refuses a setting below `least`, and NaN."""
-    if not value >= least:
-        raise InvalidArgument(argument, f"must be at least {least:g}, got {value}")
+    """Refuses a setting below `least`, infinity and NaN."""
+    if not least <= value < math.inf:
+        raise InvalidArgument(argument, f"must be a number of at least {least:g}, got {value}")
+
+
+def an_api_key(value: str | None) -> None:
+    """Refuses a key that no header can carry, such as one with its file's newline, without showing it."""
+    if value is not None and not (value.isascii() and value.isprintable() and value.strip() == value != ""):
+        raise InvalidArgument("api_key", "must be printable ASCII without spaces around it")

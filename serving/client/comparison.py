@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.client.calls import Recommendation
+from serving.client.checks import an_id, ids
 from serving.client.errors import InvalidArgument
 from serving.client.recommender import Recommender
 
@@ -23,6 +24,14 @@ class Replay:
     history: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     relevant: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.user_id is not None:
+            an_id("user_id", self.user_id)
+        elif self.history is None:
+            raise InvalidArgument("user_id", "or history must be given")
+        for name in ("history", "exclude", "relevant"):
+            ids(name, getattr(self, name) or ())
 
 
 def read_replays(path: Path) -> Iterator[Replay]:

@@ -34,7 +34,7 @@ def _blocking(
 
 
 class Recommender(Client):
-    """The blocking client; threads may share one. `Client` tells what its arguments mean."""
+    """The blocking client; threads may share one. `Client` explains the arguments."""
 
     recommend = _blocking(verbs.recommend)
     recommend_many = _blocking(verbs.recommend_many)
@@ -46,17 +46,17 @@ class Recommender(Client):
     status = _blocking(verbs.status)
     wait_until_ready = _blocking(verbs.wait_until_ready)
 
-    async def send(self, call: Call, timeout: float) -> Outputs:
+    async def _send(self, call: Call, timeout: float) -> Outputs:
         """One attempt; blocks."""
-        return self.transport.send(call, timeout)
+        return self._transport.send(call, timeout)
 
-    async def sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         """A pause; blocks."""
         time.sleep(seconds)
 
     def close(self) -> None:
         """Closes the connections."""
-        self.transport.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +68,7 @@ class Recommender(Client):
 
 
 class AsyncRecommender(Client):
-    """The asynchronous client: every verb is awaited. `Client` tells what its arguments mean."""
+    """The asynchronous client: every verb is awaited, in one event loop; `Client` explains the arguments."""
 
     recommend = verbs.recommend
     recommend_many = verbs.recommend_many
@@ -80,17 +80,17 @@ class AsyncRecommender(Client):
     status = verbs.status
     wait_until_ready = verbs.wait_until_ready
 
-    async def send(self, call: Call, timeout: float) -> Outputs:
+    async def _send(self, call: Call, timeout: float) -> Outputs:
         """One attempt."""
-        return await self.transport.asend(call, timeout)
+        return await self._transport.asend(call, timeout)
 
-    async def sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         """A pause."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self.transport.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,21 +38,22 @@ class RestTransport:
         self._options: dict[str, Any] = {
             "limits": _LIMITS,
             "trust_env": place.hostname not in ("127.0.0.1", "localhost", "::1"),  # no proxy to oneself
-            "verify": ca_file or place.scheme == "https",
+            "verify": ssl.create_default_context(cafile=ca_file) if ca_file else place.scheme == "https",
         }
         self._paths: dict[object, httpx.URL] = {}
+        self._opening = threading.Lock()
         self._client: httpx.Client | None = None
         self._async_client: httpx.AsyncClient | None = None
 
     def send(self, call: Call, timeout: float) -> Outputs:
         """Blocks until the answer is complete; see `Transport.send`."""
-        if self._client is None:
-            self._client = httpx.Client(**self._options)
+        with self._opening:  # threads may arrive here together
+            self._client = self._client or httpx.Client(**self._options)
         deadline = time.monotonic() + timeout
         with _errors(self._url):
             response = self._client.send(self._request(call, timeout), stream=True)
             try:
-                body = b""
+                body = bytearray()
                 for chunk in response.iter_raw():
                     body += chunk
                     if time.monotonic() > deadline:
@@ -120,7 +123,7 @@ def _body(call: Call) -> bytes:
         ) from error
 
 
-def _outputs(call: Call, response: httpx.Response, body: bytes) -> Outputs:
+def _outputs(call: Call, response: httpx.Response, body: bytes | bytearray) -> Outputs:
     try:
         answer = json.loads(body)
     except ValueError:

@@ -1,6 +1,7 @@
 """TensorFlow Serving's gRPC API: a call as a message, a message as outputs, grpcio in between."""
 
 import sys
+import threading
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,22 +104,26 @@ class _Channel:
 
     def __init__(self, insecure: Callable[..., Any], secure: Callable[..., Any]) -> None:
         self._insecure, self._secure = insecure, secure
-        self.channel: Any = None
+        self._opening = threading.Lock()  # threads may arrive together
         self._methods: dict[str, Any] = {}
+        self.channel: Any = None
 
     def method(self, kind: str, address: str, credentials: Any) -> Any:
-        if kind not in self._methods:
+        with self._opening:
             if self.channel is None:
                 self.channel = (
                     self._insecure(address, _OPTIONS)
                     if credentials is None
                     else self._secure(address, credentials, _OPTIONS)
                 )
-            path, request, response = _METHODS[kind]
-            self._methods[kind] = self.channel.unary_unary(
-                path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
-            )
-        return self._methods[kind]
+            if kind not in self._methods:
+                path, request, response = _METHODS[kind]
+                self._methods[kind] = self.channel.unary_unary(
+                    path,
+                    request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString,
+                )
+            return self._methods[kind]
 
 
 def _request(call: Call) -> Any:

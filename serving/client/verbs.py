@@ -1,9 +1,10 @@
 """What each verb asks of the server and how it reads the answer: the methods of both clients."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serving.client.base import Client
-from serving.client.calls import Call, Inputs, Recommendation, VersionStatus
+from serving.client.calls import Call, Inputs, Outputs, Recommendation, VersionStatus
 from serving.client.checks import a_count, an_id, id_lists, ids
 from serving.client.errors import (
     BadResponse,
@@ -59,9 +60,9 @@ async def recommend_many(
     else:
         signature, inputs["history"] = "recommend_history", id_lists("history", history, count)
     found: list[list[Recommendation]] = [[]] * count
-    for target, places in self.targets(users, count):
+    for target, places in self._targets(users, count):
         part = {name: [column[place] for place in places] for name, column in inputs.items()}
-        outputs = await self.predict(signature, part, _RANKED, target)
+        outputs = await self._predict(signature, part, _RANKED, target)
         for place, items, scores in zip(places, outputs["item_id"], outputs["score"], strict=True):
             found[place] = _ranked(items, scores)
     return found
@@ -70,7 +71,7 @@ async def recommend_many(
 async def similar_items(self: Client, item_id: str, k: int = 10) -> list[Recommendation]:
     """The `k` items most like this one, most alike first."""
     inputs: Inputs = {"item_id": [an_id("item_id", item_id)], "k": [a_count("k", k)]}
-    outputs = await self.predict("similar_items", inputs, _RANKED)
+    outputs = await self._predict("similar_items", inputs, _RANKED)
     return _ranked(outputs["item_id"][0], outputs["score"][0])
 
 
@@ -80,7 +81,7 @@ async def rank(self: Client, user_id: str, item_ids: Sequence[str]) -> list[Reco
     if not items:
         return []
     inputs: Inputs = {"user_id": [user], "item_id": [items]}
-    outputs = await self.predict("rank", inputs, ("score",), self.target_of(user))
+    outputs = await self._predict("rank", inputs, ("score",), self._target_of(user))
     scores = outputs["score"][0]
     if len(scores) != len(items):
         raise BadResponse(f"rank: {len(items)} items were sent and {len(scores)} scores came back")
@@ -104,37 +105,39 @@ async def embed(
         signature, inputs = "embed_items", {"item_id": [an_id("item_id", item_id)]}
     else:
         signature, inputs = "embed_histories", {"history": [ids("history", history or ())]}
-    outputs = await self.predict(signature, inputs, ("embedding",), self.target_of(user_id))
+    outputs = await self._predict(signature, inputs, ("embedding",), self._target_of(user_id))
     return list(outputs["embedding"][0])
 
 
 async def titles(self: Client, item_ids: Sequence[str]) -> list[str]:
     """The title of each item, in the order given; empty where the corpus has none."""
-    outputs = await self.predict("titles", {"item_id": ids("item_ids", item_ids)}, ("title",))
+    outputs = await self._predict("titles", {"item_id": ids("item_ids", item_ids)}, ("title",))
     return outputs["title"]
 
 
 async def history(self: Client, user_id: str, k: int = 10) -> list[str]:
     """The items of a user that the model remembers, newest first, at most `k`."""
     inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "k": [a_count("k", k)]}
-    outputs = await self.predict("history", inputs, ("item_id",), self.target_of(user_id))
+    outputs = await self._predict("history", inputs, ("item_id",), self._target_of(user_id))
     return [item for item in outputs["item_id"][0] if item]
 
 
 async def status(self: Client) -> list[VersionStatus]:
     """The versions of the model that the server knows, newest first."""
-    outputs = await self.request(Call(self.target_of(), "status"))
-    return [
-        VersionStatus(*row) for row in zip(*(outputs[name] for name in VersionStatus._fields), strict=True)
-    ]
+    return _versions(await self._request(Call(self._target_of(), "status")))
 
 
 async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
-    """Returns once the model can answer; raises `DeadlineExceeded` with the last reason why it cannot."""
-    deadline, pause = self.policy.clock() + timeout, _FIRST_POLL
+    """Returns once the model can answer; raises `DeadlineExceeded` with the last reason why it cannot.
+
+    With arms, it is the control that is waited for.
+    """
+    deadline, pause = self._policy.clock() + timeout, _FIRST_POLL
     while True:
+        left = max(deadline - self._policy.clock(), _FIRST_POLL)
+        once = replace(self._policy, timeout=min(left, self._policy.timeout), retries=0)
         try:
-            versions = await status(self)
+            versions = _versions(await self._request(Call(self._target_of(), "status"), once))
             if any(version.state == "AVAILABLE" for version in versions):
                 return
             reason = ", ".join(
@@ -144,14 +147,22 @@ async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
             raise
         except RecommenderError as error:
             reason = str(error)
-        if self.policy.clock() + pause > deadline:
+        if self._policy.clock() + pause > deadline:
             raise DeadlineExceeded(
-                f"{self.target_of()} is not ready after {timeout:g} s: {reason or 'no version'}"
+                f"{self._target_of()} is not ready after {timeout:g} s: {reason or 'no version'}"
             )
-        await self.sleep(pause)
+        await self._sleep(pause)
         pause = min(2 * pause, _LAST_POLL)
+
+
+def _versions(outputs: Outputs) -> list[VersionStatus]:
+    return [
+        VersionStatus(*row) for row in zip(*(outputs[name] for name in VersionStatus._fields), strict=True)
+    ]
 
 
 def _ranked(items: Sequence[str], scores: Sequence[float]) -> list[Recommendation]:
     """Items with scores, without the empty places that fill a row up to the width of its batch."""
+    if len(items) != len(scores):
+        raise BadResponse(f"{len(items)} items and {len(scores)} scores came back")
     return [Recommendation(item, score) for item, score in zip(items, scores, strict=True) if item]

@@ -51,14 +51,15 @@ def answer(signature: str, inputs: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 class StubServer(ThreadingHTTPServer):
-    """`faults` are functions of a handler, taken one per request; they answer in place of the model."""
+    """`faults`, one per request, answer in place of the model unless they are None."""
 
     daemon_threads = True
+    request_queue_size = 64
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.faults: list[Callable[[Handler], None]] = []
+        self.faults: list[Callable[[Handler], None] | None] = []
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.peers: set[int] = set()
         self.released = threading.Event()
@@ -81,8 +82,9 @@ class Handler(BaseHTTPRequestHandler):
     def handle_request(self, body: Any) -> None:
         self.server.requests.append((self.path, dict(self.headers), body))
         self.server.peers.add(self.client_address[1])
-        if self.server.faults:
-            self.server.faults.pop(0)(self)
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        if fault is not None:
+            fault(self)
             return
         try:
             self.reply(200, self.model(body))

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -143,8 +143,8 @@ def test_both_clients_retry() -> None:
 class Stuck(FakeTransport):
     """The first call hangs until `released`; every other is answered."""
 
-    def __init__(self, first: Callable[[], Outputs] | None = None, answer: Any = GOOD) -> None:
-        super().__init__({"recommend": answer})
+    def __init__(self) -> None:
+        super().__init__({"recommend": GOOD})
         self.released = threading.Event()
         self.cancelled = False
 

@@ -9,16 +9,16 @@ from trainer.baselines.fitting import choose, given, histories, interactions
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.errors import UserError
 from trainer.registry import register
-from trainer.scoring import Scorer
 
 LIMIT = 12_000  # rows of the largest matrix inverted: 0.6 GB of single precision, about a minute on 2 cores
-_LAMBDAS = (300.0, 50.0, 100.0, 1000.0)
+_LAMBDAS = (100.0, 50.0, 300.0, 1000.0)
 _HALF_LIVES = (5.0, 2.0, 10.0, 25.0, 100.0)
 
 
 @register("baseline", "ease")
 class Ease:
-    """EASE with L2 `regularisation`; with `decayed`, histories are read by recency, of a `half_life` in events.
+    """EASE with L2 `regularisation`; with `decayed`, histories are read by recency, of a `half_life` in
+    events.
 
     None: chosen on validation. Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019.
     """
@@ -39,13 +39,11 @@ class Ease:
             nonlocal fitted
             weight, half_life = pair
             if fitted is None or fitted.regularisation != weight:
-                fitted = None  # frees the last inverse before the next
                 fitted = solve(known, weight)
             return fitted.with_half_life(half_life)
 
-        pairs = [(weight, lives[0]) for weight in given(self.regularisation, _LAMBDAS)]
-        (weight, _), _ = choose(pairs, make, prepared)
-        (_, half_life), scorer = choose([(weight, life) for life in lives], make, prepared)
+        pairs = [(weight, life) for weight in given(self.regularisation, _LAMBDAS) for life in lives]
+        (weight, half_life), scorer = choose(pairs, make, prepared)
         self.chosen = {"regularisation": weight} | ({"half_life": half_life} if half_life else {})
         return scorer
 
@@ -59,23 +57,24 @@ def decayed(regularisation: float | None = None, half_life: float | None = None)
 class EaseScorer:
     """Weighted histories times I - P / diag(P), where P inverts X'X + regularisation.
 
-    P is either dense `[items, items]`, or held by the smaller `[users, users]` inverse through Woodbury's identity.
+    P is `inverse` itself `[items, items]`, or, with `known` `[users, items]`, given by the smaller `inverse`
+    `[users, users]` of XX' + regularisation through Woodbury's identity.
     """
 
     def __init__(
         self,
         regularisation: float,
         diagonal: Floats,
-        dense: Floats | None,
-        users: tuple[scipy.sparse.csr_matrix, Floats] | None,
+        inverse: Floats,
+        known: scipy.sparse.csr_matrix | None,
         half_life: float | None = None,
     ) -> None:
         self.regularisation, self.half_life = regularisation, half_life
-        self._diagonal, self._dense, self._users = diagonal, dense, users
+        self._diagonal, self._inverse, self._known = diagonal, inverse, known
 
     def with_half_life(self, half_life: float | None) -> "EaseScorer":
         """Returns the same model reading histories by another recency."""
-        return EaseScorer(self.regularisation, self._diagonal, self._dense, self._users, half_life)
+        return EaseScorer(self.regularisation, self._diagonal, self._inverse, self._known, half_life)
 
     def scores(self, cases: Cases) -> Floats:
         """Returns scores `[cases, rows]`."""
@@ -86,15 +85,19 @@ class EaseScorer:
         return found
 
     def _times_inverse(self, asked: scipy.sparse.csr_matrix) -> Floats:
-        if self._users is None:
-            return np.asarray(asked @ self._dense, np.float32)
-        known, inverse = self._users
-        folded = np.asarray((asked @ known.T).toarray() @ inverse, np.float32)
-        return np.asarray((asked - scipy.sparse.csr_matrix(folded) @ known).toarray() / self.regularisation)
+        if self._known is None:
+            return np.asarray(asked @ self._inverse, np.float32)
+        shared = (asked @ self._known.T).toarray() @ self._inverse
+        found = np.array(-(self._known.T @ shared.T).T, np.float32, order="C")
+        found[np.repeat(np.arange(len(found)), np.diff(asked.indptr)), asked.indices] += asked.data
+        found /= self.regularisation
+        return found
 
 
 def solve(known: scipy.sparse.csr_matrix, regularisation: float) -> EaseScorer:
-    """Returns EASE of `known` `[users, items]`; raises `UserError` where both sides are larger than `LIMIT`."""
+    """Returns EASE of `known` `[users, items]`; raises `UserError` where both sides are larger than
+    `LIMIT`.
+    """
     users, items = known.shape
     if min(users, items) > LIMIT:
         size = min(users, items)
@@ -106,15 +109,15 @@ def solve(known: scipy.sparse.csr_matrix, regularisation: float) -> EaseScorer:
         inverse = _inverse((known @ known.T).toarray(), regularisation)
         half = np.asarray(scipy.sparse.csr_matrix(known.T) @ inverse)
         folded = np.asarray(known.T.multiply(half).sum(axis=1)).ravel()
-        return EaseScorer(
-            regularisation, ((1 - folded) / regularisation).astype(np.float32), None, (known, inverse)
-        )
+        return EaseScorer(regularisation, ((1 - folded) / regularisation).astype(np.float32), inverse, known)
     inverse = _inverse((known.T @ known).toarray(), regularisation)
     return EaseScorer(regularisation, np.diagonal(inverse).copy(), inverse, None)
 
 
 def _inverse(gram: npt.NDArray[np.float32], regularisation: float) -> Floats:
-    """Returns the inverse of a symmetric matrix plus `regularisation` on its diagonal, by Cholesky, in place."""
+    """Returns the inverse of a symmetric matrix plus `regularisation` on its diagonal, by Cholesky, in
+    place.
+    """
     gram[np.diag_indices_from(gram)] += regularisation
     factor, failed = scipy.linalg.lapack.spotrf(gram.T, overwrite_a=True, clean=False)
     inverse, wrong = scipy.linalg.lapack.spotri(factor, overwrite_c=True)

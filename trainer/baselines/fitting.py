@@ -2,8 +2,9 @@
 cases.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +17,35 @@ from trainer.scoring import Scorer
 METRIC = "ndcg@10"  # by which settings are chosen
 _CASES = 3000  # validation cases that a choice reads at most
 _Setting = TypeVar("_Setting")
-
-
-class Baseline(Protocol):
-    """A method that fits itself to the training part."""
-
-    chosen: dict[str, float]  # the settings in use, after `fit`
-
-    def fit(self, prepared: Prepared) -> Scorer:
-        """Returns the fitted scorer; raises `UserError` where the method cannot be used on this data."""
-        ...
-
-
-class Predictor(Protocol):
-    """A method fitted to ratings."""
-
-    def predict(self, events: Events) -> Floats:
-        """Returns predicted ratings `[events]`."""
-        ...
+_Scorer = TypeVar("_Scorer", bound=Scorer)
 
 
 def interactions(prepared: Prepared) -> scipy.sparse.csr_matrix:
     """Returns who interacted with what in training, ones `[users, items]`; the unknown's row and column are
     empty.
     """
-    return histories(prepared.train.by_user(len(prepared.users)), len(prepared.items))
+    train = prepared.train.take(prepared.train.user > 0)
+    return histories(train.by_user(len(prepared.users)), len(prepared.items))
+
+
+def with_validation(prepared: Prepared) -> Prepared:
+    """Returns the same data with the validation events in training, for the last fit of settings once
+    chosen.
+    """
+    train = prepared.before_test
+    rated = [prepared.rated_train, prepared.rated_validation]
+    both = Events(
+        np.concatenate([part.user for part in rated]),
+        np.concatenate([part.item for part in rated]),
+        np.concatenate([part.timestamp for part in rated]),
+        np.concatenate([part.rating for part in rated]),
+        np.concatenate([part.weight for part in rated]),
+    )
+    return dataclasses.replace(
+        prepared,
+        train=train.take((train.user > 0) & (train.item > 0)),
+        rated_train=both.take(np.lexsort((both.timestamp, both.user))),
+    )
 
 
 def histories(lists: Lists, items: int, half_life: float | None = None) -> scipy.sparse.csr_matrix:
@@ -59,8 +64,8 @@ def histories(lists: Lists, items: int, half_life: float | None = None) -> scipy
 
 
 def choose(
-    candidates: Iterable[_Setting], make: Callable[[_Setting], Scorer], prepared: Prepared
-) -> tuple[_Setting, Scorer]:
+    candidates: Iterable[_Setting], make: Callable[[_Setting], _Scorer], prepared: Prepared
+) -> tuple[_Setting, _Scorer]:
     """Returns the candidate whose scorer has the best validation NDCG@10, the first of equals, and that
     scorer.
 
@@ -70,7 +75,7 @@ def choose(
     cases = _some(prepared.validation)
     if len(options) == 1 or not len(cases):
         return options[0], make(options[0])
-    best: tuple[float, _Setting, Scorer] | None = None
+    best: tuple[float, _Setting, _Scorer] | None = None
     for option in options:
         scorer = make(option)
         value = measure(scorer, cases, prepared, METRIC)

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from trainer.baselines.fitting import Predictor
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.errors import UserError
+from trainer.evaluate import Predictor
 from trainer.registry import register
 
 Values = npt.NDArray[np.float64]

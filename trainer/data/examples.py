@@ -47,10 +47,9 @@ class Lists:
 
     def matrix_of(self, values: Floats, columns: int) -> scipy.sparse.csr_matrix:
         """Returns the events' `values` `[events]` summed by list and item `[lists, columns]`, without column 0."""
-        matrix = scipy.sparse.csr_matrix(
-            (np.where(self.items == 0, np.float32(0), values), self.items, self.offsets),
-            shape=(len(self), columns),
-        )
+        known = np.where(self.items == 0, np.float32(0), values)
+        # Copied, for summing sorts the matrix's own arrays in place, and the lists must keep their order.
+        matrix = scipy.sparse.csr_matrix((known, self.items, self.offsets), (len(self), columns), copy=True)
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
         return matrix

@@ -1,0 +1,255 @@
+"""The client over real gRPC, against a server built from TensorFlow Serving's own messages."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving.client import (
+    AsyncRecommender,
+    BadRequest,
+    BadResponse,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Recommender,
+    RecommenderError,
+    ServerError,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    messages,
+)
+
+Ask = Callable[..., Any]
+Answer = Callable[[str, dict[str, Any]], dict[str, list[Any]]]
+
+
+class OfficialServer(
+    prediction_service_pb2_grpc.PredictionServiceServicer,  # type: ignore[misc]
+    model_service_pb2_grpc.ModelServiceServicer,  # type: ignore[misc]
+):
+    """Decodes with `tf.make_ndarray`, answers with `tf.make_tensor_proto`; `faults` come first."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.faults: list[Callable[[grpc.ServicerContext], Any]] = []
+        self.specs: list[Any] = []
+        self.metadata: list[dict[str, Any]] = []
+        self.released = threading.Event()
+        self.dtypes: dict[str, int] = {}
+
+    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.specs.append(request.model_spec)
+        self.metadata.append(dict(context.invocation_metadata()))
+        if self.faults:
+            return self.faults.pop(0)(context)
+        self.dtypes = {name: tensor.dtype for name, tensor in request.inputs.items()}
+        inputs = {name: _plain(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        response = predict_pb2.PredictResponse()
+        for name, column in self.answer(request.model_spec.signature_name, inputs).items():
+            floats = name in ("score", "embedding")
+            values = np.asarray(column, np.float32 if floats else object)
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
+        return response
+
+    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.specs.append(request.model_spec)
+        if request.model_spec.name != "recommender":
+            context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
+        response = get_model_status_pb2.GetModelStatusResponse()
+        response.model_version_status.add(version=7, state=get_model_status_pb2.ModelVersionStatus.LOADING)
+        broken = response.model_version_status.add(
+            version=12, state=get_model_status_pb2.ModelVersionStatus.END
+        )
+        broken.status.error_code = 5
+        broken.status.error_message = "no file"
+        return response
+
+
+def _plain(values: Any) -> Any:
+    if values.dtype == object:
+        return np.vectorize(bytes.decode, otypes=[object])(values).tolist()
+    return values.tolist()
+
+
+@pytest.fixture
+def official(stub_answer: Answer) -> Iterator[tuple[OfficialServer, str]]:
+    service = OfficialServer(stub_answer)
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield service, f"grpc://127.0.0.1:{port}"
+    service.released.set()
+    server.stop(None).wait()
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+def ask(request: pytest.FixtureRequest, official: tuple[OfficialServer, str]) -> Ask:
+    def blocking(verb: str, *args: Any, **kwargs: Any) -> Any:
+        settings = {"url": official[1], **kwargs.pop("settings", {})}
+        with Recommender(**settings) as client:
+            return getattr(client, verb)(*args, **kwargs)
+
+    async def awaited(verb: str, *args: Any, **kwargs: Any) -> Any:
+        settings = {"url": official[1], **kwargs.pop("settings", {})}
+        async with AsyncRecommender(**settings) as client:
+            return await getattr(client, verb)(*args, **kwargs)
+
+    if request.param == "blocking":
+        return blocking
+    return lambda *args, **kwargs: asyncio.run(awaited(*args, **kwargs))
+
+
+def test_every_verb(ask: Ask) -> None:
+    assert ask("recommend", "42", 2, exclude=["i0"]) == [("i1", 1.0), ("i2", pytest.approx(0.99))]
+    assert ask("recommend", history=["i0", "i5"], k=1) == [("i1", 1.0)]
+    assert len(ask("recommend", "42", 1000)) == 20
+    assert [row[0].item_id for row in ask("recommend_many", ["1", "ü"], 3, exclude=[["i0"], []])] == [
+        "i1",
+        "i0",
+    ]
+    assert ask("similar_items", "i0", 1) == [("i1", 1.0)]
+    assert ask("rank", "42", ["i1", "i7"]) == [("i7", 7.0), ("i1", 1.0)]
+    assert ask("embed", history=["i1"]) == [0.5, -0.25, 2.0]
+    assert ask("titles", ["i3", "nothing"]) == ["Tïtle i3", ""]
+    assert ask("history", "42") == ["i3", "i1"]
+    assert ask("status") == [(12, "END", "NOT_FOUND", "no file"), (7, "LOADING", "OK", "")]
+
+
+def test_what_is_on_the_wire(ask: Ask, official: tuple[OfficialServer, str]) -> None:
+    ask("recommend", "42", settings={"api_key": "secret", "version": 7})
+    ask("recommend", "42", settings={"label": "canary"})
+    with pytest.raises(NotFound, match="Could not find any versions"):
+        ask("status", settings={"model": "other"})
+    first, second, third = official[0].specs
+    assert (first.name, first.signature_name) == ("recommender", "recommend")
+    assert first.version.value == 7 and official[0].metadata[0]["authorization"] == "Bearer secret"
+    assert second.version_label == "canary" and not second.HasField("version")
+    assert third.name == "other"
+    assert official[0].dtypes == {"user_id": tf.string, "exclude": tf.string, "k": tf.int32}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("INVALID_ARGUMENT", BadRequest),
+        ("FAILED_PRECONDITION", BadRequest),
+        ("NOT_FOUND", NotFound),
+        ("UNAUTHENTICATED", Unauthorized),
+        ("PERMISSION_DENIED", Unauthorized),
+        ("RESOURCE_EXHAUSTED", TooManyRequests),
+        ("UNAVAILABLE", Unavailable),
+        ("DEADLINE_EXCEEDED", DeadlineExceeded),
+        ("INTERNAL", ServerError),
+        ("UNKNOWN", ServerError),
+        ("UNIMPLEMENTED", ServerError),
+    ],
+)
+def test_a_code_becomes_a_typed_error(
+    ask: Ask, official: tuple[OfficialServer, str], code: str, kind: type[RecommenderError]
+) -> None:
+    official[0].faults = [lambda context: context.abort(grpc.StatusCode[code], "the server's words")]
+    with pytest.raises(kind, match="the server's words") as caught:
+        ask("recommend", "42", settings={"retries": 0})
+    assert type(caught.value) is kind
+
+
+def test_what_may_pass_is_tried_again(ask: Ask, official: tuple[OfficialServer, str]) -> None:
+    official[0].faults = [lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, "busy")] * 2
+    assert ask("recommend", "42", 1) == [("i0", 1.0)]
+    assert len(official[0].specs) == 3
+
+
+def test_the_deadline_holds(ask: Ask, official: tuple[OfficialServer, str]) -> None:
+    official[0].faults = [lambda context: official[0].released.wait(20)]
+    with pytest.raises(DeadlineExceeded):
+        ask("recommend", "42", settings={"timeout": 0.1})
+
+
+def test_nobody_there(ask: Ask) -> None:
+    with pytest.raises(ConnectionFailed, match=r"no connection to grpc://127\.0\.0\.1:1"):
+        ask("recommend", "42", settings={"url": "grpc://127.0.0.1:1"})
+
+
+def test_an_id_that_is_no_unicode_is_refused_before_it_is_sent(ask: Ask) -> None:
+    with pytest.raises(InvalidArgument, match="not valid Unicode"):
+        ask("recommend", "\ud800")
+
+
+def _packed(**outputs: Any) -> Callable[[grpc.ServicerContext], Any]:
+    """A fault: these tensors as the answer."""
+    response = predict_pb2.PredictResponse()
+    for name, tensor in outputs.items():
+        response.outputs[name].CopyFrom(tensor)
+    return lambda context: response
+
+
+def test_each_way_to_write_a_tensor_is_read(ask: Ask, official: tuple[OfficialServer, str]) -> None:
+    ids = tf.make_tensor_proto([["a", "b", "c"]])
+    listed = tf.make_tensor_proto([[0.5, 0.25, 0.25]], dtype=tf.float32)
+    packed = tf.make_tensor_proto(np.array([[0.5, 0.25, 0.25]], np.float32))
+    shortened = tf.make_tensor_proto([[0.5, 0.25, 0.25]], dtype=tf.float32)
+    shortened.ClearField("tensor_content")
+    shortened.float_val[:] = [0.5, 0.25]
+    for scores in (listed, packed, shortened):
+        official[0].faults = [_packed(item_id=ids, score=scores)]
+        assert ask("recommend", "42") == [("a", 0.5), ("b", 0.25), ("c", 0.25)]
+    assert packed.tensor_content and not shortened.tensor_content
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        tf.make_tensor_proto([b"\xff"]),
+        tf.make_tensor_proto("scalar"),
+        tf.make_tensor_proto([True]),
+        tf.make_tensor_proto([[["deep"]]]),
+    ],
+)
+def test_a_tensor_that_is_no_column_is_a_bad_response(
+    ask: Ask, official: tuple[OfficialServer, str], titles: Any
+) -> None:
+    official[0].faults = [_packed(title=titles)]
+    with pytest.raises(BadResponse):
+        ask("titles", ["i1"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (messages.PredictRequest, predict_pb2.PredictRequest),
+        (messages.PredictResponse, predict_pb2.PredictResponse),
+        (messages.GetModelStatusRequest, get_model_status_pb2.GetModelStatusRequest),
+        (messages.GetModelStatusResponse, get_model_status_pb2.GetModelStatusResponse),
+    ],
+)
+def test_every_field_has_the_official_number_and_wire_type(ours: Any, theirs: Any) -> None:
+    compare_messages(ours.DESCRIPTOR, theirs.DESCRIPTOR)
+
+
+def compare_messages(ours: Any, theirs: Any) -> None:
+    for field in ours.fields:
+        official = theirs.fields_by_name[field.name]
+        assert official.number == field.number, field.full_name
+        assert official.is_repeated == field.is_repeated, field.full_name
+        if field.message_type is not None:
+            compare_messages(field.message_type, official.message_type)
+        else:
+            enum_as_number = official.type == official.TYPE_ENUM and field.type == field.TYPE_INT32
+            assert official.type == field.type or enum_as_number, field.full_name

@@ -1,0 +1,160 @@
+"""Raw columns to typed ones, each with a mask of the rows whose value cannot be understood."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from trainer.data.interactions import FeatureKind
+
+Kind = FeatureKind | Literal["id", "timestamp", "rating", "weight"]
+
+# What `to_datetime` is asked for, one after the other, until all is read. A time without a zone is taken as UTC.
+TIME_FORMATS = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%d",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d %H:%M",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d",
+)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A column after conversion. `bad` marks the rows that were not understood, for the `reason`."""
+
+    values: pl.Series
+    bad: pl.Series
+    reason: str
+
+
+def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
+    """Returns the column as its kind asks; missing values stay null, except a weight's, which is 1."""
+    if kind == "bag":
+        return _good(as_bag(column, bag_separator))
+    return _CONVERTERS[kind](column)
+
+
+def as_text(column: pl.Series) -> pl.Series:
+    """Returns labels or ids as strings, "" as null. Whole floats read as integers, for so a gap in a column makes them."""
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        if (column == column.floor()).all():
+            column = column.cast(pl.Int64)
+    text = column.cast(pl.String)
+    return text.set(text == "", None)
+
+
+def as_bag(column: pl.Series, separator: str) -> pl.Series:
+    """Returns lists of labels: list columns as they are, strings parted at the separator; empty bags are null."""
+    if not isinstance(column.dtype, pl.List | pl.Array):
+        column = column.cast(pl.String).str.split(separator)
+    frame = column.cast(pl.List(pl.String)).alias("bag").to_frame()
+    clean = pl.col("bag").list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
+    return frame.select(pl.when(clean.list.len() > 0).then(clean)).to_series()
+
+
+def epoch_seconds(column: pl.Series) -> pl.Series:
+    """Returns whole seconds since 1970 UTC, null where there is no time to be read.
+
+    Takes dates and times, ISO texts, and numbers in seconds, milli-, micro- or nanoseconds: the unit is seen from the
+    middle of the column.
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        return column.cast(pl.Datetime("ms")).dt.epoch("s")
+    if column.dtype.is_numeric():
+        return _from_number(column)
+    text = column.cast(pl.String)
+    number = text.cast(pl.Float64, strict=False)
+    if number.null_count() <= text.null_count() + len(text) // 2:
+        return _from_number(number)
+    return _from_text(text)
+
+
+def _from_number(column: pl.Series) -> pl.Series:
+    number = column.cast(pl.Float64).fill_nan(None)
+    middle = abs(float(number.abs().median() or 0))  # type: ignore[arg-type]
+    steps = next((1000**power for power, least in ((3, 1e17), (2, 1e14), (1, 1e11)) if middle >= least), 1)
+    return (number / steps).floor().cast(pl.Int64, strict=False)
+
+
+def _from_text(text: pl.Series) -> pl.Series:
+    read = pl.Series(text.name, [None], dtype=pl.Int64).new_from_index(0, len(text))
+    for form in TIME_FORMATS:
+        if read.null_count() == text.null_count():
+            break
+        left = text.to_frame("text").with_columns(read=read)
+        parsed = (
+            pl.col("text").str.to_datetime(form, strict=False, time_zone="UTC", time_unit="ms").dt.epoch("s")
+        )
+        read = left.select(pl.coalesce("read", parsed)).to_series()
+    return read
+
+
+def _id(column: pl.Series) -> Typed:
+    text = as_text(column)
+    return Typed(text, text.is_null(), "empty")
+
+
+def _timestamp(column: pl.Series) -> Typed:
+    """Returns seconds; where any event has a time, all must."""
+    seconds = epoch_seconds(column)
+    absent = as_text(column).is_null() if column.dtype == pl.String else column.is_null()
+    if absent.all():
+        return _good(seconds)
+    return Typed(seconds, seconds.is_null(), "not a time")
+
+
+def _time(column: pl.Series) -> Typed:
+    seconds = epoch_seconds(column)
+    return Typed(seconds.cast(pl.Float64), seconds.is_null() & _written(column), "not a time")
+
+
+def _number(column: pl.Series) -> Typed:
+    number = column.cast(pl.Float64, strict=False)
+    bad = (number.is_null() & _written(column)) | number.is_infinite().fill_null(False)
+    return Typed(number.fill_nan(None), bad, "not a number")
+
+
+def _rating(column: pl.Series) -> Typed:
+    typed = _number(column)
+    return Typed(typed.values.cast(pl.Float32), typed.bad, typed.reason)
+
+
+def _weight(column: pl.Series) -> Typed:
+    number = column.cast(pl.Float64, strict=False)
+    unread = number.is_null() & _written(column)
+    bad = unread | (number.is_nan() | number.is_infinite() | (number < 0)).fill_null(False)
+    return Typed(number.fill_null(1).cast(pl.Float32), bad, "a weight is a number of at least 0")
+
+
+def _written(column: pl.Series) -> pl.Series:
+    """Returns where something stands in the column."""
+    if column.dtype == pl.String:
+        return (column.str.strip_chars() != "").fill_null(False)
+    return column.is_not_null()
+
+
+def _label(column: pl.Series) -> Typed:
+    return _good(as_text(column))
+
+
+def _good(values: pl.Series) -> Typed:
+    return Typed(values, pl.Series([False]).new_from_index(0, len(values)), "")
+
+
+_CONVERTERS: dict[Kind, Callable[[pl.Series], Typed]] = {
+    "id": _id,
+    "timestamp": _timestamp,
+    "rating": _rating,
+    "weight": _weight,
+    "category": _label,
+    "text": _label,
+    "number": _number,
+    "time": _time,
+}

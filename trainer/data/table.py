@@ -1,0 +1,242 @@
+"""Your own interactions: CSV, TSV, Parquet, JSON lines or `user item item ...` lines, with optional user and item tables."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from trainer.config import Settings
+from trainer.data import files
+from trainer.data.columns import Kind, convert
+from trainer.data.files import ROW, Bad, Layout, Raw
+from trainer.data.interactions import RESERVED, Corpus, Dataset, Feature, FeatureKind, Interactions, Schema
+from trainer.errors import UserError
+from trainer.registry import did_you_mean, register
+
+logger = logging.getLogger("trainer")
+
+# What the columns are usually called; the first that is there is taken where `columns` does not say.
+USUAL: dict[str, tuple[str, ...]] = {
+    "user": ("user_id", "user", "userid", "uid", "session_id", "session", "sessionid"),
+    "item": ("item_id", "item", "itemid", "iid", "product_id", "productid", "product", "movieid", "movie_id"),
+    "timestamp": ("timestamp", "time", "ts", "datetime", "date"),
+    "rating": ("rating", "score", "stars"),
+    "weight": ("weight", "count", "quantity"),
+}
+KINDS: dict[str, Kind] = {
+    "user": "id",
+    "item": "id",
+    "timestamp": "timestamp",
+    "rating": "rating",
+    "weight": "weight",
+}
+TARGETS = {"user": "user_id", "item": "item_id"}
+TYPES = {"timestamp": pl.Int64, "rating": pl.Float32, "weight": pl.Float32}
+
+Name = str | int
+
+
+class Columns(Settings):
+    """Which column is what: a name, or its number from 1. None: one of the usual names; "": there is none."""
+
+    user: Name | None = None
+    item: Name | None = None
+    timestamp: Name | None = None
+    rating: Name | None = None
+    weight: Name | None = None
+
+
+class SideTable(Layout):
+    """A table of users or of items, one a row."""
+
+    path: str
+    id: Name | None = None  # the column of ids; None: one of the usual names
+    title: str | None = None  # of items: the column people read
+    features: dict[str, FeatureKind] = {}  # column -> kind
+    bag_separator: str = "|"  # between the labels of a bag, where the column is not a list
+
+
+@register("source", "table")
+class Table(Layout):
+    """Interactions, one a row, in a file, a folder or a glob.
+
+    Times are ISO texts (UTC where they name no zone) or seconds, milli-, micro- or nanoseconds since 1970, told by
+    their size. Blank lines are ignored. An empty weight is 1.
+    """
+
+    path: str
+    columns: Columns = Columns()
+    context: dict[str, FeatureKind] = {}  # column -> kind
+    bag_separator: str = "|"
+    users: SideTable | None = None
+    items: SideTable | None = None
+    validation: str | None = None  # the parts of a published split, written as `path` is
+    test: str | None = None
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    rejects: Path = Path("rejects.csv")  # where skipped rows are told; under the folder the command runs in
+
+    def load(self) -> Dataset:
+        """Returns the interactions, the tables, and the published split where one is declared.
+
+        Raises `UserError` naming the file, and the line and value where a row is at fault.
+        """
+        for name in (*self.context, *(self.users.features if self.users else ())):
+            if name in RESERVED:
+                raise UserError(f"a feature cannot be called {name!r}: the column has a meaning of its own")
+        bad: list[Bad] = []
+        parts = {
+            part: self._events(path, bad)
+            for part, path in (("train", self.path), ("validation", self.validation), ("test", self.test))
+            if path is not None
+        }
+        everything = [part.frame for part in parts.values()]
+        users = self._corpus(self.users, "user", everything, bad)
+        items = self._corpus(self.items, "item", everything, bad)
+        self._tell(bad)
+        return Dataset(
+            name=Path(self.path).stem or "table",
+            interactions=parts["train"],
+            users=users,
+            items=items,
+            schema=Schema(
+                user=_features(self.users.features if self.users else {}),
+                item=_features(self.items.features if self.items else {}),
+                context=_features(self.context),
+                title=self.items.title if self.items else None,
+            ),
+            validation=parts.get("validation"),
+            test=parts.get("test"),
+        )
+
+    def _events(self, path: str, bad: list[Bad]) -> Interactions:
+        besides = [self.validation, self.test, *(side.path for side in (self.users, self.items) if side)]
+        found = files.find(path, [other for other in besides if other != path])
+        frames = [self._file(file, bad) for file in found]
+        frame = pl.concat(frames)
+        if not frame.height:
+            raise UserError(f"{path} has {'only bad rows' if bad else 'a header and no rows'}")
+        times = frame["timestamp"].null_count()
+        if 0 < times < frame.height:
+            raise UserError(f"some files of {path} have times and others have none")
+        return Interactions(frame)
+
+    def _file(self, path: Path, bad: list[Bad]) -> pl.DataFrame:
+        there = files.names(path, self, self.on_bad_rows == "skip")
+        asked = {role: _find_column(path, self, there, role, getattr(self.columns, role)) for role in USUAL}
+        kinds = {TARGETS.get(role, role): (name, KINDS[role]) for role, name in asked.items() if name}
+        for name, kind in self.context.items():
+            kinds[name] = (_present(path, there, name, "data.source.context"), kind)
+        frame = _typed(path, self, kinds, self.bag_separator, self.on_bad_rows == "skip", bad)
+        absent = [pl.lit(None, kind).alias(role) for role, kind in TYPES.items() if role not in frame.columns]
+        columns = [*(TARGETS.get(role, role) for role in USUAL), *self.context]
+        return frame.with_columns(absent).with_columns(pl.col("weight").fill_null(1)).select(columns)
+
+    def _corpus(
+        self, side: SideTable | None, role: str, everything: Sequence[pl.DataFrame], bad: list[Bad]
+    ) -> Corpus:
+        target = TARGETS[role]
+        if side is None:
+            return Corpus(
+                pl.concat([part.select(target) for part in everything]).unique(maintain_order=True), target
+            )
+        where = f"data.source.{role}s"
+        frames = []
+        for path in files.find(side.path):
+            there = files.names(path, side, self.on_bad_rows == "skip")
+            kinds: dict[str, tuple[str, Kind]] = {
+                name: (_present(path, there, name, f"{where}.features"), kind)
+                for name, kind in side.features.items()
+            }
+            if side.title:
+                kinds.setdefault(side.title, (_present(path, there, side.title, f"{where}.title"), "text"))
+            name = _find_column(path, side, there, role, side.id, f"{where}.id")
+            named: dict[str, tuple[str, Kind]] = {target: (str(name), "id"), **kinds}
+            frames.append(_typed(path, side, named, side.bag_separator, self.on_bad_rows == "skip", bad))
+        return Corpus(pl.concat(frames), target)
+
+    def _tell(self, bad: Sequence[Bad]) -> None:
+        if bad:
+            rows = [(str(row.path), row.line, row.reason, row.value) for row in bad]
+            table = pl.DataFrame(rows, schema=["file", "line", "reason", "value"], orient="row")
+            self.rejects.parent.mkdir(parents=True, exist_ok=True)
+            table.write_csv(self.rejects)
+            logger.warning("skipped %d bad rows; they are told in %s", len(bad), self.rejects)
+
+
+def usual_column(there: Sequence[str], role: str) -> str | None:
+    """Returns the first column that goes by a usual name of a role, in any case."""
+    lower = {name.strip().lower(): name for name in reversed(there)}
+    return next((lower[name] for name in USUAL[role] if name in lower), None)
+
+
+def _features(kinds: Mapping[str, FeatureKind]) -> tuple[Feature, ...]:
+    return tuple(Feature(name=name, kind=kind) for name, kind in kinds.items())
+
+
+def _find_column(
+    path: Path, layout: Layout, there: Sequence[str], role: str, asked: Name | None, where: str = ""
+) -> str | None:
+    """Returns the name of a role's column; None where an optional one is not there."""
+    where = where or f"data.source.columns.{role}"
+    needed = role in TARGETS
+    if asked == "" and not needed:
+        return None
+    if isinstance(asked, int):
+        if not 1 <= asked <= len(there):
+            raise UserError(f"{where}={asked}, but {path} has {len(there)} columns, counted from 1")
+        return there[asked - 1]
+    if asked:
+        return _present(path, there, asked, where)
+    if not layout.has_header and needed:
+        return there[list(TARGETS).index(role)] if len(there) > 1 else None
+    found = usual_column(there, role)
+    if found is None and needed:
+        raise UserError(
+            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}"
+        )
+    return found
+
+
+def _present(path: Path, there: Sequence[str], name: str, where: str) -> str:
+    if name in there:
+        return name
+    near = did_you_mean(name, there)
+    listed = "" if near.startswith("; known") else f" (there are: {', '.join(there)})"
+    raise UserError(f"{path} has no column {name!r} ({where}){near.replace('known', 'there are')}{listed}")
+
+
+def _typed(
+    path: Path,
+    layout: Layout,
+    kinds: Mapping[str, tuple[str, Kind]],
+    bag_separator: str,
+    skip: bool,
+    bad: list[Bad],
+) -> pl.DataFrame:
+    """Returns the columns of a file, typed; bad rows are appended to `bad`, or raise where they are not to be skipped."""
+    source = list(dict.fromkeys(name for name, _ in kinds.values()))
+    raw = files.read(path, layout, source, skip)
+    bad.extend(raw.spoilt)
+    frame = raw.frame.filter(~pl.all_horizontal(pl.col(source).is_null()))
+    raw = Raw(raw.path, raw.layout, frame, raw.spoilt)
+    typed = {target: convert(frame[name], kind, bag_separator) for target, (name, kind) in kinds.items()}
+    good = pl.DataFrame({target: column.values for target, column in typed.items()})
+    wrong = pl.DataFrame({target: column.bad for target, column in typed.items()})
+    any_bad = wrong.select(pl.any_horizontal(pl.all())).to_series()
+    if not any_bad.any():
+        return good
+    rows = any_bad.arg_true().to_list()
+    reasons = []
+    for row in rows if skip else rows[:1]:
+        target = next(target for target in typed if wrong[target][row])
+        name, _ = kinds[target]
+        value = frame[name][row]
+        reasons.append((f"column {name!r}: {typed[target].reason}", "" if value is None else str(value)))
+    places = files.lines(raw, [frame[ROW][row] for row in (rows if skip else rows[:1])])
+    found = [Bad(path, line, reason, value) for line, (reason, value) in zip(places, reasons, strict=True)]
+    if not skip:
+        raise UserError(str(found[0]))
+    bad.extend(found)
+    return good.filter(~any_bad)

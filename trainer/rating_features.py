@@ -1,0 +1,129 @@
+"""What is known of users and items beside their ratings, as columns that a rating prior regresses on.
+
+Declared features, how often and by whom a row was rated, and what its user rated: who rated what tells of tastes even before
+the ratings are read (Koren, "Factorization meets the neighborhood", 2008). All of it comes from the training events.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import scipy.sparse
+from sklearn.utils.extmath import randomized_svd
+
+from trainer.data.examples import Events, Floats, Prepared
+from trainer.data.interactions import Feature
+from trainer.features import as_raw
+
+MAX_LABELS = 64  # columns of a category or bag, the most frequent labels kept
+BUMPS = 10  # columns of a number, spread over its quantiles
+IMPLICIT_RANK = 20  # columns that tell who rated what
+SHRINKAGE = 5.0  # events of nothing special that a user's mean over rated items starts from
+
+Columns = npt.NDArray[np.float32]
+
+
+def side_features(prepared: Prepared, events: Events) -> tuple[Columns, Columns]:
+    """Returns the columns `[users, p]` and `[items, q]`; the first is 1, the others have mean 0 over the trained rows.
+
+    Row 0, the unknown, is the mean of the trained rows.
+    """
+    users, items = len(prepared.users), len(prepared.items)
+    pairs = scipy.sparse.csr_matrix(
+        (np.ones(len(events), np.float32), (events.user, events.item)), (users, items)
+    )
+    user_counts, item_counts = (np.asarray(pairs.sum(axis=axis)).ravel() for axis in (1, 0))
+    user_tastes, item_tastes = who_rated_what(pairs, user_counts, item_counts)
+    trained_users, trained_items = prepared.users.trained, prepared.items.trained
+    declared = [
+        *declared_columns(prepared.schema.item, prepared.item_features, trained_items),
+        popularity(item_counts, trained_items),
+    ]
+    described = _standardised(declared, trained_items)
+    rated = (pairs @ described) / (user_counts + SHRINKAGE)[:, None]
+    when = np.bincount(events.user, events.timestamp - events.timestamp.mean(), users)
+    about_user = [
+        *declared_columns(prepared.schema.user, prepared.user_features, trained_users),
+        rated,
+        popularity(user_counts, trained_users),
+        (when / np.maximum(user_counts, 1))[:, None].astype(np.float32),
+        user_tastes,
+    ]
+    about_item = np.hstack([described, _standardised([item_tastes], trained_items)])
+    return _with_one(_standardised(about_user, trained_users)), _with_one(about_item)
+
+
+def declared_columns(features: Sequence[Feature], raw: Any, trained: int) -> list[Columns]:
+    """Returns the declared features' columns `[rows, *]`, one array a feature; texts have none."""
+    made: list[Columns] = []
+    for feature in features:
+        values = as_raw(feature.kind, raw[feature.name])
+        if feature.kind in ("category", "bag"):
+            made.append(indicators(values, feature.kind == "bag", trained))
+        elif feature.kind in ("number", "time"):
+            made.append(bumps(values.astype(np.float64), trained))
+    return made
+
+
+def indicators(values: npt.NDArray[np.generic], bags: bool, trained: int) -> Columns:
+    """Returns 0/1 `[rows, labels]` of strings `[rows]`, for the most frequent labels of the trained rows."""
+    table = pl.DataFrame({"row": np.arange(len(values)), "label": pl.Series(values.tolist(), dtype=pl.String)})
+    if bags:
+        table = table.with_columns(pl.col("label").str.split("|")).explode("label")
+    table = table.filter(pl.col("label") != "").unique(maintain_order=True)
+    seen = table.filter(pl.col("row").is_between(1, trained))
+    kept = seen.group_by("label").len().sort(["len", "label"], descending=[True, False]).head(MAX_LABELS)
+    places = table.join(kept.with_row_index("column"), on="label")
+    columns = np.zeros((len(values), kept.height), np.float32)
+    columns[places["row"].to_numpy(), places["column"].to_numpy()] = 1
+    return columns
+
+
+def bumps(values: npt.NDArray[np.float64], trained: int) -> Columns:
+    """Returns `[rows, BUMPS + 2]` of numbers `[rows]`: the value, whether it is missing, and bumps over its quantiles."""
+    there = np.isfinite(values)
+    known = np.sort(values[1 : trained + 1][there[1 : trained + 1]])
+    if not len(known):
+        return np.zeros((len(values), 0), np.float32)
+    place = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / (2 * len(known))
+    centres = np.linspace(0, 1, BUMPS)
+    bump = np.exp(-0.5 * ((place[:, None] - centres) * (BUMPS - 1)) ** 2)
+    value = np.clip(values, known[0], known[-1]) - known.mean()
+    columns = np.hstack([np.where(there[:, None], np.c_[value, bump], 0), ~there[:, None]])
+    return columns.astype(np.float32)
+
+
+def popularity(counts: Floats, trained: int) -> Columns:
+    """Returns the log of the events `[rows]` and its square `[rows, 2]`; a row without events is like the rarest trained."""
+    log = np.log1p(counts)
+    seen = log[1 : trained + 1]
+    log = np.maximum(log, seen.min(initial=np.inf)) - seen.mean()
+    return np.stack([log, log**2], axis=1).astype(np.float32)
+
+
+def who_rated_what(
+    pairs: scipy.sparse.csr_matrix, user_counts: Floats, item_counts: Floats
+) -> tuple[Columns, Columns]:
+    """Returns the leading singular vectors `[users, rank]` and `[items, rank]` of the pairs normalised by degree."""
+    rank = min(IMPLICIT_RANK, min(pairs.shape) - 1)
+    left = scipy.sparse.diags_array(np.maximum(user_counts, 1) ** -0.5)
+    right = scipy.sparse.diags_array((item_counts + 3) ** -0.5)
+    user, _, item = randomized_svd(left @ pairs @ right, rank, n_iter=6, random_state=0)
+    return user.astype(np.float32), item.T.astype(np.float32)
+
+
+def _standardised(columns: Sequence[Columns], trained: int) -> Columns:
+    """Returns the columns side by side, each of mean 0 and deviation 1 over the trained rows; constant ones are dropped."""
+    whole = np.hstack(columns)
+    seen = whole[1 : trained + 1]
+    mean, scale = seen.mean(axis=0, dtype=np.float64), seen.std(axis=0, dtype=np.float64)
+    kept = scale > 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    normal = (whole[:, kept] - mean[kept]) / scale[kept]
+    normal[0] = 0
+    return normal.astype(np.float32)
+
+
+def _with_one(columns: Columns) -> Columns:
+    return np.hstack([np.ones((len(columns), 1), np.float32), columns])
