@@ -14,6 +14,7 @@ VERBS = {
     "similar": ("serving.client.commands.similar", "print the items most like one"),
     "status": ("serving.client.commands.status", "print the versions of the model and their state"),
     "bench": ("serving.client.commands.bench", "measure latency and throughput under a bounded load"),
+    "demo": ("serving.demo", "start a server on a bundle, ask it for three users and stop it"),
     "compare": ("serving.client.commands.compare", "replay requests against two versions and compare"),
 }
 INTERRUPTED = 130

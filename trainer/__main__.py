@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0, 1 for an error told in one line, 130 after Ctrl-C."""
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for noisy in ("absl", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         parsed.command(parsed)
     except UserError as error:

@@ -33,33 +33,46 @@ MIN_GAIN = 1.002  # a step is taken for a relative gain above this
 TOWER_GAIN = 1.01  # the towers come in for a gain above this: validation is one event a user, and noisy
 CUTOFF = 10
 CASES = 3000  # validation queries at most
-CELLS = 1.2e8  # scores held at a time at most, over all queries of one block
+CELLS = 8e7  # scores held at a time at most, over all queries of one block
 POSITIONS = 5  # events at the end of a history that serve as validation, where users are few
 
-Step = tuple[int, tuple[str, ...], tuple[tuple[Any, ...], ...]]
+
+@dataclass(frozen=True)
+class Step:
+    """Settings of one family that are tried together. A grid of one setting is a line, and is climbed from where it stands."""
+
+    family: int  # place in the choice
+    names: tuple[str, ...]
+    grid: tuple[tuple[Any, ...], ...]
+
+
+def _line(family: int, name: str, values: Sequence[float]) -> Step:
+    return Step(family, (name,), tuple((value,) for value in values))
+
+
 STEPS: tuple[Step, ...] = (
-    (0, ("half_life",), tuple((h,) for h in HALF_LIVES)),
-    (0, ("l2",), tuple((v,) for v in PENALTIES)),
-    (0, ("user_power",), ((0.0,), (0.25,), (0.5,))),
-    (0, ("popularity",), ((0.0,), (0.15,), (0.3,), (0.45,))),
-    (
+    _line(0, "half_life", HALF_LIVES),
+    _line(0, "l2", PENALTIES),
+    _line(0, "user_power", (0.0, 0.25, 0.5)),
+    _line(0, "popularity", (0.0, 0.15, 0.3, 0.45)),
+    Step(
         1,
         ("half_life", "scale", "symmetric"),
-        tuple((h, s, y) for y in (False, True) for h in (INF, 8.0, 3.0, 1.0) for s in (0.3, 0.7, 1.2)),
+        tuple((h, s, y) for y in (False, True) for h in (INF, 3.0, 1.0) for s in (0.3, 0.7, 1.2)),
     ),
-    (1, ("popularity",), ((0.0,), (0.2,), (0.4,))),
-    (1, ("l2",), ((0.2,), (1.0,), (5.0,), (25.0,), (100.0,))),
-    (1, ("half_life",), tuple((h,) for h in HALF_LIVES)),
-    (1, ("scale",), tuple((s,) for s in SCALES)),
-    (
+    _line(1, "popularity", (0.0, 0.2, 0.4)),
+    _line(1, "l2", (0.2, 1.0, 5.0, 25.0, 100.0)),
+    _line(1, "half_life", HALF_LIVES),
+    _line(1, "scale", SCALES),
+    Step(
         2,
-        ("half_life", "scale", "rank"),
-        tuple((h, s, r) for r in (32, 128, 512) for h in (INF, 5.0) for s in (0.1, 0.2, 0.4)),
+        ("rank", "half_life", "scale"),
+        tuple((r, h, s) for r in (32, 128, 512) for h in (INF, 5.0) for s in (0.1, 0.2, 0.4)),
     ),
-    (0, ("half_life",), tuple((h,) for h in HALF_LIVES)),
-    (0, ("popularity",), ((0.0,), (0.15,), (0.3,), (0.45,))),
-    (0, ("l2",), tuple((v,) for v in PENALTIES)),
-    (1, ("scale",), tuple((s,) for s in SCALES)),
+    _line(0, "half_life", HALF_LIVES),
+    _line(0, "popularity", (0.0, 0.15, 0.3, 0.45)),
+    _line(0, "l2", PENALTIES),
+    _line(1, "scale", SCALES),
 )
 
 
@@ -122,20 +135,43 @@ def choose(factorisation: Factorisation, cases: Cases, advance: Advance) -> tupl
     """Returns the settings of each family, and the spread of each chosen block's scores (its unit of scale)."""
     board = Board(factorisation, cases)
     choice, best = START, board.value(START)
-    for number, (place, names, grid) in enumerate(STEPS):
-        if not choice[place].scale and "scale" not in names:
-            continue
-        before = best
-        for values in grid:
-            changed = dataclasses.replace(choice[place], **dict(zip(names, values, strict=True)))
-            trial = (*choice[:place], changed, *choice[place + 1 :])
-            value = board.value(trial) if trial != choice else best
-            if value > max(best, before * MIN_GAIN):
-                kept, best = trial, value
-        if best > before:
-            choice = kept
+    for number, step in enumerate(STEPS):
+        if choice[step.family].scale or "scale" in step.names:
+            search = climb if len(step.names) == 1 else scan
+            choice, best = search(board, choice, best, step)
         advance(number + 1, f"validation recall + NDCG {best:.4f}")
     return choice, {settings.family: board.spread(settings) for settings in choice if settings.scale}
+
+
+def scan(board: "Board", choice: Choice, best: float, step: Step) -> tuple[Choice, float]:
+    """Returns the best choice over the whole grid of a step, the given one where nothing is clearly better."""
+    trials = [_changed(choice, step, values) for values in step.grid]
+    value, place = max((board.value(trial), -place) for place, trial in enumerate(trials))
+    return (trials[-place], value) if value > best * MIN_GAIN else (choice, best)
+
+
+def climb(board: "Board", choice: Choice, best: float, step: Step) -> tuple[Choice, float]:
+    """Returns the choice after walking the line of a step, up and down from where it stands, as long as that clearly helps."""
+    values = [value for (value,) in step.grid]
+    now = getattr(choice[step.family], step.names[0])
+    start = min(range(len(values)), key=lambda place: (values[place] != now, abs(values[place] - now)))
+    for direction in (1, -1):
+        place, moved = start + direction, False
+        while 0 <= place < len(values):
+            trial = _changed(choice, step, step.grid[place])
+            value = board.value(trial)
+            if value <= best * MIN_GAIN:
+                break
+            choice, best, moved = trial, value, True
+            place += direction
+        if moved:
+            break
+    return choice, best
+
+
+def _changed(choice: Choice, step: Step, values: tuple[Any, ...]) -> Choice:
+    changed = dataclasses.replace(choice[step.family], **dict(zip(step.names, values, strict=True)))
+    return (*choice[: step.family], changed, *choice[step.family + 1 :])
 
 
 class Board:
@@ -173,14 +209,23 @@ def accuracy(scores: Floats, cases: Cases) -> float:
     """Returns recall@10 + NDCG@10 of scores `[cases, items]`, which are overwritten; ties count against."""
     scores[:, 0] = -np.inf
     scores[np.repeat(np.arange(len(cases)), cases.history.lengths), cases.history.items] = -np.inf
-    own = scores[np.repeat(np.arange(len(cases)), cases.positives.lengths), cases.positives.items]
-    top = np.partition(scores, -CUTOFF - 1, axis=1)[:, -CUTOFF - 1 :] if scores.shape[1] > CUTOFF else scores
-    asked = np.repeat(top, cases.positives.lengths, axis=0)
-    ranks = np.count_nonzero(asked >= own[:, None], axis=1)
-    ranks = np.where(own > -np.inf, ranks, metrics.MISSED)
+    ranks = _ranks(scores, cases.positives)
     offsets = cases.positives.offsets
     found = metrics.recall(ranks, offsets, CUTOFF), metrics.ndcg(ranks, offsets, CUTOFF)
     return float(sum(np.nanmean(figure) for figure in found))
+
+
+def _ranks(scores: Floats, positives: Lists) -> npt.NDArray[np.int64]:
+    """Returns ranks `[positives]`, exact up to the cutoff."""
+    owner = np.repeat(np.arange(len(scores)), positives.lengths)
+    own = scores[owner, positives.items]
+    if len(owner) == len(scores):
+        counted = np.count_nonzero(scores >= own[:, None], axis=1)
+    else:
+        places = min(CUTOFF + 1, scores.shape[1])
+        top = np.partition(scores, -places, axis=1)[:, -places:]
+        counted = np.count_nonzero(top[owner] >= own[:, None], axis=1)
+    return np.where(own > -np.inf, counted, metrics.MISSED)
 
 
 def blocks(factorisation: Factorisation, choice: Choice, spreads: dict[str, float]) -> list[Block]:

@@ -32,6 +32,7 @@ __all__ = [
     "RetrievalReport",
     "Scorer",
     "TopK",
+    "accuracy",
     "compare",
     "evaluate_ranking",
     "evaluate_retrieval",
@@ -142,11 +143,18 @@ def measure(scorer: Scorer | TopK, cases: Cases, prepared: Prepared, metric: str
         raise UserError(
             f"no metric {metric!r} to choose by; there are recall@k, hit_rate@k, ndcg@k, map@k and mrr"
         )
+    return accuracy(scorer, cases, prepared, (max(int(cutoff or 1), 1),))[metric]
+
+
+def accuracy(
+    scorer: Scorer | TopK, cases: Cases, prepared: Prepared, cutoffs: Sequence[int]
+) -> dict[str, float]:
+    """Returns recall, hit rate, NDCG and MAP at the cutoffs, and MRR, without intervals, lists or slices."""
     asked, _ = _askable(cases)
-    k = max(int(cutoff or 1), 1)
-    answers = answer(scorer, asked, len(prepared.items) - 1, min(k, len(prepared.items) - 1))
-    found = _accuracy(answers.ranks, asked.positives.offsets, (k,), clusters(asked.user))
-    return found[metric].value
+    items = len(prepared.items) - 1
+    answers = answer(scorer, asked, items, min(max(cutoffs), items), only_ranks=True)
+    found = _accuracy(answers.ranks, asked.positives.offsets, cutoffs, clusters(asked.user))
+    return {name: sample.value for name, sample in found.items()}
 
 
 def evaluate_ranking(

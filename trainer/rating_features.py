@@ -28,7 +28,7 @@ Columns = npt.NDArray[np.float32]
 def side_features(prepared: Prepared, events: Events) -> tuple[Columns, Columns]:
     """Returns the columns `[users, p]` and `[items, q]`; the first is 1, the others have mean 0 over the trained rows.
 
-    Row 0, the unknown, is the mean of the trained rows.
+    A row that the events do not name, the unknown's (row 0) among them, is taken for one of the least popular.
     """
     users, items = len(prepared.users), len(prepared.items)
     pairs = scipy.sparse.csr_matrix(
@@ -68,7 +68,7 @@ def declared_columns(features: Sequence[Feature], raw: Any, trained: int) -> lis
 
 
 def indicators(values: npt.NDArray[np.generic], bags: bool, trained: int) -> Columns:
-    """Returns 0/1 `[rows, labels]` of strings `[rows]`, for the most frequent labels of the trained rows."""
+    """Returns `[rows, labels + 1]` of strings `[rows]`: 0/1 for the trained rows' most frequent labels, and whether there is none."""
     table = pl.DataFrame({"row": np.arange(len(values)), "label": pl.Series(values.tolist(), dtype=pl.String)})
     if bags:
         table = table.with_columns(pl.col("label").str.split("|")).explode("label")
@@ -78,21 +78,21 @@ def indicators(values: npt.NDArray[np.generic], bags: bool, trained: int) -> Col
     places = table.join(kept.with_row_index("column"), on="label")
     columns = np.zeros((len(values), kept.height), np.float32)
     columns[places["row"].to_numpy(), places["column"].to_numpy()] = 1
-    return columns
+    there = np.zeros(len(values), bool)
+    there[table["row"].to_numpy()] = True
+    return _filled(columns, there, trained)
 
 
 def bumps(values: npt.NDArray[np.float64], trained: int) -> Columns:
-    """Returns `[rows, BUMPS + 2]` of numbers `[rows]`: the value, whether it is missing, and bumps over its quantiles."""
+    """Returns `[rows, BUMPS + 2]` of numbers `[rows]`: the value, bumps over its quantiles, and whether it is missing."""
     there = np.isfinite(values)
     known = np.sort(values[1 : trained + 1][there[1 : trained + 1]])
     if not len(known):
         return np.zeros((len(values), 0), np.float32)
-    place = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / (2 * len(known))
-    centres = np.linspace(0, 1, BUMPS)
-    bump = np.exp(-0.5 * ((place[:, None] - centres) * (BUMPS - 1)) ** 2)
-    value = np.clip(values, known[0], known[-1]) - known.mean()
-    columns = np.hstack([np.where(there[:, None], np.c_[value, bump], 0), ~there[:, None]])
-    return columns.astype(np.float32)
+    value = np.clip(np.where(there, values, known[0]), known[0], known[-1])
+    place = (np.searchsorted(known, value, "left") + np.searchsorted(known, value, "right")) / (2 * len(known))
+    bump = np.exp(-0.5 * ((place[:, None] - np.linspace(0, 1, BUMPS)) * (BUMPS - 1)) ** 2)
+    return _filled(np.c_[value - known.mean(), bump].astype(np.float32), there, trained)
 
 
 def popularity(counts: Floats, trained: int) -> Columns:
@@ -114,15 +114,20 @@ def who_rated_what(
     return user.astype(np.float32), item.T.astype(np.float32)
 
 
+def _filled(columns: Columns, there: npt.NDArray[np.bool_], trained: int) -> Columns:
+    """Returns the columns with the trained rows' mean where a row has nothing, and a last column that says so."""
+    seen = columns[1 : trained + 1][there[1 : trained + 1]]
+    mean = seen.mean(axis=0) if len(seen) else np.zeros(columns.shape[1], np.float32)
+    return np.hstack([np.where(there[:, None], columns, mean), ~there[:, None]]).astype(np.float32)
+
+
 def _standardised(columns: Sequence[Columns], trained: int) -> Columns:
     """Returns the columns side by side, each of mean 0 and deviation 1 over the trained rows; constant ones are dropped."""
     whole = np.hstack(columns)
     seen = whole[1 : trained + 1]
     mean, scale = seen.mean(axis=0, dtype=np.float64), seen.std(axis=0, dtype=np.float64)
     kept = scale > 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    normal = (whole[:, kept] - mean[kept]) / scale[kept]
-    normal[0] = 0
-    return normal.astype(np.float32)
+    return ((whole[:, kept] - mean[kept]) / scale[kept]).astype(np.float32)
 
 
 def _with_one(columns: Columns) -> Columns:

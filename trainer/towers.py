@@ -37,7 +37,7 @@ class IdEmbedding(tf.keras.layers.Layer):
         return vectors
 
 
-class CandidateTower(tf.keras.Model):
+class CandidateTower(tf.keras.layers.Layer):
     """Item rows to vectors: id embedding + item features, dense layers, L2 normalisation, each where set."""
 
     def __init__(self, settings: RetrievalSettings, prepared: Prepared) -> None:
@@ -69,7 +69,7 @@ class CandidateTower(tf.keras.Model):
         return tf.math.l2_normalize(vectors, axis=-1) if self.normalise else vectors
 
 
-class QueryTower(tf.keras.Model):
+class QueryTower(tf.keras.layers.Layer):
     """User row, history and context to a query vector: whichever of them is there is summed, then dense layers.
 
     The history is embedded by the candidate tower, so both sides read an item alike.

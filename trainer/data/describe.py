@@ -1,0 +1,217 @@
+"""A look at the files of a stranger, and the settings that would load them, as TOML to paste."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tomli_w
+
+from trainer.data import files
+from trainer.data.columns import as_bag, as_text, epoch_seconds
+from trainer.data.files import ROW, Layout
+from trainer.data.interactions import FeatureKind
+from trainer.data.table import USUAL, usual_column
+from trainer.errors import UserError
+
+SAMPLE = 50_000  # rows that are looked at
+TITLES = ("title", "name", "item_name", "product_name", "headline")
+EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one file."""
+
+    path: str
+    layout: dict[str, Any]  # the settings of its layout that are not the defaults
+    sample: pl.DataFrame
+    roles: dict[str, str]  # role -> column
+    notes: list[str] = field(default_factory=list)
+
+
+def describe(path: str, users: str | None = None, items: str | None = None) -> str:
+    """Returns settings for a table as TOML: columns by role, the kinds of all others, and what remains to be decided.
+
+    `path` is a file, a glob or a folder; in a folder, a table with only the user's or the item's column is taken as that
+    side's table. Raises `UserError` where no columns for user and item can be found.
+    """
+    path, users, items = _sides(path, users, items)
+    events = look(path)
+    missing = [role for role in ("user", "item") if role not in events.roles]
+    if missing:
+        raise UserError(
+            f"{path} has no column that looks like the {missing[0]}; rename one to {missing[0]}_id, or write "
+            f"data.source.columns.{missing[0]} by hand; there are: {', '.join(events.sample.columns)}"
+        )
+    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": events.roles}
+    notes = list(events.notes)
+    context, separator = _features(events, notes)
+    if separator != "|":
+        source["bag_separator"] = separator
+    if context:
+        source["context"] = context
+    for role, side in (("user", users), ("item", items)):
+        if side is not None:
+            source[f"{role}s"] = _side(side, role, notes)
+    data: dict[str, Any] = {"source": source}
+    if "timestamp" not in events.roles:
+        data["split"] = {"method": "random"}
+        notes.append("no times were found: histories are sets, and the split is random")
+    return "".join(f"# {note}\n" for note in [_summary(events), *notes]) + tomli_w.dumps({"data": data})
+
+
+def look(path: str) -> Look:
+    """Returns what the first rows of a path's first file show."""
+    first = files.find(path)[0]
+    settings = _layout(first)
+    layout = Layout(**settings)
+    there = files.names(first, layout)
+    sample = files.read(first, layout, there, skip=True).frame.head(SAMPLE).drop(ROW)
+    roles = {role: name for role in USUAL if (name := usual_column(there, role)) is not None}
+    notes = []
+    if not layout.has_header:
+        roles = _by_values(sample)
+        notes.append("the file has no header: which column is what was guessed from the values")
+    return Look(path, settings, sample, roles, notes)
+
+
+def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
+    """Returns the kind that a column's values suggest and the separator of a bag; no kind for ids and empty columns."""
+    known = (column if isinstance(column.dtype, pl.List | pl.Array) else as_text(column)).drop_nulls()
+    if not len(known):
+        return None, "|"
+    if isinstance(known.dtype, pl.List | pl.Array):
+        return "bag", "|"
+    if column.dtype.is_temporal():
+        return "time", "|"
+    if column.dtype == pl.Boolean:
+        return "category", "|"
+    number = known.cast(pl.Float64, strict=False)
+    if not number.null_count():
+        return ("time" if _like_times(known) else "number"), "|"
+    if not epoch_seconds(known).null_count():
+        return "time", "|"
+    for mark in ("|", ","):
+        if known.str.contains(mark, literal=True).mean() > 0.05 and _repeats(known, mark):  # type: ignore[operator]
+            return "bag", mark
+    distinct = known.n_unique() / len(known)
+    if known.str.count_matches(r"\S+").mean() > 1.5 and distinct > 0.2:  # type: ignore[operator]
+        return "text", "|"
+    return ("category" if distinct <= 0.5 or len(known) < 20 else None), "|"
+
+
+def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | None, str | None]:
+    """Returns the paths of interactions, users and items; those of a folder are told by the columns they have."""
+    if not Path(path).expanduser().is_dir():
+        return path, users, items
+    found: dict[tuple[bool, bool], str] = {}
+    for file in files.find(path):
+        there = files.names(file, Layout(**_layout(file)))
+        has = tuple(usual_column(there, role) is not None for role in ("user", "item"))
+        larger = str(file)
+        known = found.get((has[0], has[1]))
+        if known is None or Path(known).stat().st_size < file.stat().st_size:
+            found[has[0], has[1]] = larger
+    events = found.get((True, True))
+    if events is None:
+        raise UserError(f"no table in {path} has columns for both the user and the item")
+    return events, users or found.get((True, False)), items or found.get((False, True))
+
+
+def _layout(path: Path) -> dict[str, Any]:
+    """Returns the layout settings of a file that differ from the defaults."""
+    if Layout().of(path) != "csv":
+        return {}
+    mark = files.separator(path, Layout())
+    text = path.suffix not in (".gz", ".zst")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = (
+            [line.rstrip("\n").split(mark) for line, _ in zip(file, range(50), strict=False)] if text else []
+        )
+    if not lines:
+        return {}
+    if mark == " " and len({len(line) for line in lines}) > 1:
+        return {"format": "adjacency"}
+    settings: dict[str, Any] = {}
+    if path.suffix.lower() not in (".csv", ".tsv", ".tab") or (mark == "\t") != (
+        path.suffix.lower() != ".csv"
+    ):
+        settings["separator"] = mark
+    if all(_is_number(value) for value in lines[0][:2]) or len(set(lines[0])) < len(lines[0]):
+        settings["has_header"] = False
+    return settings
+
+
+def _by_values(sample: pl.DataFrame) -> dict[str, str]:
+    """Returns the roles of columns without names: user and item first, then what looks like a time and like a rating."""
+    names = sample.columns
+    roles = dict(zip(("user", "item"), names, strict=False))
+    for name in names[2:]:
+        known = as_text(sample[name]).drop_nulls()
+        numeric = len(known) and not known.cast(pl.Float64, strict=False).null_count()
+        if numeric and _like_times(known):
+            roles.setdefault("timestamp", name)
+        elif numeric and known.n_unique() <= 100:
+            roles.setdefault("rating", name)
+    return roles
+
+
+def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[dict[str, str], str]:
+    """Returns the kinds of the columns without a role, and the separator of the bags among them."""
+    kinds: dict[str, str] = {}
+    bag_separator = "|"
+    for name in seen.sample.columns:
+        if name in seen.roles.values() or name in taken:
+            continue
+        kind, separator = kind_of(seen.sample[name])
+        if kind is None:
+            notes.append(
+                f"column {name!r} of {Path(seen.path).name} is left out: it is empty or looks like an id"
+            )
+            continue
+        kinds[name] = kind
+        bag_separator = separator if kind == "bag" and separator != "|" else bag_separator
+    return kinds, bag_separator
+
+
+def _side(path: str, role: str, notes: list[str]) -> dict[str, Any]:
+    seen = look(path)
+    column = seen.roles.get(role, seen.sample.columns[0])
+    seen = Look(seen.path, seen.layout, seen.sample, {role: column})
+    settings: dict[str, Any] = {"path": path, **seen.layout, "id": column}
+    features, separator = _features(seen, notes)
+    lower = {name.lower(): name for name in seen.sample.columns}
+    title = next((lower[name] for name in TITLES if name in lower), None)
+    if role == "item" and title is not None:
+        settings["title"] = title
+        features[title] = "text"
+    if separator != "|":
+        settings["bag_separator"] = separator
+    return settings | ({"features": features} if features else {})
+
+
+def _summary(seen: Look) -> str:
+    counts = {role: seen.sample[seen.roles[role]].n_unique() for role in ("user", "item")}
+    return f"seen in the first {seen.sample.height:,} rows of {seen.path}: {counts['user']:,} users, {counts['item']:,} items"
+
+
+def _like_times(known: pl.Series) -> bool:
+    seconds = epoch_seconds(known)
+    return not seconds.null_count() and bool(seconds.is_between(EARLIEST, LATEST).all())
+
+
+def _repeats(known: pl.Series, mark: str) -> bool:
+    """Returns whether the parts between the marks are labels: few words each, and used again."""
+    labels = as_bag(known, mark).explode().drop_nulls()
+    words = labels.str.count_matches(r"\S+").mean()
+    return labels.n_unique() <= max(len(labels) / 2, 3) and float(words or 0) < 3  # type: ignore[arg-type]
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
