@@ -88,8 +88,9 @@ class RankingSettings(Settings):
     layers: tuple[int, ...] = (64,)
     targets: tuple[Target, ...] = (Target(),)
     dropout: float = Field(0.2, ge=0, lt=1)
+    id_dropout: float = Field(0.1, ge=0, lt=1)  # share of ids and contexts hidden in training: the model learns to do without
     l2: float = Field(1e-5, ge=0)
-    learning_rate: float = Field(0.005, gt=0)
+    learning_rate: float = Field(0.05, gt=0)  # of Adagrad
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(1024, ge=1)
     prior: Literal["auto", "none"] = "auto"  # ratings start from a Bayesian factorisation in closed form

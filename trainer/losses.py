@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.registry import get, register
+from trainer.registry import check_settings, get, register
 
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -25,12 +25,13 @@ def softmax(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 def wrap(name: str, settings: dict[str, Any]) -> tf.keras.losses.Loss:
     """Returns a registered loss as the Keras loss that `tfrs.tasks.Retrieval` takes: the weighted mean over the batch."""
     function = get("loss", name)
+    checked = check_settings(function, settings, "retrieval.loss", hidden=("labels", "scores"))
 
     class Loss(tf.keras.losses.Loss):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(reduction=tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE, name=name)
 
         def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-            return function(y_true, y_pred, **settings)
+            return function(y_true, y_pred, **checked)
 
     return Loss()

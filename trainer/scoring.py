@@ -17,9 +17,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
 from trainer.metrics import MISSED, Ranks
 
-BLOCK_BYTES = (
-    64 * 2**20
-)  # of scores at a time: the whole memory need, whatever the corpus and the number of cases
+BLOCK_BYTES = 64 * 2**20  # of scores at a time: the memory needed, whatever the corpus and the cases
 _THREADS = 8
 _MUCH = 4 * 2**20  # bytes of scores below which threads cost more than they bring
 _WIDTH = 32  # items that share one maximum in the search for the top

@@ -56,8 +56,9 @@ def nearest(known: scipy.sparse.csr_matrix, count: int, shrink: float) -> tuple[
         values[shared.indices == rows] = 0  # nobody is a neighbour of their own
         for row, (first, end) in enumerate(pairwise(shared.indptr), start=start):
             own = values[first:end]
-            best = np.argpartition(-own, count)[:count] if len(own) > count else np.arange(len(own))
-            best = best[np.argsort(-own[best], kind="stable")]
+            least = np.partition(own, -count)[-count] if len(own) > count else 0.0
+            best = np.flatnonzero(own >= least)
+            best = best[np.argsort(-own[best], kind="stable")][:count]
             found[row, : len(best)] = shared.indices[first:end][best]
             similar[row, : len(best)] = own[best]
     return found, similar

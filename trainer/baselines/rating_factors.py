@@ -10,8 +10,7 @@ from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluate import Predictor
 from trainer.registry import register
 
-_FACTORS = (32, 64)
-_GRID = (0.15, 0.1, 0.2)
+_GRID = (0.15, 0.1, 0.2, 0.5)
 _BIAS = 5.0
 _BLOCK_BYTES = 64 * 2**20
 Rows = npt.NDArray[np.integer]
@@ -33,13 +32,13 @@ class Factorised:
 class BiasFactorisation:
     """User and item biases, then factors of the residuals with L2 `regularisation` times each row's count.
 
-    None: chosen on validation. Zhou et al., "Large-scale parallel collaborative filtering for the Netflix
-    prize", 2008.
+    `regularisation` None: chosen on validation. Zhou et al., "Large-scale parallel collaborative filtering
+    for the Netflix prize", 2008.
     """
 
     def __init__(
         self,
-        factors: int | None = None,
+        factors: int = 32,
         regularisation: float | None = None,
         bias_regularisation: float = _BIAS,
         iterations: int = 8,
@@ -54,22 +53,21 @@ class BiasFactorisation:
         rated = rated_events(prepared.rated_train)
         biases = fit_biases(rated, prepared, self.bias_regularisation)
         best: tuple[float, Factorised] | None = None
-        for factors in _FACTORS if self.factors is None else (self.factors,):
-            for weight in _GRID if self.regularisation is None else (self.regularisation,):
-                model = self._train(rated, biases, factors, weight)
-                error = validation_error(model, prepared)
-                if best is None or error < best[0]:
-                    best = (error, model)
-                    self.chosen = {"factors": factors, "regularisation": weight}
+        for weight in _GRID if self.regularisation is None else (self.regularisation,):
+            model = self._train(rated, biases, weight)
+            error = validation_error(model, prepared)
+            if best is None or error < best[0]:
+                best = (error, model)
+                self.chosen = {"factors": self.factors, "regularisation": weight}
         if best is None:
             raise ValueError("nothing to choose from")
         return best[1]
 
-    def _train(self, rated: Events, biases: Biases, factors: int, weight: float) -> Factorised:
+    def _train(self, rated: Events, biases: Biases, weight: float) -> Factorised:
         left = rated.rating - biases.predict(rated)
         random = np.random.default_rng(self.seed)
-        item = random.normal(0, 0.1, (len(biases.item), factors)).astype(np.float32)
-        user = np.zeros((len(biases.user), factors), np.float32)
+        item = random.normal(0, 0.1, (len(biases.item), self.factors)).astype(np.float32)
+        user = np.zeros((len(biases.user), self.factors), np.float32)
         by_item = np.argsort(rated.item, kind="stable")
         for _ in range(self.iterations):
             user = _solve(rated.user, item[rated.item], left, len(user), weight)

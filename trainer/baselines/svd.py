@@ -28,7 +28,8 @@ class Svd:
         known = interactions(prepared)
         limit = min(known.shape) - 1
         sizes = list(dict.fromkeys(min(int(size), limit) for size in given(self.factors, _FACTORS)))
-        _, _, right = randomized_svd(known, max(sizes), random_state=self.seed)
+        widest = min(limit, int(max(*_FACTORS, *sizes)))  # whatever is asked for: the same vectors
+        _, _, right = randomized_svd(known, widest, random_state=self.seed)
         items = np.ascontiguousarray(right.T, np.float32)
         size, scorer = choose(sizes, lambda size: _fold_in(items[:, :size]), prepared)
         self.chosen = {"factors": size}

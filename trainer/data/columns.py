@@ -10,7 +10,7 @@ from trainer.data.interactions import FeatureKind
 
 Kind = FeatureKind | Literal["id", "timestamp", "rating", "weight"]
 
-# What `to_datetime` is asked for, one after the other, until all is read. A time without a zone is taken as UTC.
+# What `to_datetime` is asked for, one after the other, until all is read; no zone means UTC.
 TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y-%m-%dT%H:%M:%S%.f",
@@ -34,14 +34,14 @@ class Typed:
 
 
 def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
-    """Returns the column as its kind asks; missing values stay null, except a weight's, which is 1."""
+    """Returns the column as its kind asks; missing values stay null, but a missing weight is 1."""
     if kind == "bag":
         return _good(as_bag(column, bag_separator))
     return _CONVERTERS[kind](column)
 
 
 def as_text(column: pl.Series) -> pl.Series:
-    """Returns labels or ids as strings, "" as null. Whole floats read as integers, for so a gap in a column makes them."""
+    """Returns labels or ids as strings, "" as null; whole floats as integers, for gaps make floats."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
         if (column == column.floor()).all():
@@ -51,7 +51,7 @@ def as_text(column: pl.Series) -> pl.Series:
 
 
 def as_bag(column: pl.Series, separator: str) -> pl.Series:
-    """Returns lists of labels: list columns as they are, strings parted at the separator; empty bags are null."""
+    """Returns lists of labels: list columns as they are, strings parted at the separator; empty ones null."""
     if not isinstance(column.dtype, pl.List | pl.Array):
         column = column.cast(pl.String).str.split(separator)
     frame = column.cast(pl.List(pl.String)).alias("bag").to_frame()
@@ -62,18 +62,17 @@ def as_bag(column: pl.Series, separator: str) -> pl.Series:
 def epoch_seconds(column: pl.Series) -> pl.Series:
     """Returns whole seconds since 1970 UTC, null where there is no time to be read.
 
-    Takes dates and times, ISO texts, and numbers in seconds, milli-, micro- or nanoseconds: the unit is seen from the
-    middle of the column.
+    Takes dates and times, ISO texts, and numbers in seconds, milli-, micro- or nanoseconds: the unit is
+    seen from the middle of the column.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("ms")).dt.epoch("s")
     if column.dtype.is_numeric():
         return _from_number(column)
-    text = column.cast(pl.String)
+    text = as_text(column)
     number = text.cast(pl.Float64, strict=False)
-    if number.null_count() <= text.null_count() + len(text) // 2:
-        return _from_number(number)
-    return _from_text(text)
+    read, known = number.len() - number.null_count(), text.len() - text.null_count()
+    return _from_number(number) if 2 * read >= known else _from_text(text)
 
 
 def _from_number(column: pl.Series) -> pl.Series:

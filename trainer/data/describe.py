@@ -1,6 +1,6 @@
 """A look at the files of a stranger, and the settings that would load them, as TOML to paste."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ class Look:
 
 
 def describe(path: str, users: str | None = None, items: str | None = None) -> str:
-    """Returns settings for a table as TOML: columns by role, the kinds of all others, and what remains to be decided.
+    """Returns settings for a table as TOML: columns by role, and the kinds of all others.
 
-    `path` is a file, a glob or a folder; in a folder, a table with only the user's or the item's column is taken as that
-    side's table. Raises `UserError` where no columns for user and item can be found.
+    `path` is a file, a glob or a folder; in a folder, a table with only the user's or the item's column is
+    taken as that side's table. Raises `UserError` where no columns for user and item can be found.
     """
     path, users, items = _sides(path, users, items)
     events = look(path)
@@ -78,7 +78,7 @@ def look(path: str) -> Look:
 
 
 def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
-    """Returns the kind that a column's values suggest and the separator of a bag; no kind for ids and empty columns."""
+    """Returns the kind that values suggest (none for ids and empty columns), and the separator of a bag."""
     known = (column if isinstance(column.dtype, pl.List | pl.Array) else as_text(column)).drop_nulls()
     if not len(known):
         return None, "|"
@@ -103,7 +103,7 @@ def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
 
 
 def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | None, str | None]:
-    """Returns the paths of interactions, users and items; those of a folder are told by the columns they have."""
+    """Returns the paths of interactions, users and items; in a folder, told by their columns."""
     if not Path(path).expanduser().is_dir():
         return path, users, items
     found: dict[tuple[bool, bool], str] = {}
@@ -138,14 +138,14 @@ def _layout(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".csv", ".tsv", ".tab") or (mark == "\t") != (
         path.suffix.lower() != ".csv"
     ):
-        settings["separator"] = mark
+        settings |= {"format": "tsv"} if mark == "\t" else {"separator": mark}
     if all(_is_number(value) for value in lines[0][:2]) or len(set(lines[0])) < len(lines[0]):
         settings["has_header"] = False
     return settings
 
 
 def _by_values(sample: pl.DataFrame) -> dict[str, str]:
-    """Returns the roles of columns without names: user and item first, then what looks like a time and like a rating."""
+    """Returns the roles of columns without names: user, item, then what looks like a time and a rating."""
     names = sample.columns
     roles = dict(zip(("user", "item"), names, strict=False))
     for name in names[2:]:
@@ -194,7 +194,8 @@ def _side(path: str, role: str, notes: list[str]) -> dict[str, Any]:
 
 def _summary(seen: Look) -> str:
     counts = {role: seen.sample[seen.roles[role]].n_unique() for role in ("user", "item")}
-    return f"seen in the first {seen.sample.height:,} rows of {seen.path}: {counts['user']:,} users, {counts['item']:,} items"
+    seen_in = f"seen in the first {seen.sample.height:,} rows of {seen.path}"
+    return f"{seen_in}: {counts['user']:,} users, {counts['item']:,} items"
 
 
 def _like_times(known: pl.Series) -> bool:

@@ -46,7 +46,7 @@ class Lists:
         return self.matrix_of(np.ones(len(self.items), np.float32), columns)
 
     def matrix_of(self, values: Floats, columns: int) -> scipy.sparse.csr_matrix:
-        """Returns the events' `values` `[events]` summed by list and item `[lists, columns]`, without column 0."""
+        """Returns `values` `[events]` summed by list and item `[lists, columns]`, without column 0."""
         known = np.where(self.items == 0, np.float32(0), values)
         # Copied, for summing sorts the matrix's own arrays in place, and the lists must keep their order.
         matrix = scipy.sparse.csr_matrix((known, self.items, self.offsets), (len(self), columns), copy=True)
@@ -55,7 +55,7 @@ class Lists:
         return matrix
 
     def padded(self, length: int) -> tuple[Ints, Longs]:
-        """Returns items and timestamps `[lists, length]` of each list's last `length` events, padded right with 0."""
+        """Returns items and timestamps `[lists, length]` of each list's last events, padded right with 0."""
         kept = np.minimum(self.lengths, length)
         column = np.arange(length)
         inside = column < kept[:, None]
@@ -104,10 +104,11 @@ class Events:
 
 @dataclass(frozen=True)
 class Cases:
-    """Evaluation queries: who asks, what they did before, and what they did next. First axis `[cases]` throughout.
+    """Evaluation queries: who asks, what they did before, and what they did next. First axis `[cases]`.
 
-    `history` holds all that the model may know (and that is masked in its answer); `positives` what it should find.
-    A positive that is outside the corpus has item row 0: nobody can find it, and it counts as missed.
+    `history` holds all that the model may know (and that is masked in its answer); `positives` what it
+    should find. A positive that is outside the corpus has item row 0: nobody can find it, and it counts as
+    missed.
     """
 
     user: Ints
@@ -129,7 +130,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set ready to train on. `train` is what retrieval learns from; all rows are of the two vocabularies."""
+    """A data set ready to train on. `train` is what retrieval learns from; rows are the vocabularies'."""
 
     schema: Schema
     users: Vocabulary

@@ -1,6 +1,7 @@
 """Tables on disk to raw frames, and rows that cannot be read to a file, a line and a value.
 
-The fast path is polars alone. Only when it fails, or when a row turns out bad, is the file read again line by line to say where.
+The fast path is polars alone. Only when it fails, or when a row turns out bad, is the file read again line
+by line to say where.
 """
 
 import csv
@@ -61,7 +62,7 @@ class Bad:
 
 @dataclass(frozen=True)
 class Raw:
-    """A file's columns as they stand there (CSV: all strings), with `ROW`, and the rows that could not be read at all."""
+    """A file's columns as they stand (CSV: all strings), with `ROW`, and the rows that could not be read."""
 
     path: Path
     layout: Layout
@@ -109,7 +110,7 @@ def names(path: Path, layout: Layout, skip: bool = False) -> list[str]:
 
 
 def read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
-    """Returns the named columns of a file; with `skip`, rows that cannot be read are set apart instead of raising."""
+    """Returns the named columns of a file; with `skip`, rows that cannot be read are set apart."""
     if layout.of(path) == "adjacency":
         return Raw(path, layout, _adjacency(path, layout))
     try:
@@ -160,7 +161,7 @@ def _numbered(columns: list[str]) -> list[str]:
 
 
 def separator(path: Path, layout: Layout) -> str:
-    """Returns the character between the fields of a CSV file: the one declared, or the one its first line shows."""
+    """Returns the character between the fields of a CSV file: declared, or seen from its first line."""
     if layout.separator is not None:
         return layout.separator
     if layout.format == "tsv" or _suffix(path) in (".tsv", ".tab"):

@@ -38,9 +38,10 @@ class Schema(Settings):
 class Interactions:
     """Events, one a row, in the order of the file.
 
-    Columns: `user_id` and `item_id` (strings, never null or empty), `timestamp` (whole seconds since 1970 UTC, int64;
-    all null when the source has no time, and then the file order is the order of events), `rating` (float32, null where
-    there is none), `weight` (float32, at least 0, 1 where nothing was said), and one column for each context feature.
+    Columns: `user_id` and `item_id` (strings, never null or empty), `timestamp` (whole seconds since 1970
+    UTC, int64; all null when the source has no time, and then the file order is the order of events),
+    `rating` (float32, null where there is none), `weight` (float32, at least 0, 1 where nothing was said),
+    and one column for each context feature.
     """
 
     frame: pl.DataFrame
@@ -53,6 +54,9 @@ class Interactions:
             bad = self.frame[name].is_null() | (self.frame[name] == "")
             if bad.any():
                 raise UserError(f"row {int(bad.arg_max() or 0) + 1} of the interactions has an empty {name}")
+        untimed = self.frame["timestamp"].is_null()
+        if untimed.any() and not untimed.all():
+            raise UserError(f"row {int(untimed.arg_max() or 0) + 1} has no timestamp, and others have")
         weight = self.frame["weight"]
         wrong = weight.is_null() | weight.is_nan() | (weight < 0)
         if wrong.any():
@@ -75,7 +79,7 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Users or items with their features, one a row: the id column first, ids unique, missing features null."""
+    """Users or items with their features, one a row: the id first, ids unique, missing features null."""
 
     frame: pl.DataFrame
     id_column: str
@@ -95,8 +99,8 @@ class Corpus:
 class Dataset:
     """A data source's whole answer.
 
-    `validation` and `test` are there when the source brings a published split. `best_reachable` holds what a synthetic
-    world knows of itself (metric name -> the score of its own truth).
+    `validation` and `test` are there when the source brings a published split. `best_reachable` holds what
+    a synthetic world knows of itself (metric name -> the score of its own truth).
     """
 
     name: str

@@ -1,5 +1,6 @@
-"""MovieLens, from TensorFlow Datasets or from an unpacked folder. Both give the same rows in the same order."""
+"""MovieLens, from TensorFlow Datasets or an unpacked folder: the same rows in the same order."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +18,26 @@ BATCH = 65_536  # rows read back at a time
 DEMOGRAPHIC = ("age", "gender", "occupation", "zip")
 NO_GENRES = ("(no genres listed)", "Unknown")
 GENRES_100K = (
-    "Unknown Action Adventure Animation Children Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
-    "Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()  # noqa: SIM905
+    "Unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 OCCUPATIONS_1M = (
     "other/not specified",
     "academic/educator",
@@ -60,10 +78,10 @@ Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]  # ratings, movies, use
 
 @register("source", "movielens")
 class MovieLens(Settings):
-    """Ratings with the movies' genres, year and title and, in 100k and 1m, the users' age, gender, occupation and region.
+    """Ratings, the movies' genres, year and title; in 100k and 1m the users' age, gender, occupation, region.
 
-    The files' own order says nothing (100k is shuffled, the others go by movie), so events of one user at one second
-    are put in the order of their movie numbers.
+    The files' own order says nothing (100k is shuffled, the others go by movie), so events of one user at
+    one second are put in the order of their movie numbers.
     """
 
     version: Literal["latest-small", "100k", "1m", "20m", "25m"] = "latest-small"
@@ -71,7 +89,7 @@ class MovieLens(Settings):
     data_dir: Path | None = None  # where TensorFlow Datasets keeps its copies; None: ~/tensorflow_datasets
 
     def load(self) -> Dataset:
-        """Returns the data set; raises `UserError` where the folder is not MovieLens, or the download fails."""
+        """Returns the data set; raises `UserError` where there is none in the folder or no network."""
         tables = from_tfds(self.version, self.data_dir) if self.path is None else from_folder(self.path)
         ratings, movies, users = tables
         if not ratings.height:
@@ -96,13 +114,13 @@ def from_folder(folder: Path) -> Tables:
         if (folder / ratings).is_file():
             return reader(folder)
     raise UserError(
-        f"{folder} is not an unpacked MovieLens: it has neither ratings.csv with movies.csv, nor u.data with u.item, "
-        'nor ratings.dat with movies.dat; for other files, data.source.name = "table"'
+        f"{folder} is not an unpacked MovieLens: it has neither ratings.csv with movies.csv, nor u.data with "
+        'u.item, nor ratings.dat with movies.dat; for other files, data.source.name = "table"'
     )
 
 
 def from_tfds(version: str, data_dir: Path | None) -> Tables:
-    """Returns ratings, movies and users out of TensorFlow Datasets, which downloads and prepares them once."""
+    """Returns ratings, movies and users out of TensorFlow Datasets, which prepares them once."""
     ratings, movies = _prepared(f"{version}-ratings", data_dir), _prepared(f"{version}-movies", data_dir)
     columns = {
         "user_id": "user_id",
@@ -137,8 +155,9 @@ def _prepared(config: str, data_dir: Path | None) -> Any:
     except (OSError, tfds.download.DownloadError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise UserError(
-            f"MovieLens {config.rpartition('-')[0]} is not in {builder.data_path.parent.parent} and cannot be downloaded "
-            f"({reason}): give data.source.path=FOLDER with an unpacked copy, or run once where there is a network"
+            f"MovieLens {config.rpartition('-')[0]} is not in {builder.data_path.parent.parent} and "
+            f"cannot be downloaded ({reason}): give data.source.path=FOLDER with an unpacked copy, "
+            "or run once where there is a network"
         ) from error
     return builder
 
@@ -158,6 +177,7 @@ def _rows(builder: Any, columns: Mapping[str, str]) -> pl.DataFrame:
     import tensorflow_datasets as tfds
 
     there = {name: ours for name, ours in columns.items() if name in builder.info.features}
+    logging.getLogger("absl").addFilter(_not_deprecated)  # about TFDS's own code
     decoders = tfds.decode.PartialDecoding(dict.fromkeys(there, True))
     # A batch of lists comes padded with 0, which is also the first label: lists are read one by one.
     size = None if "movie_genres" in there else BATCH
@@ -168,6 +188,10 @@ def _rows(builder: Any, columns: Mapping[str, str]) -> pl.DataFrame:
     return pl.concat(
         [pl.DataFrame({ours: _series(batch[name]) for name, ours in there.items()}) for batch in found]
     )
+
+
+def _not_deprecated(record: logging.LogRecord) -> bool:
+    return "FeatureConnector.dtype" not in record.getMessage()
 
 
 def _series(values: Any) -> pl.Series:
@@ -182,11 +206,14 @@ def _read_csv(folder: Path) -> Tables:
     movies = _csv(folder / "movies.csv", ("movieId", "title", "genres"))
     ratings.columns = ["user_id", "item_id", "rating", "timestamp"]
     movies.columns = ["item_id", "title", "genres"]
+    _check_numbers(folder / "ratings.csv", ratings, first=2)
+    _check_numbers(folder / "movies.csv", movies.select("item_id"), first=2)
     return ratings, movies.with_columns(pl.col("genres").str.split("|")), ratings.select("user_id").unique()
 
 
 def _read_1m(folder: Path) -> Tables:
     ratings = _plain(folder / "ratings.dat", "::", ("user_id", "item_id", "rating", "timestamp"))
+    _check_numbers(folder / "ratings.dat", ratings)
     movies = _plain(folder / "movies.dat", "::", ("item_id", "title", "genres"))
     genres = pl.col("genres").str.replace_all("Children's", "Children", literal=True).str.split("|")
     users = _plain(folder / "users.dat", "::", ("user_id", "gender", "age", "occupation", "zip"))
@@ -197,6 +224,7 @@ def _read_1m(folder: Path) -> Tables:
 
 def _read_100k(folder: Path) -> Tables:
     ratings = _plain(folder / "u.data", "\t", ("user_id", "item_id", "rating", "timestamp"))
+    _check_numbers(folder / "u.data", ratings)
     wide = _plain(
         folder / "u.item",
         "|",
@@ -227,15 +255,25 @@ def _checked(path: Path, columns: Sequence[str]) -> Sequence[str]:
 
 def _plain(path: Path, separator: str, columns: Sequence[str]) -> pl.DataFrame:
     """Returns a file of the old formats: ISO-8859-1, no header, a separator of one or two characters."""
-    lines = _there(path).read_bytes().decode("iso-8859-1").splitlines()
-    fields = pl.Series("line", [line for line in lines if line]).str.split(separator).to_frame()
+    lines = _there(path).read_bytes().decode("iso-8859-1").replace("\r", "").rstrip("\n").split("\n")
+    fields = pl.Series("line", lines).str.split(separator).to_frame()
     wrong = fields.select(pl.col("line").list.len() != len(columns)).to_series()
     if wrong.any():
         row = int(wrong.arg_max() or 0)
         raise UserError(
-            f"{path}, line {row + 1}: {len(fields['line'][row])} fields instead of {len(columns)} ({lines[row][:80]!r})"
+            f"{path}, line {row + 1}: {len(fields['line'][row])} fields instead of {len(columns)} "
+            f"({lines[row][:80]!r})"
         )
     return fields.select(pl.col("line").list.get(i).alias(name) for i, name in enumerate(columns))
+
+
+def _check_numbers(path: Path, frame: pl.DataFrame, first: int = 1) -> None:
+    """Raises `UserError` naming the line where a column holds something else; `first` is the first row's."""
+    for column in frame:
+        wrong = column.cast(pl.Float64, strict=False).is_null()
+        if wrong.any():
+            row = int(wrong.arg_max() or 0)
+            raise UserError(f"{path}, line {row + first}: {column.name} is not a number ({column[row]!r})")
 
 
 def _there(path: Path) -> Path:

@@ -22,12 +22,13 @@ Column = npt.NDArray[np.generic]
 def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     """Returns the data set ready to train on.
 
-    Vocabularies hold the training part's ids; ids of the user and item tables follow only where these declare features
-    that could describe them. With `min_rating`, events rated below it (or not rated) take no part in retrieval: neither in
-    training, nor in histories, nor as positives; the `rated_*` parts keep every event.
+    Vocabularies hold the training part's ids; ids of the user and item tables follow only where these
+    declare features that could describe them. With `min_rating`, events rated below it (or not rated) take
+    no part in retrieval: neither in training, nor in histories, nor as positives; the `rated_*` parts keep
+    every event.
 
-    A positive that the user already had in the history is dropped, for the history is masked in every answer: repeated
-    consumption is out of scope. The number of them is logged.
+    A positive that the user already had in the history is dropped, for the history is masked in every
+    answer: repeated consumption is out of scope. The number of them is logged.
 
     Raises `UserError` where nothing is left to train or test on.
     """
@@ -60,13 +61,13 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     )
     if not len(prepared.test):
         raise UserError(
-            "no test event is left to find: all are below data.min_rating or already stand in their user's history"
+            "no test event is left to find: all are below data.min_rating or stand in their user's history"
         )
     return prepared
 
 
 def raw_column(column: pl.Series, kind: FeatureKind) -> Column:
-    """Returns a feature's raw values `[rows]`: float64 with NaN, or strings with "" where missing; bags joined by '|'."""
+    """Returns raw values `[rows]`: float64 with NaN, or strings with "" where missing; bags joined by '|'."""
     if kind in ("number", "time"):
         return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     if isinstance(column.dtype, pl.List):
@@ -74,7 +75,8 @@ def raw_column(column: pl.Series, kind: FeatureKind) -> Column:
     column = column.cast(pl.String).fill_null("")
     labels = column.unique(maintain_order=True)
     rows = column.cast(pl.Enum(labels)).to_physical().to_numpy()
-    return np.array([*labels.to_list(), ""], dtype=object)[rows]
+    values: Column = np.array([*labels.to_list(), ""], dtype=object)[rows]
+    return values
 
 
 def _catalogue(corpus: Corpus, features: tuple[Feature, ...]) -> Iterable[str]:
@@ -84,7 +86,7 @@ def _catalogue(corpus: Corpus, features: tuple[Feature, ...]) -> Iterable[str]:
 def _coded(
     parts: Splits, users: Vocabulary, items: Vocabulary, context: tuple[Feature, ...]
 ) -> tuple[Events, Events, Events]:
-    """Returns the parts as events. Ids outside the vocabularies get rows after theirs, so that they stay apart."""
+    """Returns the parts as events. Ids outside the vocabularies get rows after theirs, to stay apart."""
     frames = [parts.train, parts.validation, parts.test]
     everyone = _with_strangers(users, [part.frame["user_id"] for part in frames[1:]])
     everything = _with_strangers(items, [part.frame["item_id"] for part in frames[1:]])
@@ -151,7 +153,7 @@ def _row(rows: Ints, vocabulary: Vocabulary) -> Ints:
 
 
 def _merge(first: Events, second: Events) -> Events:
-    """Returns both parts' events by user and time; at one moment those of `first` come first. Without context."""
+    """Returns both parts' events by user and time, at one moment those of `first` first; without context."""
     user = np.concatenate([first.user, second.user])
     timestamp = np.concatenate([first.timestamp, second.timestamp])
     joined = Events(
@@ -208,7 +210,7 @@ def _offsets(counts: npt.NDArray[np.integer]) -> Longs:
 def _features(
     corpus: Corpus, features: tuple[Feature, ...], vocabulary: Vocabulary
 ) -> dict[str, Column | list[list[str]]]:
-    """Returns the raw feature columns by row of the vocabulary; row 0 and ids without a table row are missing."""
+    """Returns the raw feature columns by vocabulary row; row 0 and ids not in the table are missing."""
     table = _by_row(corpus, vocabulary)
     columns: dict[str, Column | list[list[str]]] = {}
     for feature in features:

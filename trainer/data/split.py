@@ -1,7 +1,7 @@
 """Interactions to training, validation and test parts.
 
-The order of a user's events is by timestamp, equals in file order; without timestamps it is the file order. Every event lands in
-exactly one part, and the parts keep the file order.
+The order of a user's events is by timestamp, equals in file order; without timestamps it is the file order.
+Every event lands in exactly one part, and the parts keep the file order.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts. `ordered` says that validation is later than training, and test later than both, for each user."""
+    """The three parts. `ordered`: for each user, validation is later than training, and test than both."""
 
     train: Interactions
     validation: Interactions
@@ -30,10 +30,11 @@ class Splits:
 def split(dataset: Dataset, settings: SplitSettings) -> Splits:
     """Returns the parts of a data set by the method of the settings.
 
-    `leave_last_out`: each user's last event is test and the one before is validation. A user with two events has no
-    validation event; a user with one event is all training. `time`: a global cut; events of one moment stay together.
-    `random`: by (user, item) pair, so that a repeated pair never lies on both sides. `predefined`: the source's own
-    parts; a missing validation part is carved out of training, as each user's last event where there is time, else at random.
+    `leave_last_out`: each user's last event is test and the one before is validation. A user with two
+    events has no validation event; a user with one event is all training. `time`: a global cut; events of
+    one moment stay together. `random`: by (user, item) pair, so that a repeated pair never lies on both
+    sides. `predefined`: the source's own parts; a missing validation part is carved out of training, as
+    each user's last event where there is time, else at random.
 
     Raises `UserError` where the data cannot be split this way or a part that is needed would be empty.
     """
@@ -51,8 +52,8 @@ def split(dataset: Dataset, settings: SplitSettings) -> Splits:
     for name, part in (("train", parts.train), ("test", parts.test)):
         if not len(part):
             raise UserError(
-                f"data.split.method={settings.method!r} leaves no {name} events of {len(dataset.interactions)}; "
-                "choose another method or other fractions"
+                f"data.split.method={settings.method!r} leaves no {name} events of "
+                f"{len(dataset.interactions)}; choose another method or other fractions"
             )
     return parts
 

@@ -2,15 +2,19 @@
 
 The world, in the order in which an event comes about:
 
-* A **user** has a taste for each category that turns slowly from one direction into another, by `drift` radians a session; a
-  preference among eras; a strictness in rating; and a segment (a feature, so that cold users are not blank) that shares tastes.
-* An **item** has a category, an era and a popularity (Zipf). Items of one category and era stand on one *shelf*, in an order:
-  the next on the shelf is the item's sequel. A share of the items is launched only in the second half of the time.
-* A **session** has a device and an hour; both shift the tastes. Within it, an event is the sequel of the one before with
-  probability `sequel`, else of the same category with probability `stay`, else of a category drawn from the taste; the era is
-  drawn from the user's preference, the item from the shelf by popularity.
-* What a user has had, or what is not launched yet, is passed over. So the chance of each item to be the next event is known
-  exactly, given the hidden state: no ranking of the catalogue can be better, and its score is reported.
+* A **user** has a taste for each category that turns slowly from one direction into another, by `drift`
+  radians a session; a preference among eras; a strictness in rating; and a segment (a feature, so that cold
+  users are not blank) that shares tastes.
+* An **item** has a category, an era and a popularity (Zipf). Items of one category and era stand on one
+  *shelf*, in an order: the next on the shelf is the item's sequel. A share of the items is launched only in
+  the second half of the time.
+* A **session** has a device and an hour; both shift the tastes. Within it, an event is the sequel of the
+  one before with probability `sequel`, else of the same category with probability `stay`, else of a
+  category drawn from the taste; the era is drawn from the user's preference, the item from the shelf by
+  popularity.
+* What a user has had, or what is not launched yet, is passed over. So the chance of each item to be the
+  next event is known exactly, given the hidden state: no ranking of the catalogue can be better, and its
+  score is reported.
 
 Users are drawn in blocks of bounded size, each from a random stream of its own.
 """
@@ -34,7 +38,6 @@ from trainer.data.synthetic_world import (
     make_shelves,
     make_tastes,
 )
-from trainer.errors import UserError
 from trainer.registry import register
 
 BEGIN = 1_672_531_200  # 2023-01-01 UTC, in seconds
@@ -56,7 +59,7 @@ class Synthetic(World):
     """The embedded data set: a world of any size from 1e3 to 1e8 interactions."""
 
     def load(self) -> Dataset:
-        """Returns the world's events, users and items, with its best reachable score on the leave-last-out split."""
+        """Returns the world, with its best reachable score on the leave-last-out split."""
         seeds = np.random.SeedSequence(self.seed).spawn(5)
         shelves = make_shelves(self, np.random.default_rng(seeds[0]))
         tastes = make_tastes(self, np.random.default_rng(seeds[1]))
@@ -68,16 +71,10 @@ class Synthetic(World):
             best = best or best_reachable(self, shelves, people, draws)
             events.append(_event_frame(self, shelves, people, draws, ids, rng))
             users.append(_user_frame(self, people.first, people.segment, people.age, rng))
-        frame = pl.concat(events)
-        if frame.height < self.interactions:
-            raise UserError(
-                f"this world has room for {frame.height} interactions of the {self.interactions} asked for: "
-                "give it more items or users, or less zipf, taste or sequel"
-            )
         users.append(_cold_users(self, np.random.default_rng(seeds[3])))
         return Dataset(
             name="synthetic",
-            interactions=Interactions(frame),
+            interactions=Interactions(pl.concat(events)),
             users=Corpus(pl.concat(users), "user_id"),
             items=Corpus(_item_frame(self, shelves, ids, np.random.default_rng(seeds[4])), "item_id"),
             schema=SCHEMA,

@@ -1,4 +1,5 @@
 """Names for the things of the synthetic world."""
+# ruff: noqa: SIM905 (words in one string read better than a column of names)
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +7,7 @@ import numpy.typing as npt
 CATEGORIES = (
     "Adventure Animals Art Biography Comedy Cooking Crime Drama Fantasy History Horror Music Mystery "
     "Nature Noir Romance Science Space Sport Travel"
-).split()  # noqa: SIM905
+).split()
 DEVICES = ("phone", "tv", "tablet", "web")
 SEGMENTS = ("student", "parent", "commuter", "collector", "traveller", "retired")
 ADJECTIVES = (
@@ -14,7 +15,7 @@ ADJECTIVES = (
     "Forgotten Frozen Gentle Golden Hidden Hollow Last Little Lonely Long Lost Lucky New Northern "
     "Old Pale Quiet Restless Second Secret Silent Silver Small Stolen Strange Sudden Tall Third "
     "Twisted Velvet Wandering White Wild Winter Wise Young"
-).split()  # noqa: SIM905
+).split()
 NOUNS = (
     "Anchor Atlas Bakery Balloon Bridge Canyon Castle Chapter Circus City Compass Corner Crown Dance "
     "Desert Door Engine Evening Falcon Farm Feast Fire Forest Fox Game Garden Ghost Glacier Guitar "
@@ -24,7 +25,7 @@ NOUNS = (
     "Rocket Sailor School Season Secret Shadow Signal Snow Song Station Stone Storm Story Stranger "
     "Summer Sword Table Theatre Tiger Tower Train Trial Valley Verdict Village Voyage Wedding Whale "
     "Wind Window Wolf"
-).split()  # noqa: SIM905
+).split()
 
 
 def category_names(count: int) -> list[str]:
@@ -33,7 +34,7 @@ def category_names(count: int) -> list[str]:
 
 
 def titles(category: npt.NDArray[np.integer], rng: np.random.Generator) -> list[str]:
-    """Returns a title for each item `[items]`: an adjective, a noun that its category favours, a part number."""
+    """Returns a title for each item `[items]`: an adjective, a noun of its category's, a part number."""
     own = rng.integers(0, len(NOUNS), (int(category.max(initial=0)) + 1, 8))
     noun = np.where(
         rng.random(len(category)) < 0.7,

@@ -21,11 +21,11 @@ AT_ONCE = 20_000_000  # scores held in memory
 
 
 def best_reachable(world: World, shelves: Shelves, people: People, draws: Draws) -> dict[str, float]:
-    """Returns `recall@k`, `ndcg@k`, `mrr` and `rmse` of the truth on the last events of the block's first users.
+    """Returns `recall@k`, `ndcg@k`, `mrr` and `rmse` of the truth on the last events of the first users.
 
-    The truth knows the hidden state (the taste at this session, the draw before, whether a session opens) and what the
-    user already had; it ranks all launched items by their exact chance. Ties count against it. `rmse` is that of the
-    expected rating.
+    The truth knows the hidden state (the taste at this session, the draw before, whether a session opens)
+    and what the user already had; it ranks all launched items by their exact chance. Ties count against it.
+    `rmse` is that of the expected rating.
     """
     user = draws.user[draws.kept]
     last = np.flatnonzero(np.diff(user, append=-1))
@@ -53,11 +53,12 @@ def _ranks(world: World, shelves: Shelves, people: People, draws: Draws, event: 
     inside = np.repeat(begin - (np.cumsum(size) - size), size) + np.arange(size.sum())
     score[np.repeat(row, size), draws.item[draws.kept[inside]]] = -1
     own = score[row, draws.item[place]][:, None]
-    return (score >= own).sum(1) - 1
+    rank: Ints = (score >= own).sum(1) - 1
+    return rank
 
 
 def chances(world: World, shelves: Shelves, people: People, draws: Draws, place: Ints) -> Floats:
-    """Returns the chance of each item `[cases, items]` to be drawn at the places, given all that went before."""
+    """Returns the chance of each item `[cases, items]` to be drawn at the places, given all before."""
     row, before, within = np.arange(len(place)), np.maximum(place - 1, 0), ~draws.opens[place]
     follow = np.where(within, world.sequel, 0.0)
     stay = np.where(within, world.stay, 0.0)

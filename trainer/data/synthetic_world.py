@@ -1,4 +1,4 @@
-"""How the synthetic world is drawn, and how good an oracle that knows its hidden state would be. See `synthetic.py`."""
+"""How the synthetic world is drawn, block by block. See `synthetic.py` for what it is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from trainer.config import Settings
 from trainer.data.synthetic_names import DEVICES, SEGMENTS
+from trainer.errors import UserError
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -31,7 +32,7 @@ class World(Settings):
     items: int | None = Field(None, ge=10)  # None: grows with the root of the interactions; 1,000 at 60,000
     categories: int = Field(20, ge=1, le=200)
     eras: int = Field(4, ge=1, le=20)  # spans of release years
-    days: int = Field(365, ge=2)
+    days: int = Field(365, ge=2, le=10_000)
     zipf: float = Field(0.8, ge=0)  # popularity falls with rank to this power
     taste: float = Field(1.8, ge=0)  # spread of the log odds of categories within a user; 0: all users alike
     drift: float = Field(0.1, ge=0)  # radians by which tastes turn from session to session, on average
@@ -52,14 +53,16 @@ class World(Settings):
     def _possible(self) -> "World":
         users, items = self.sizes
         if not users <= self.interactions <= users * items // 4:
-            raise ValueError(
-                f"interactions={self.interactions} do not fit {users} users and {items} items: at least one for a user, "
-                f"at most a quarter of all pairs ({users * items // 4})"
+            raise UserError(
+                f"data.source.interactions={self.interactions} does not fit {users} users and {items} items: "
+                f"at least one for each user, at most a quarter of all pairs ({users * items // 4})"
+            )
+        if items < self.categories:
+            raise UserError(
+                f"data.source.items={items} is fewer than data.source.categories={self.categories}"
             )
         if self.sequel + self.stay > 1:
-            raise ValueError(
-                f"sequel={self.sequel} and stay={self.stay} are chances of one draw: at most 1 together"
-            )
+            raise UserError(f"data.source.sequel={self.sequel} and stay={self.stay} are together more than 1")
         return self
 
     @property
@@ -86,7 +89,7 @@ class Shelves:
 
 @dataclass(frozen=True)
 class Tastes:
-    """What moves people: how segments, devices and parts of the day shift the log odds of categories and eras."""
+    """How segments, devices and parts of the day shift the log odds of categories and eras."""
 
     segment_category: Floats  # [segments, categories]
     segment_era: Floats  # [segments, eras]
@@ -132,15 +135,14 @@ def make_shelves(world: World, rng: np.random.Generator) -> Shelves:
     count = world.sizes[1]
     shelves = world.categories * max(min(world.eras, count // world.categories), 1)
     shelf = np.sort(np.arange(count) % shelves)
-    size = np.bincount(shelf, minlength=world.categories * world.eras)
     popularity = rng.permutation(np.arange(1, count + 1) ** -world.zipf)
     popularity /= popularity.sum()
-    # Category by category, then era: shelf = category * eras + era, were every era to have a shelf.
-    eras = shelves // world.categories or 1
+    eras = shelves // world.categories  # fewer than asked where there are too few items
     category, era = shelf // eras, shelf % eras
     place = category * world.eras + era
     size = np.bincount(place, minlength=world.categories * world.eras)
-    mass = np.bincount(place, popularity, len(size)).reshape(world.categories, world.eras)
+    mass = np.zeros((world.categories, world.eras))
+    np.add.at(mass, (category, era), popularity)
     late = rng.random(count) < world.late_items
     launched = np.where(late, rng.uniform(0.5, 1, count) * world.days * DAY, 0.0)
     number, quality = rng.permutation(count), rng.normal(0, 0.35, count)
@@ -172,8 +174,21 @@ def make_people(
 
 
 def draw(world: World, tastes: Tastes, shelves: Shelves, people: People, rng: np.random.Generator) -> Draws:
-    """Returns a block's draws."""
-    counts = _draws_for(people.wanted)
+    """Returns a block's draws: as many as it takes, for in a small world users soon have had most of it."""
+    for patience in (1, 2, 4, 8, 16):
+        draws = _draw(world, tastes, shelves, people, patience, rng)
+        if len(draws.kept) == people.wanted.sum():
+            return draws
+    raise UserError(
+        f"this world has room for {len(draws.kept)} of {people.wanted.sum()} interactions: "
+        "give it more items or users, or less zipf, taste or sequel"
+    )
+
+
+def _draw(
+    world: World, tastes: Tastes, shelves: Shelves, people: People, patience: int, rng: np.random.Generator
+) -> Draws:
+    counts = patience * _draws_for(people.wanted)
     user = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(user))
     opens = rng.random(len(user)) < 1 / world.session_length
@@ -208,15 +223,17 @@ def sequel_of(shelves: Shelves, item: Ints, steps: Ints | int = 1) -> Ints:
     """Returns the items so many steps further on their shelves; after the last comes the first."""
     shelf = shelves.category[item] * shelves.mass.shape[1] + shelves.era[item]
     start, size = shelves.start[shelf], shelves.size[shelf]
-    return start + (item - start + steps) % size
+    found: Ints = start + (item - start + steps) % size
+    return found
 
 
 def rating_mean(
     shelves: Shelves, people: People, taste: Floats, user: Ints, session: Ints, item: Ints
 ) -> Floats:
-    """Returns the stars before noise and rounding `[events]`: user, item, and the taste for the item's category."""
+    """Returns the stars before noise and rounding `[events]`: user, item, and the taste for its category."""
     liking = np.clip(taste[session, shelves.category[item]], -3, 3)
-    return 3.1 + people.bias[user] + shelves.quality[item] + 0.25 * liking
+    stars: Floats = 3.1 + people.bias[user] + shelves.quality[item] + 0.25 * liking
+    return stars
 
 
 def _activity(world: World, rng: np.random.Generator) -> Ints:
@@ -263,7 +280,7 @@ def _people(world: World, tastes: Tastes, first: int, wanted: Ints, rng: np.rand
 
 
 def _session_times(world: World, people: People, who: Ints, rng: np.random.Generator) -> Floats:
-    """Returns the seconds `[sessions]`, ascending for each user, spread from joining to the end by the day's activity."""
+    """Returns the seconds `[sessions]`, ascending for each user, more of them when days are busy."""
     gaps = rng.exponential(1, len(who)) + 0.1
     total = np.bincount(who, gaps)
     past = np.cumsum(gaps) - (np.cumsum(total) - total)[who]
@@ -279,7 +296,8 @@ def _event_times(user: Ints, opens: Mask, moment: Floats, session: Ints, rng: np
     past = np.cumsum(gaps)
     time = moment[session] + past - past[opens][session]
     apart = 1e9  # seconds between users, so that one running maximum serves all
-    return np.floor(np.maximum.accumulate(time + apart * user) - apart * user)
+    second: Floats = np.floor(np.maximum.accumulate(time + apart * user) - apart * user)
+    return second
 
 
 def _item(shelves: Shelves, people: People, user: Ints, category: Ints, rng: np.random.Generator) -> Ints:
@@ -291,13 +309,13 @@ def _item(shelves: Shelves, people: People, user: Ints, category: Ints, rng: np.
     mass = shelves.mass.ravel()[shelf]
     start, size = shelves.start[shelf], shelves.size[shelf]
     before = np.where(start > 0, ends[start - 1], 0.0)
-    return np.clip(
-        np.searchsorted(ends, before + rng.random(len(user)) * mass, side="right"), start, start + size - 1
-    )
+    drawn = np.searchsorted(ends, before + rng.random(len(user)) * mass, side="right")
+    item: Ints = np.clip(drawn, start, start + size - 1)
+    return item
 
 
 def _kept(shelves: Shelves, wanted: Ints, user: Ints, item: Ints, time: Floats) -> Ints:
-    """Returns the draws that become events: launched, and the first of their kind for the user; as many as wanted."""
+    """Returns the draws that become events: launched, and new to the user; as many as wanted."""
     there = np.flatnonzero(shelves.launched[item] <= time)
     pair = pl.Series(user[there] * len(shelves.number) + item[there])
     found = there[pair.is_first_distinct().to_numpy()]
@@ -308,19 +326,22 @@ def _kept(shelves: Shelves, wanted: Ints, user: Ints, item: Ints, time: Floats) 
     spare = spare[np.argsort(over[spare], kind="stable")][:lacking]
     keep = over < 0
     keep[spare] = True
-    return found[keep]
+    kept: Ints = found[keep]
+    return kept
 
 
 def _rank(groups: Ints) -> Ints:
     """Returns each row's number within its group, for sorted groups."""
     opens = np.diff(groups, prepend=-1) > 0
     rows = np.arange(len(groups))
-    return rows - rows[opens][np.cumsum(opens) - 1]
+    rank: Ints = rows - rows[opens][np.cumsum(opens) - 1]
+    return rank
 
 
 def _since(mark: Mask) -> Ints:
     """Returns the place of the last mark at or before each place; the first is marked."""
-    return np.maximum.accumulate(np.where(mark, np.arange(len(mark)), 0))
+    place: Ints = np.maximum.accumulate(np.where(mark, np.arange(len(mark)), 0))
+    return place
 
 
 def _pick(chance: Floats, row: Ints, rng: np.random.Generator) -> Ints:
@@ -329,8 +350,10 @@ def _pick(chance: Floats, row: Ints, rng: np.random.Generator) -> Ints:
     ends[:, -1] = 1
     flat = (ends + np.arange(len(chance))[:, None]).ravel()
     found = np.searchsorted(flat, row + rng.random(len(row)), side="right") - row * chance.shape[1]
-    return np.clip(found, 0, chance.shape[1] - 1)
+    column: Ints = np.clip(found, 0, chance.shape[1] - 1)
+    return column
 
 
 def _normal(odds: Floats) -> Floats:
-    return odds / odds.sum(axis=1, keepdims=True)
+    chance: Floats = odds / odds.sum(axis=1, keepdims=True)
+    return chance

@@ -1,4 +1,4 @@
-"""Your own interactions: CSV, TSV, Parquet, JSON lines or `user item item ...` lines, with optional user and item tables."""
+"""Your own interactions: CSV, TSV, Parquet, JSON lines or `user item item ...`, with user and item tables."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+from pydantic import Field
 
 from trainer.config import Settings
 from trainer.data import files
@@ -54,7 +55,7 @@ class SideTable(Layout):
     path: str
     id: Name | None = None  # the column of ids; None: one of the usual names
     title: str | None = None  # of items: the column people read
-    features: dict[str, FeatureKind] = {}  # column -> kind
+    features: dict[str, FeatureKind] = Field(default_factory=dict)  # column -> kind
     bag_separator: str = "|"  # between the labels of a bag, where the column is not a list
 
 
@@ -62,13 +63,13 @@ class SideTable(Layout):
 class Table(Layout):
     """Interactions, one a row, in a file, a folder or a glob.
 
-    Times are ISO texts (UTC where they name no zone) or seconds, milli-, micro- or nanoseconds since 1970, told by
-    their size. Blank lines are ignored. An empty weight is 1.
+    Times are ISO texts (UTC where they name no zone) or seconds, milli-, micro- or nanoseconds since 1970,
+    told by their size. Blank lines are ignored. An empty weight is 1.
     """
 
     path: str
     columns: Columns = Columns()
-    context: dict[str, FeatureKind] = {}  # column -> kind
+    context: dict[str, FeatureKind] = Field(default_factory=dict)  # column -> kind
     bag_separator: str = "|"
     users: SideTable | None = None
     items: SideTable | None = None
@@ -82,9 +83,11 @@ class Table(Layout):
 
         Raises `UserError` naming the file, and the line and value where a row is at fault.
         """
-        for name in (*self.context, *(self.users.features if self.users else ())):
+        for name in self.context:
             if name in RESERVED:
-                raise UserError(f"a feature cannot be called {name!r}: the column has a meaning of its own")
+                raise UserError(
+                    f"a context feature cannot be called {name!r}: that column has a meaning of its own"
+                )
         bad: list[Bad] = []
         parts = {
             part: self._events(path, bad)
@@ -215,7 +218,7 @@ def _typed(
     skip: bool,
     bad: list[Bad],
 ) -> pl.DataFrame:
-    """Returns the columns of a file, typed; bad rows are appended to `bad`, or raise where they are not to be skipped."""
+    """Returns the columns of a file, typed; bad rows raise, or with `skip` are appended to `bad`."""
     source = list(dict.fromkeys(name for name, _ in kinds.values()))
     raw = files.read(path, layout, source, skip)
     bad.extend(raw.spoilt)

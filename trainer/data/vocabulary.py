@@ -15,8 +15,8 @@ UNKNOWN = 0
 class Vocabulary:
     """Known values; row `i + 1` stands for `values[i]`, and row 0 for everything else.
 
-    The first `trained` values were seen in the training part; the rest are catalogue entries that only their features
-    describe (cold start). Fitted on the training part only.
+    The first `trained` values were seen in the training part; the rest are catalogue entries that only
+    their features describe (cold start). Fitted on the training part only.
     """
 
     values: tuple[str, ...]
@@ -24,7 +24,7 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, column: pl.Series, catalogue: Iterable[str] = ()) -> "Vocabulary":
-        """Returns the vocabulary of a training column, most frequent first and equals by name, then the catalogue."""
+        """Returns the vocabulary of a training column, most frequent first, ties by name; then the rest."""
         counts = column.drop_nulls().cast(pl.String).value_counts(name="count")
         value = counts.columns[0]
         seen = counts.sort(["count", value], descending=[True, False])[value].to_list()

@@ -1,0 +1,108 @@
+import tomllib
+
+import polars as pl
+import pytest
+
+from trainer import config, registry
+from trainer.data.describe import describe, kind_of
+from trainer.data.synthetic import Synthetic
+from trainer.errors import UserError
+
+
+def pasted(toml):
+    """The data set that the printed settings load, and the settings."""
+    settings = config.from_values(tomllib.loads(toml)).data
+    return registry.build(
+        "source", settings.source.name, settings.source.settings, "data.source"
+    ).load(), settings
+
+
+def test_latest_small(latest_small):
+    data, settings = pasted(describe(str(latest_small)))
+    assert len(data.interactions) == 100_836
+    assert data.interactions.has_time and data.interactions.has_ratings
+    assert data.schema.title == "title"
+    assert {feature.name: feature.kind for feature in data.schema.item} == {"title": "text", "genres": "bag"}
+    assert settings.split.method == "leave_last_out"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_folder_with_tables_of_users_and_items(tmp_path, suffix):
+    world = Synthetic(interactions=3_000).load()
+    for name, frame in (("e", world.interactions), ("u", world.users), ("i", world.items)):
+        path = tmp_path / f"{name}.{suffix}"
+        frame.frame.write_parquet(path) if suffix == "parquet" else frame.frame.write_ndjson(path)
+    data, _ = pasted(describe(str(tmp_path)))
+    assert data.interactions.frame["item_id"].equals(world.interactions.frame["item_id"])
+    kinds = {f.name: f.kind for f in (*data.schema.user, *data.schema.item, *data.schema.context)}
+    assert kinds == {
+        "segment": "category",
+        "age": "number",
+        "title": "text",
+        "categories": "bag",
+        "year": "number",
+        "device": "category",
+        "hour": "number",
+    }
+
+
+def test_no_header(tmp_path):
+    path = tmp_path / "u.data"
+    path.write_text("".join(f"{i % 9}\t{i % 7}\t{i % 5 + 1}\t{881250949 + i}\n" for i in range(100)))
+    data, _ = pasted(describe(str(path)))
+    assert len(data.interactions) == 100
+    assert data.interactions.frame["timestamp"][0] == 881250949
+    assert data.interactions.frame["rating"].max() == 5
+
+
+def test_adjacency(tmp_path):
+    (tmp_path / "train.txt").write_text("0 1 2 3\n1 2\n")
+    data, settings = pasted(describe(str(tmp_path / "train.txt")))
+    assert len(data.interactions) == 4
+    assert settings.split.method == "random"
+
+
+def test_columns_left_out_are_told(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = [f"u{i % 5},i{i % 7},ref{i},{i % 3}|{i % 4}" for i in range(60)]
+    path.write_text("\n".join(["user_id,item_id,order,tags", *lines]))
+    toml = describe(str(path))
+    assert "# column 'order' of a.csv is left out" in toml
+    data, _ = pasted(toml)
+    assert data.interactions.frame["tags"].to_list()[4] == ["1", "0"]
+
+
+def test_commas_between_labels(tmp_path):
+    (tmp_path / "a.csv").write_text("user_id,item_id\na,x\nb,y\n")
+    tags = ["red,blue", "blue", "red,green", "green,blue"] * 5
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(20)], "tags": tags}).write_csv(tmp_path / "i.csv")
+    toml = describe(str(tmp_path / "a.csv"), items=str(tmp_path / "i.csv"))
+    data, _ = pasted(toml)
+    assert data.items.frame["tags"].to_list()[0] == ["red", "blue"]
+
+
+def test_no_user_column(tmp_path):
+    (tmp_path / "a.csv").write_text("who,item_id\na,x\n")
+    with pytest.raises(UserError, match=r"no column that looks like the user.*there are: who, item_id"):
+        describe(str(tmp_path / "a.csv"))
+    with pytest.raises(UserError, match="both the user and the item"):
+        describe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1.5, None, 2.5], "number"),
+        ([1577836800, 1577836900], "time"),
+        (["2020-01-01", None, "2020-01-02"], "time"),
+        (["tv", "web", "tv"], "category"),
+        ([True, False], "category"),
+        ([["a"], None], "bag"),
+        (["a|b", "a|b", "b", "a"], "bag"),
+        ([f"the long story of {i}" for i in range(50)], "text"),
+        ([f"x{i}" for i in range(50)], None),
+        ([None, None], None),
+    ],
+)
+def test_kinds(values, kind):
+    assert kind_of(pl.Series(values))[0] == kind

@@ -1,0 +1,146 @@
+"""The closed forms against the textbook: NumPy's SVD, EASE with its full inverse, and transitions counted by hand."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sparse
+
+from trainer.blocks import Block
+from trainer.data.examples import Lists
+from trainer.factorisation import Ease, Factorisation, Spectral, Transitions, lagged, truncated_svd
+
+ITEMS = 12  # rows, the unknown's included
+
+
+@pytest.fixture(scope="module")
+def world() -> Lists:
+    """Forty users with 3 to 7 different items of 11 each."""
+    rng = np.random.default_rng(5)
+    rows = [rng.choice(np.arange(1, ITEMS), rng.integers(3, 8), replace=False) for _ in range(40)]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return Lists(offsets, np.concatenate(rows).astype(np.int32), np.arange(offsets[-1]))
+
+
+def full_ease(x: np.ndarray, l2: float) -> np.ndarray:
+    """Steck 2019, equation 8: B = I - P / diag(P), P the inverse of X'X + l2."""
+    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+@pytest.mark.parametrize("rank", [3, 200])
+def test_truncated_svd_is_numpys(rank):
+    rng = np.random.default_rng(0)
+    # A spectrum that falls, so that leading directions are well apart.
+    left, right = (np.linalg.qr(rng.normal(size=(n, 9)))[0] for n in (30, 20))
+    dense = left * 0.6 ** np.arange(9) @ right.T
+    values, vectors = truncated_svd(sparse.csr_matrix(dense), rank)
+    _, exact, rows = np.linalg.svd(dense)
+    found = min(rank, 9)  # directions without weight are dropped
+    assert values.shape == (found,)
+    np.testing.assert_allclose(values, exact[:found], rtol=1e-4)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(found), atol=1e-5)
+    np.testing.assert_allclose(np.abs(np.sum(vectors * rows[:found].T, axis=0)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("l2", [0.5, 20.0])
+def test_ease_at_full_rank_is_ease(world, l2):
+    history, candidates = Factorisation(world, ITEMS, ITEMS).tables(Ease(l2=l2))
+    ours = history.astype(np.float64) @ candidates.T
+    exact = full_ease(world.matrix(ITEMS).toarray(), l2)
+    off = ~np.eye(ITEMS, dtype=bool)
+    np.testing.assert_allclose(ours[off], exact[off], atol=2e-5)
+
+
+def test_ease_ranks_unseen_items_as_ease_does(world):
+    history, candidates = Factorisation(world, ITEMS, ITEMS).tables(Ease(l2=5.0))
+    ours = Block("ease", history, candidates).queries(world) @ candidates.T
+    seen = world.matrix(ITEMS).toarray()
+    exact = seen @ full_ease(seen, 5.0)
+    for user in range(len(world)):
+        open_to = np.flatnonzero(seen[user, 1:] == 0) + 1
+        order = open_to[np.argsort(-exact[user, open_to])]
+        gaps = -np.diff(exact[user, order])
+        assert np.array_equal(order, open_to[np.argsort(-ours[user, open_to])]) or gaps.min() < 1e-5
+
+
+def test_ease_baseline_and_ease_block_agree(world):
+    """Two ways to one model: the baseline inverts, the block factorises."""
+    from trainer.baselines.ease import solve
+
+    history, candidates = Factorisation(world, ITEMS, ITEMS).tables(Ease(l2=5.0))
+    ours = Block("ease", history, candidates).queries(world) @ candidates.T
+    matrix = world.matrix(ITEMS)
+    empty = Lists(np.zeros(len(world) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
+    from trainer.data.examples import Cases
+
+    cases = Cases(np.arange(len(world), dtype=np.int32), world, empty, np.zeros(len(world), np.int64))
+    theirs = solve(matrix, 5.0).scores(cases)
+    unseen = matrix.toarray()[:, 1:] == 0
+    np.testing.assert_allclose(ours[:, 1:][unseen], theirs[:, 1:][unseen], atol=5e-5)
+
+
+def test_ease_damps_candidates_by_popularity_and_users_by_activity(world):
+    plain, (history, damped) = (
+        Factorisation(world, ITEMS, ITEMS).tables(settings) for settings in (Ease(), Ease(popularity=0.5))
+    )
+    degree = np.bincount(world.items, minlength=ITEMS) + 1.0
+    np.testing.assert_allclose(damped, plain[1] / np.sqrt(degree)[:, None], rtol=1e-5)
+    np.testing.assert_array_equal(history, plain[0])
+    lengths = world.lengths
+    weighted = (lengths / lengths.mean())[:, None] ** -0.5 * world.matrix(ITEMS).toarray()
+    one, two = Factorisation(world, ITEMS, ITEMS).tables(Ease(user_power=0.5, l2=5.0))
+    off = ~np.eye(ITEMS, dtype=bool)
+    np.testing.assert_allclose((one @ two.T)[off], full_ease(weighted, 5.0)[off], atol=2e-5)
+
+
+def test_spectral_is_the_damped_svd(world):
+    history, candidates = Factorisation(world, ITEMS, ITEMS).tables(Spectral(rank=3, damping=0.4))
+    matrix = world.matrix(ITEMS).toarray()
+    degree = np.bincount(world.items, minlength=ITEMS) + 1.0
+    _, _, rows = np.linalg.svd(world.lengths[:, None] ** -0.5 * matrix * degree**-0.4)
+    projector = rows[:3].T @ rows[:3]
+    wanted = degree[:, None] ** -0.4 * projector * degree**0.4
+    np.testing.assert_allclose(history @ candidates.T, wanted, atol=1e-4)
+
+
+def test_lagged_by_hand(make_lists):
+    lists = make_lists([[1, 2, 3], [2, 1]])
+    before = lagged(lists, 4, range(1, 3), half_life=1.0).toarray()
+    np.testing.assert_array_equal(before, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
+    after = lagged(lists, 4, range(-1, -3, -1), half_life=1.0).toarray()
+    np.testing.assert_array_equal(after, [[0, 0, 1, 0.5], [0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    itself = lagged(lists, 4, range(0, 1), half_life=1.0).toarray()
+    np.testing.assert_array_equal(itself, np.eye(4)[lists.items])
+
+
+def test_lagged_never_crosses_from_one_user_to_the_next(make_lists):
+    around = lagged(make_lists([[1], [2], [3]]), 4, range(1, 5), half_life=1.0)
+    assert around.nnz == 0
+
+
+def test_transitions_at_full_rank_are_the_ridge_regression(world):
+    """Without damping and at full rank: the ridge of the decayed future on the decayed past, on the span of the future."""
+    settings = Transitions(damping=0.0, l2=2.0)
+    history, candidates = Factorisation(world, ITEMS, ITEMS).tables(settings)
+    past = lagged(world, ITEMS, range(0, 10), 2.0).toarray()
+    future = lagged(world, ITEMS, range(-1, -4, -1), 1.0).toarray()
+    wanted = np.linalg.solve(past.T @ past + 2.0 * np.eye(ITEMS), past.T @ future)
+    np.testing.assert_allclose((history @ candidates.T)[1:, 1:], wanted[1:, 1:], atol=1e-4)
+
+
+def test_transitions_learn_a_chain(make_lists):
+    """Everybody walks 1 2 3 4 5 1 ...: after n comes n + 1."""
+    lists = make_lists([[1 + (start + step) % 5 for step in range(8)] for start in range(5)])
+    history, candidates = Factorisation(lists, 6, 6).tables(Transitions(l2=0.2))
+    asked = Block("t", history, candidates, half_life=0.5).queries(make_lists([[1, 2, 3], [4], [4, 5]]))
+    assert (asked @ candidates[1:].T).argmax(axis=1).tolist() == [3, 4, 0]
+
+
+@pytest.mark.parametrize("settings", [Ease(), Transitions(), Transitions(symmetric=True), Spectral()])
+def test_the_unknown_item_has_no_say(settings):
+    lists = Lists(np.array([0, 3, 6]), np.array([0, 1, 2, 3, 0, 1], np.int32), np.arange(6))
+    history, candidates = Factorisation(lists, 4, 8).tables(settings)
+    assert history.dtype == candidates.dtype == np.float32
+    np.testing.assert_allclose(history[0], 0, atol=1e-6)
+    np.testing.assert_allclose(candidates[0], 0, atol=1e-6)

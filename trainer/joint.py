@@ -1,0 +1,91 @@
+"""One model on both tasks: retrieval and ranking share their id embeddings, and each step lowers a mixture of both losses."""
+
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from trainer.config import Config
+from trainer.data.examples import Prepared
+from trainer.errors import UserError
+from trainer.evaluate import measure
+from trainer.fit import FitPlan, Metrics, fit, optimizer
+from trainer.input_pipeline import Batch, Windows, steps_per_epoch, training_batches
+from trainer.models import RetrievalModel
+from trainer.progress import Reporter
+from trainer.ranking import RankingModel
+from trainer.train_ranking import build_ranking, validator
+from trainer.train_retrieval import describe_rows, scorer, validation_sample
+
+
+class JointModel(tfrs.Model):
+    """A retrieval and a ranking model under one optimizer: loss = (1 - weight) * retrieval + weight * ranking."""
+
+    def __init__(self, retrieval: RetrievalModel, ranking: RankingModel, ranking_weight: float) -> None:
+        super().__init__()
+        self.retrieval = retrieval
+        self.ranking = ranking
+        self.ranking_weight = ranking_weight
+
+    def compute_loss(self, inputs: dict[str, Batch], training: bool = False) -> tf.Tensor:
+        """Returns the mixed loss of a `retrieval` and a `ranking` batch."""
+        of_retrieval = self.retrieval.compute_loss(inputs["retrieval"], training)
+        of_ranking = self.ranking.compute_loss(inputs["ranking"], training)
+        return (1 - self.ranking_weight) * of_retrieval + self.ranking_weight * of_ranking
+
+    @property
+    def bad_step(self) -> int:
+        """Returns the first step at which either loss was not finite, -1 where there is none."""
+        noted = [int(model.bad_step) for model in (self.retrieval, self.ranking)]
+        return min((step for step in noted if step >= 0), default=-1)
+
+
+def train_joint(
+    config: Config, prepared: Prepared, workdir: Path, reporter: Reporter
+) -> tuple[RetrievalModel, RankingModel]:
+    """Returns both models with the weights of the best epoch by `train.objective` on validation.
+
+    An epoch is one pass of the retrieval events; ranking batches go on from epoch to epoch. Optimizer, learning rate and patience
+    are those of `train`, the ranking batch is `ranking.batch_size`, and the length of id vectors `retrieval.embedding_dimension`.
+    """
+    if not (config.retrieval.enabled and config.ranking.enabled):
+        raise UserError("train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true")
+    settings, events = config.train, prepared.train
+    retrieval = RetrievalModel(config.retrieval, prepared, settings.seed)
+    users, items = retrieval.query_tower.ids, retrieval.candidate_tower.ids
+    ready = build_ranking(config, prepared, reporter, users, items)
+    model = JointModel(retrieval, ready.model, settings.joint_ranking_weight)
+    model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
+    retriever = retrieval.retriever
+    windows = Windows(events, len(prepared.users), config.data.history_length, prepared.ordered)
+    retriever.history_length = windows.length
+    context = retriever.encode_context({name: tf.constant(column) for name, column in events.context.items()})
+    batch_size = min(settings.batch_size, len(events))
+    steps = steps_per_epoch(len(events), batch_size)
+
+    def batches(first: int) -> tf.data.Dataset:
+        return tf.data.Dataset.zip(
+            {
+                "retrieval": training_batches(
+                    events, windows, context, batch_size, settings.seed, first, settings.epochs
+                ),
+                "ranking": ready.batches(first * steps, settings.epochs * steps),
+            }
+        )
+
+    sample = validation_sample(prepared, settings.seed)
+    ranking_loss = validator(ready.model, prepared.rated_validation)
+    traced = tf.function(retriever.queries, reduce_retracing=True)
+
+    def validate() -> Metrics:
+        found = measure(scorer(retriever, prepared, traced), sample, prepared, settings.objective)
+        return {settings.objective: found, "ranking_loss": ranking_loss()["loss"]}
+
+    def describe_step(step: int) -> str:
+        return f"in its ranking batch {describe_rows(ready.events, ready.rows(step).numpy(), prepared)}"
+
+    model.compute_loss(next(iter(batches(0))))  # builds the variables
+    plan = FitPlan(settings.epochs, steps, settings.patience, settings.objective, maximise=True)
+    with reporter.step("train jointly", settings.epochs * steps) as advance:
+        fit(model, batches, validate, plan, workdir / "joint", advance, describe_step)
+    return retrieval, ready.model
