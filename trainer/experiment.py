@@ -158,7 +158,8 @@ def publish(run: Run, reports: Reports, metrics: Mapping[str, Any], allow_below_
     with run.reporter.step("export"):
         settings = run.config.export
         kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
-        serving = ServingModel(run.retrieval.retriever, run.prepared, histories(run), kind, run.ranking, settings.default_k)
+        ranker = run.ranking.network if run.ranking is not None else None
+        serving = ServingModel(run.retrieval.retriever, run.prepared, histories(run), kind, ranker, settings.default_k)
         version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, run.workdir / "bundle")
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")

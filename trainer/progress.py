@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 Advance = Callable[[int, str], None]
 
@@ -25,15 +26,16 @@ class Reporter:
     def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Yields `advance(done, note)` for the step `name`; `done` counts up to `total`."""
         start = time.perf_counter()
+        fixed = Column(no_wrap=True, min_width=8)
         columns = (
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:<20}"),
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.description:<20}", table_column=Column(no_wrap=True, min_width=20)),
+            BarColumn(16, table_column=Column(min_width=16)),
+            MofNCompleteColumn(table_column=fixed),
+            TimeElapsedColumn(table_column=fixed),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        with Progress(*columns, console=self.console, refresh_per_second=4) as bar:
+        with Progress(*columns, expand=True, console=self.console, refresh_per_second=4) as bar:
             task = bar.add_task(name, total=total or 1, note="")
 
             def advance(done: int, note: str = "") -> None:

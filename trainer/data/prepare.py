@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -141,11 +142,14 @@ def _liked(events: Events, min_rating: float | None) -> Events:
 
 
 def _known(events: Events, users: Vocabulary, items: Vocabulary) -> Events:
-    """Returns the events with strangers' rows set to the unknown's, sorted again."""
-    user, item = _row(events.user, users), _row(events.item, items)
-    context = events.context
-    known = Events(user, item, events.timestamp, events.rating, events.weight, context)
-    return known.take(np.lexsort((known.timestamp, known.user)))
+    """Returns the events with the rows of strangers set to the unknown's, and so moved to the front, by time."""
+    strange = events.user >= len(users)
+    known = replace(events, user=_row(events.user, users), item=_row(events.item, items))
+    if not strange.any():
+        return known
+    first = np.flatnonzero(strange)
+    first = first[np.argsort(events.timestamp[first], kind="stable")]
+    return known.take(np.concatenate([first, np.flatnonzero(~strange)]))
 
 
 def _row(rows: Ints, vocabulary: Vocabulary) -> Ints:

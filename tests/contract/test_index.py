@@ -1,0 +1,158 @@
+"""What every registered index kind promises: the best rows, none excluded, and any k."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import registry
+from trainer.index import LOWEST
+
+NONE: list[list[int]] = [[], [], []]
+
+
+def built(name: str, vectors: np.ndarray, **settings):
+    if name == "scann" and importlib.util.find_spec("scann") is None:
+        pytest.skip("scann is not installed: `make install EXTRAS=scann`")
+    return registry.build("index", name, settings).build_index(tf.constant(vectors))
+
+
+def top(index, queries, excluded, k):
+    ragged = tf.ragged.constant(excluded, dtype=tf.int32, ragged_rank=1)
+    rows, scores = index.top(tf.constant(queries), ragged, tf.constant(k))
+    return rows.numpy(), scores.numpy()
+
+
+def exact(vectors, queries, excluded, k):
+    scores = queries @ vectors.T
+    scores[:, 0] = -np.inf
+    for query, rows in enumerate(excluded):
+        scores[query, rows] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    """Forty items in clusters of ten, row 0 no item."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(4, 6))
+    return (np.repeat(centres, 10, axis=0) + 0.3 * rng.normal(size=(40, 6))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def queries(vectors) -> np.ndarray:
+    return (vectors[[3, 14, 30]] + 0.05).astype(np.float32)
+
+
+@pytest.fixture(params=registry.names("index"), scope="module")
+def index(request, vectors):
+    # Few items: let the approximate index look at all of them, so that it must agree with the exact one.
+    settings = {"leaves": 4, "leaves_to_search": 4} if request.param == "scann" else {}
+    return built(request.param, vectors, **settings)
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+@pytest.mark.parametrize("excluded", [NONE, [[3, 4], [], [30]], [list(range(1, 30)), [0], [14, 14]]])
+def test_equals_argsort_without_the_excluded(index, vectors, queries, k, excluded):
+    rows, scores = top(index, queries, excluded, k)
+    wanted, theirs = exact(vectors, queries, excluded, k)
+    there = theirs > -np.inf
+    assert rows.shape == scores.shape == (3, k)
+    np.testing.assert_array_equal(rows, np.where(there, wanted, 0))
+    np.testing.assert_allclose(scores[there], theirs[there], rtol=1e-4)
+    assert (scores[~there] == LOWEST).all()
+
+
+def test_row_zero_is_never_recommended(index, vectors):
+    """Even where the unknown's vector would score best of all."""
+    rows, scores = top(index, vectors[:1] * 5, [[]], 39)
+    real = scores > LOWEST
+    assert (rows[real] > 0).all()
+    assert real.sum() == 39
+
+
+@pytest.mark.parametrize("k", [40, 41, 1000])
+def test_k_above_the_corpus_gives_the_whole_corpus(index, queries, k):
+    rows, scores = top(index, queries, NONE, k)
+    assert rows.shape[1] <= 40
+    for one, values in zip(rows, scores, strict=True):
+        assert sorted(one[values > LOWEST]) == list(range(1, 40))
+        assert (one[values == LOWEST] == 0).all()
+
+
+def test_k_zero_gives_nothing(index, queries):
+    rows, scores = top(index, queries, NONE, 0)
+    assert rows.shape == scores.shape == (3, 0)
+
+
+def test_everything_excluded_leaves_only_blanks(index, queries):
+    rows, scores = top(index, queries, [list(range(40))] * 3, 5)
+    assert not rows.any()
+    assert (scores == LOWEST).all()
+
+
+def test_far_more_exclusions_than_items(index, vectors, queries):
+    many = np.random.default_rng(0).integers(0, 40, 10_000).tolist()
+    rows, _ = top(index, queries, [many, [], []], 5)
+    assert not rows[0].any()
+    np.testing.assert_array_equal(rows[1:], exact(vectors, queries, NONE, 5)[0][1:])
+
+
+def test_scores_fall_and_rows_differ(index, queries):
+    rows, scores = top(index, queries, [[1], [2, 3], []], 20)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert all(len(set(one)) == 20 for one in rows.tolist())
+
+
+def test_an_empty_batch(index):
+    rows, scores = index.top(tf.zeros([0, 6]), tf.RaggedTensor.from_row_splits(tf.zeros([0], tf.int32), [0]), tf.constant(3))
+    assert rows.shape == scores.shape == (0, 3)
+
+
+def test_one_graph_serves_every_k(index, vectors, queries):
+    ask = tf.function(
+        index.top,
+        input_signature=[
+            tf.TensorSpec([None, 6]),
+            tf.RaggedTensorSpec([None, None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+        ],
+    )
+    for k in (1, 7, 60):
+        ragged = tf.ragged.constant([[3], [], []], dtype=tf.int32, ragged_rank=1)
+        rows, scores = ask(tf.constant(queries), ragged, tf.constant(k))
+        there = scores.numpy() > LOWEST
+        wanted = exact(vectors, queries, [[3], [], []], min(k, 40))[0]
+        np.testing.assert_array_equal(rows.numpy()[there], wanted[there])
+
+
+def test_reloads_with_the_same_answer(index, vectors, queries, tmp_path):
+    module = tf.Module()
+    module.index = index
+    specs = [tf.TensorSpec([None, 6]), tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)]
+    module.ask = tf.function(index.top, input_signature=specs)
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    tf.saved_model.save(module, str(tmp_path / "saved"), options=options)
+    reloaded = tf.saved_model.load(str(tmp_path / "saved"))
+    ragged = tf.ragged.constant([[3], [], []], dtype=tf.int32, ragged_rank=1)
+    rows, _ = reloaded.ask(tf.constant(queries), ragged, tf.constant(5))
+    np.testing.assert_array_equal(rows, exact(vectors, queries, [[3], [], []], 5)[0])
+
+
+@pytest.mark.parametrize("name", registry.names("index"))
+def test_recall_beside_exact_search_on_clustered_data(name):
+    """Two thousand items in forty clusters; an approximate index may miss few of the true ten best."""
+    rng = np.random.default_rng(4)
+    vectors = np.repeat(rng.normal(size=(40, 16)), 50, axis=0) + 0.4 * rng.normal(size=(2000, 16))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    queries = vectors[rng.integers(1, 2000, 100)]
+    rows, _ = top(built(name, vectors), queries, [[]] * 100, 10)
+    wanted, _ = exact(vectors, queries, [[]] * 100, 10)
+    recall = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(rows.tolist(), wanted.tolist(), strict=True)])
+    assert recall == 1 if name == "brute_force" else recall > 0.9
+
+
+def test_vectors_are_what_was_indexed(index, vectors):
+    np.testing.assert_allclose(index.vectors, vectors, rtol=1e-6)
