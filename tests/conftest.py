@@ -28,6 +28,7 @@ from trainer.data.vocabulary import Vocabulary
 MOVIELENS = Path(__file__).parents[2] / "shared" / "data" / "ml-latest-small"
 TINY: dict[str, Any] = {
     "name": "tiny",
+    "data.source.name": "synthetic",
     "data.source.interactions": 3_000,
     "data.source.users": 100,
     "data.source.items": 300,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
@@ -115,7 +115,7 @@ class TrainSettings(Settings):
 class EvaluateSettings(Settings):
     """The evaluator."""
 
-    cutoffs: tuple[int, ...] = (5, 10, 20, 50)
+    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)  # the k of every metric@k
     baselines: tuple[str, ...] = ("popularity",)
     ranking_baselines: tuple[str, ...] = ("global_mean", "user_item_bias")
     bootstrap: int = Field(200, ge=0)  # resamples behind each interval; 0: no intervals

@@ -18,6 +18,7 @@ from trainer.data.interactions import Feature, FeatureKind
 BUCKETS = 16  # quantile buckets of a number
 MAX_LABELS = 16  # labels of a bag, or words of a text, that are read
 MAX_WORDS = 20_000  # distinct words of a text feature
+MIN_ITEMS = 2  # times that a word must occur to be known
 DAY = 86_400.0
 CYCLES = (DAY, 7 * DAY, 365.25 * DAY)  # seconds: hour of the day, day of the week, time of the year
 
@@ -163,9 +164,12 @@ def make(kind: FeatureKind, dimension: int, training: npt.NDArray[np.generic]) -
         bags = [bag.split("|") for bag in training]
         width = min(MAX_LABELS, max((len(bag) for bag in bags), default=1))
         return Labels(dimension, _frequent([label for bag in bags for label in bag]), max(width, 2), split=False)
-    words = _words(tf.constant(training.astype(str))).flat_values.numpy() if len(training) else []
-    vocabulary = _frequent([word.decode() for word in words])[:MAX_WORDS]
-    return Labels(dimension, vocabulary, MAX_LABELS, split=True)
+    texts = _words(tf.constant(training.astype(str)))
+    words, counts = np.unique(np.char.decode(texts.flat_values.numpy().astype(bytes), "utf-8"), return_counts=True)
+    shared = np.flatnonzero(counts >= MIN_ITEMS)  # a word of one item says no more than the item's id
+    vocabulary = [str(words[i]) for i in shared[np.lexsort((words[shared], -counts[shared]))][:MAX_WORDS]]
+    width = int(np.quantile(texts.row_lengths(), 0.99)) if len(training) else 1
+    return Labels(dimension, vocabulary, max(width, 2), split=True)
 
 
 def as_raw(kind: FeatureKind, values: Raw) -> npt.NDArray[np.generic]:

@@ -107,9 +107,10 @@ class EpochKeeper(tf.keras.callbacks.Callback):
 
     @property
     def best(self) -> int:
-        """Returns the entry with the best objective, the first of equals."""
+        """Returns the entry with the best objective, the first of equals; the last where there is nothing to measure."""
         values = [self._value(entry) for entry in self.history]
-        return values.index(max(values))
+        best = max(values)
+        return values.index(best) if best > -math.inf else len(values) - 1
 
     @property
     def finished(self) -> bool:

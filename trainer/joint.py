@@ -49,7 +49,9 @@ def train_joint(
     are those of `train`, the ranking batch is `ranking.batch_size`, and the length of id vectors `retrieval.embedding_dimension`.
     """
     if not (config.retrieval.enabled and config.ranking.enabled):
-        raise UserError("train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true")
+        raise UserError(
+            "train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true"
+        )
     settings, events = config.train, prepared.train
     retrieval = RetrievalModel(config.retrieval, prepared, settings.seed)
     users, items = retrieval.query_tower.ids, retrieval.candidate_tower.ids

@@ -101,9 +101,9 @@ class RetrievalModel(tfrs.Model):
         history = inputs["history"]
         rows = tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
         vectors = self._embed(rows, seed if training else None)
-        history_vectors = tf.reshape(vectors[tf.size(candidates) :], [*self._shape(history), vectors.shape[-1]])
+        candidate_vectors, history_vectors = tf.split(vectors, [tf.size(candidates), tf.size(history)])
+        history_vectors = tf.reshape(history_vectors, [-1, history.shape[1], vectors.shape[-1]])
         queries = self.query_tower(self._drop_user(inputs, seed, training), history_vectors)
-        candidate_vectors = vectors[: tf.size(candidates)]
         if self.candidate_tower.normalise:
             candidate_vectors = tf.math.l2_normalize(candidate_vectors, axis=-1)
         loss = self.task(
@@ -119,11 +119,9 @@ class RetrievalModel(tfrs.Model):
 
     def _embed(self, rows: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Returns vectors of rows, each distinct row passing through the tower once."""
-        if self.candidate_tower.is_table:
-            return self.candidate_tower.embed(rows)
         distinct, places = tf.unique(rows)
         ids = distinct
-        if seed is not None and self.settings.id_dropout:
+        if seed is not None and self.settings.id_dropout and not self.candidate_tower.is_table:
             ids = self._dropped(distinct, seed + 1)
         return tf.gather(self.candidate_tower.embed(distinct, ids), places)
 
@@ -142,7 +140,3 @@ class RetrievalModel(tfrs.Model):
         bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
         self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
         self.step.assign_add(1)
-
-    @staticmethod
-    def _shape(history: tf.Tensor) -> Sequence[Any]:
-        return [tf.shape(history)[0], history.shape[1]]

@@ -158,7 +158,9 @@ class RankingNetwork(tf.keras.Model):
         return tf.where(keep, values, nothing)
 
     def _no_context(self, shape: Any) -> dict[str, tf.Tensor]:
-        return self.encode_context({feature.name: _absent(feature, shape) for feature in self.context_features})
+        return self.encode_context(
+            {feature.name: _absent(feature, shape) for feature in self.context_features}
+        )
 
 
 class RankingModel(tfrs.Model):

@@ -69,7 +69,9 @@ def declared_columns(features: Sequence[Feature], raw: Any, trained: int) -> lis
 
 def indicators(values: npt.NDArray[np.generic], bags: bool, trained: int) -> Columns:
     """Returns `[rows, labels + 1]` of strings `[rows]`: 0/1 for the trained rows' most frequent labels, and whether there is none."""
-    table = pl.DataFrame({"row": np.arange(len(values)), "label": pl.Series(values.tolist(), dtype=pl.String)})
+    table = pl.DataFrame(
+        {"row": np.arange(len(values)), "label": pl.Series(values.tolist(), dtype=pl.String)}
+    )
     if bags:
         table = table.with_columns(pl.col("label").str.split("|")).explode("label")
     table = table.filter(pl.col("label") != "").unique(maintain_order=True)
@@ -90,7 +92,9 @@ def bumps(values: npt.NDArray[np.float64], trained: int) -> Columns:
     if not len(known):
         return np.zeros((len(values), 0), np.float32)
     value = np.clip(np.where(there, values, known[0]), known[0], known[-1])
-    place = (np.searchsorted(known, value, "left") + np.searchsorted(known, value, "right")) / (2 * len(known))
+    place = (np.searchsorted(known, value, "left") + np.searchsorted(known, value, "right")) / (
+        2 * len(known)
+    )
     bump = np.exp(-0.5 * ((place[:, None] - np.linspace(0, 1, BUMPS)) * (BUMPS - 1)) ** 2)
     return _filled(np.c_[value - known.mean(), bump].astype(np.float32), there, trained)
 

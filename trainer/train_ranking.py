@@ -119,4 +119,7 @@ def _columns(network: RankingNetwork, events: Events) -> dict[str, tf.Tensor]:
 
 def _in_batches(columns: Mapping[str, tf.Tensor]) -> list[Batch]:
     starts = range(0, len(columns["user"]), EVALUATION_BATCH)
-    return [{name: column[first : first + EVALUATION_BATCH] for name, column in columns.items()} for first in starts]
+    return [
+        {name: column[first : first + EVALUATION_BATCH] for name, column in columns.items()}
+        for first in starts
+    ]

@@ -76,9 +76,8 @@ def _tutorial_evaluation(test: Cases, queries: np.ndarray, candidates: np.ndarra
 
 
 def _embedding(table: np.ndarray) -> tf.keras.layers.Embedding:
-    return tf.keras.layers.Embedding(
-        *table.shape, embeddings_initializer=tf.keras.initializers.Constant(table)
-    )
+    start = tf.keras.initializers.Constant(table)
+    return tf.keras.layers.Embedding(*table.shape, embeddings_initializer=start)
 
 
 def _prepared(random: np.random.Generator) -> Prepared:

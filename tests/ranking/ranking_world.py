@@ -16,7 +16,11 @@ USERS, ITEMS, EVENTS = 80, 60, 2_400
 GENRES = np.array(["drama", "comedy", "horror"])
 SCHEMA = Schema(
     user=(Feature(name="city", kind="category"),),
-    item=(Feature(name="genres", kind="bag"), Feature(name="year", kind="number"), Feature(name="title", kind="text")),
+    item=(
+        Feature(name="genres", kind="bag"),
+        Feature(name="year", kind="number"),
+        Feature(name="title", kind="text"),
+    ),
     context=(Feature(name="device", kind="category"), Feature(name="hour", kind="number")),
     title="title",
 )

@@ -142,7 +142,7 @@ def _liked(events: Events, min_rating: float | None) -> Events:
 
 
 def _known(events: Events, users: Vocabulary, items: Vocabulary) -> Events:
-    """Returns the events with the rows of strangers set to the unknown's, and so moved to the front, by time."""
+    """Returns the events with strangers set to the unknown, and so moved to the front, by time."""
     strange = events.user >= len(users)
     known = replace(events, user=_row(events.user, users), item=_row(events.item, items))
     if not strange.any():

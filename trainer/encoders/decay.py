@@ -19,5 +19,6 @@ class Decay(tf.keras.layers.Layer):
         """Returns `[batch, dimension]` from `[batch, length, dimension]`, oldest event first, and its mask."""
         real = tf.cast(mask, history.dtype)
         age = tf.reduce_sum(real, axis=1, keepdims=True) - tf.cumsum(real, axis=1)
-        weight = (real * tf.pow(0.5, age / self.half_life))[..., None]
-        return tf.reduce_sum(history * weight, axis=1) / tf.maximum(tf.reduce_sum(weight, axis=1), 1e-9)
+        weight = real * tf.pow(0.5, age / self.half_life)
+        weight /= tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1e-9)
+        return tf.einsum("bl,bld->bd", weight, history)

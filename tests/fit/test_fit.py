@@ -1,0 +1,226 @@
+"""The fit on a model of one weight, so that every epoch is known by hand: stopping, resuming, guarding, logging."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from trainer.errors import UserError
+from trainer.fit import FitPlan, fit, optimizer
+
+STEPS = 3
+
+
+class Line(tfrs.Model):
+    """One weight on its way to 1. Like the project's models, it notes the first step whose loss is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = self.add_weight(name="weight", shape=(), initializer="zeros")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
+
+    def compute_loss(self, inputs, training=False):
+        loss = tf.reduce_mean(tf.square(self.weight - 1) * inputs["x"])
+        bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
+        self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
+        self.step.assign_add(1)
+        return loss
+
+
+class Session:
+    """One process's attempt at a fit in `workdir`; `values` are the objective before training and after each epoch."""
+
+    def __init__(self, workdir, values, epochs=10, patience=3, maximise=True, name="adagrad"):
+        self.workdir, self.values = workdir, values
+        self.plan = FitPlan(epochs, STEPS, patience, "ndcg@10", maximise)
+        self.model = Line()
+        self.model.compile(optimizer=optimizer(name, 0.1))
+        self.inputs = np.random.default_rng(0).uniform(0.5, 1.5, (epochs * STEPS, 4)).astype(np.float32)
+        self.first: int | None = None  # epoch that the batches were asked from
+        self.weights: list[float] = []  # at each validation
+        self.advances: list[int] = []
+        self.stop_after: int | None = None  # validations
+
+    def batches(self, first):
+        self.first = first
+        return tf.data.Dataset.from_tensor_slices({"x": self.inputs[first * STEPS :]})
+
+    def validate(self):
+        done = len(self.history())
+        if self.stop_after is not None and len(self.weights) == self.stop_after:
+            raise KeyboardInterrupt
+        self.weights.append(float(self.model.weight))
+        return {"ndcg@10": self.values[done]}
+
+    def history(self):
+        file = self.workdir / "checkpoint" / "epochs.json"
+        return json.loads(file.read_text()) if file.exists() else []
+
+    def run(self):
+        return fit(
+            self.model,
+            self.batches,
+            self.validate,
+            self.plan,
+            self.workdir,
+            lambda done, note: self.advances.append(done),
+            lambda step: f"the rows of step {step}",
+        )
+
+
+def objective(history):
+    return [entry["val_ndcg@10"] for entry in history]
+
+
+def test_trains_all_epochs_and_keeps_the_best(tmp_path):
+    session = Session(tmp_path, [0.1, 0.2, 0.4, 0.3], epochs=3)
+    history = session.run()
+    assert objective(history) == [0.1, 0.2, 0.4, 0.3]
+    assert float(session.model.weight) == session.weights[2]
+    assert session.weights[2] != session.weights[3]
+
+
+def test_stops_when_patience_runs_out(tmp_path):
+    session = Session(tmp_path, [0.1, 0.5, 0.2, 0.3, 0.9], patience=2)
+    assert objective(session.run()) == [0.1, 0.5, 0.2, 0.3]
+    assert float(session.model.weight) == session.weights[1]
+
+
+def test_an_equal_epoch_is_no_better_one(tmp_path):
+    session = Session(tmp_path, [0.1, 0.5, 0.5, 0.5, 0.9], patience=2)
+    assert len(session.run()) == 4
+    assert float(session.model.weight) == session.weights[1]
+
+
+def test_training_never_ends_below_its_start(tmp_path):
+    session = Session(tmp_path, [0.9, 0.1, 0.2, 0.3, 0.4], patience=3)
+    assert len(session.run()) == 4
+    assert float(session.model.weight) == 0
+
+
+def test_minimises_a_loss(tmp_path):
+    session = Session(tmp_path, [3.0, 2.0, 2.5, 2.6], epochs=3, maximise=False)
+    session.run()
+    assert float(session.model.weight) == session.weights[1]
+
+
+def test_without_validation_cases_the_last_epoch_stands(tmp_path):
+    """The objective is NaN then: nothing to stop by, and surely no reason to throw the training away."""
+    session = Session(tmp_path, [float("nan")] * 9, epochs=5, patience=2)
+    assert len(session.run()) == 6
+    assert float(session.model.weight) == session.weights[5]
+
+
+def test_an_epoch_without_a_figure_is_not_the_best(tmp_path):
+    session = Session(tmp_path, [0.1, float("nan"), 0.3, float("nan")], epochs=3)
+    session.run()
+    assert float(session.model.weight) == session.weights[2]
+
+
+@pytest.mark.parametrize("name", ["adagrad", "adam"])
+@pytest.mark.parametrize("finished", [0, 1, 3])
+def test_an_interrupted_fit_ends_as_an_unbroken_one(tmp_path, finished, name):
+    values = [0.1, 0.2, 0.3, 0.25, 0.35, 0.2]
+    whole = Session(tmp_path / "whole", values, epochs=5, name=name)
+    history = whole.run()
+
+    broken = Session(tmp_path / "broken", values, epochs=5, name=name)
+    broken.stop_after = finished + 1
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    resumed = Session(tmp_path / "broken", values, epochs=5, name=name)
+    assert resumed.run() == history
+    assert resumed.first == finished
+    assert resumed.weights == whole.weights[finished + 1 :]
+    assert float(resumed.model.weight) == float(whole.model.weight)
+    assert int(resumed.model.step) == int(whole.model.step)
+    assert (tmp_path / "broken" / "epochs.csv").read_text() == (tmp_path / "whole" / "epochs.csv").read_text()
+
+
+def test_patience_survives_an_interruption(tmp_path):
+    values = [0.1, 0.5, 0.2, 0.3, 0.9]
+    broken = Session(tmp_path, values, patience=2)
+    broken.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    resumed = Session(tmp_path, values, patience=2)
+    assert objective(resumed.run()) == [0.1, 0.5, 0.2, 0.3]
+    assert float(resumed.model.weight) == broken.weights[1]
+
+
+def test_a_finished_fit_is_not_trained_again(tmp_path):
+    first = Session(tmp_path, [0.1, 0.5, 0.2, 0.3], epochs=3)
+    history = first.run()
+    again = Session(tmp_path, [], epochs=3)
+    assert again.run() == history
+    assert again.first is None
+    assert float(again.model.weight) == first.weights[1]
+
+
+def test_a_checkpoint_without_its_entry_does_not_count(tmp_path):
+    """A kill between writing the state and writing the entry: the epoch is trained again, the leftover replaced."""
+    values = [0.1, 0.2, 0.3, 0.4]
+    whole = Session(tmp_path / "whole", values, epochs=3)
+    whole.run()
+    Session(tmp_path / "torn", values, epochs=1).run()
+    checkpoints = tmp_path / "torn" / "checkpoint"
+    (checkpoints / "epoch-2.index").write_bytes(b"half")
+    (checkpoints / "epoch-2.data-00000-of-00001").write_bytes(b"half")
+    (checkpoints / "epochs.new").write_text('[{"val_nd')
+    resumed = Session(tmp_path / "torn", values, epochs=3)
+    # The inputs of a session of one epoch are the first of a session of three.
+    assert resumed.run() == whole.history()
+    assert float(resumed.model.weight) == float(whole.model.weight)
+
+
+def test_only_the_last_and_the_best_state_stay(tmp_path):
+    Session(tmp_path, [0.1, 0.5, 0.2, 0.3], epochs=3).run()
+    kept = {path.name.split(".")[0] for path in (tmp_path / "checkpoint").glob("epoch-*")}
+    assert kept == {"epoch-1", "epoch-3"}
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(tmp_path):
+    session = Session(tmp_path, [0.1, 0.2, 0.3, 0.4])
+    session.inputs[4, 2] = np.inf
+    with pytest.raises(UserError, match=r"loss became inf at training step 4 .*batch 1.*the rows of step 4.*learning_rate"):
+        session.run()
+    assert objective(session.history()) == [0.1, 0.2]  # the epoch before it is kept
+
+
+def test_the_guard_names_the_batch_after_a_resume_too(tmp_path):
+    values = [0.1, 0.2, 0.3, 0.4]
+    broken = Session(tmp_path, values)
+    broken.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    resumed = Session(tmp_path, values)
+    resumed.inputs[7] = np.nan
+    with pytest.raises(UserError, match="loss became nan at training step 7 .*the rows of step 7"):
+        resumed.run()
+
+
+def test_an_unknown_objective_is_named_before_training(tmp_path):
+    session = Session(tmp_path, [0.1, 0.2])
+    session.plan = FitPlan(10, STEPS, 3, "ndgc@10", maximise=True)
+    with pytest.raises(UserError, match=r"train\.objective='ndgc@10' is no validation metric; there are ndcg@10"):
+        session.run()
+    assert session.first is None
+
+
+def test_writes_epochs_and_shows_progress(tmp_path):
+    session = Session(tmp_path, [0.1, 0.2, 0.3], epochs=2)
+    history = session.run()
+    with (tmp_path / "epochs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [float(row["val_ndcg@10"]) for row in rows] == [0.1, 0.2, 0.3]
+    assert rows[0]["loss"] == ""  # nothing was trained yet
+    assert [float(row["loss"]) for row in rows[1:]] == [entry["loss"] for entry in history[1:]]
+    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+    assert session.advances == sorted(session.advances)
+    assert session.advances[-1] == 2 * STEPS
+    assert not list(tmp_path.rglob("*.new"))

@@ -1,0 +1,95 @@
+"""The fit of the real towers on the tiny world: it repeats, it resumes to the same weights, and it says what went wrong."""
+
+import dataclasses
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from trainer.config import with_settings
+from trainer.errors import UserError
+from trainer.evaluate import measure
+from trainer.train_retrieval import scorer, train_retrieval
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    return with_settings(tiny_config, {"train.epochs": 3, "train.batch_size": 512})
+
+
+@pytest.fixture
+def stopped_at(quiet):
+    """Makes a reporter that presses Ctrl-C when so many training steps are done."""
+
+    def make(step):
+        @contextmanager
+        def stopping(name, total=None):
+            def advance(done, note=""):
+                if done == step:
+                    raise KeyboardInterrupt
+
+            yield advance
+
+        quiet.step = stopping
+        return quiet
+
+    return make
+
+
+def weights(model):
+    return {variable.path if hasattr(variable, "path") else variable.name: variable.numpy() for variable in model.variables}
+
+
+def test_interrupted_in_the_middle_of_an_epoch_it_ends_as_an_unbroken_run(
+    config, tiny_prepared, tmp_path, quiet, stopped_at
+):
+    """One comparison for two promises: the same seed gives the same model, and a resumed run is no other."""
+    whole = train_retrieval(config, tiny_prepared, tmp_path / "whole", quiet)
+    with pytest.raises(KeyboardInterrupt):
+        train_retrieval(config, tiny_prepared, tmp_path / "broken", stopped_at(13))
+    half = json.loads((tmp_path / "broken" / "retrieval" / "checkpoint" / "epochs.json").read_text())
+    assert len(half) == 3  # before training, and two epochs of five steps
+    resumed = train_retrieval(config, tiny_prepared, tmp_path / "broken", quiet)
+
+    read = [json.loads((tmp_path / name / "retrieval/checkpoint/epochs.json").read_text()) for name in ("whole", "broken")]
+    assert read[0] == read[1]
+    assert len(read[0]) == 4
+    one, other = weights(whole), weights(resumed)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for metric in ("ndcg@10", "recall@20"):
+        ours, theirs = (
+            measure(scorer(model.retriever, tiny_prepared), tiny_prepared.test, tiny_prepared, metric)
+            for model in (whole, resumed)
+        )
+        assert ours == theirs
+    assert {path.name for path in (tmp_path / "whole" / "retrieval").iterdir()} == {
+        "checkpoint",
+        "epochs.csv",
+        "tensorboard",
+    }
+
+
+def test_training_finds_more_than_an_untrained_model(config, tiny_prepared, tmp_path, quiet):
+    train_retrieval(config, tiny_prepared, tmp_path, quiet)
+    history = json.loads((tmp_path / "retrieval/checkpoint/epochs.json").read_text())
+    losses = [entry["loss"] for entry in history[1:]]
+    assert losses == sorted(losses, reverse=True)
+    assert max(entry["val_ndcg@10"] for entry in history) > 1.5 * history[0]["val_ndcg@10"]
+
+
+def test_a_weight_that_breaks_the_loss_is_found(config, tiny_prepared, tmp_path, quiet):
+    weight = tiny_prepared.train.weight.copy()
+    weight[100] = np.inf
+    broken = dataclasses.replace(tiny_prepared, train=dataclasses.replace(tiny_prepared.train, weight=weight))
+    with pytest.raises(UserError, match=r"loss became (inf|nan) at training step \d+ .*user 'u\d+' item 'i\d+'.* to inf"):
+        train_retrieval(config, broken, tmp_path, quiet)
+
+
+def test_an_unknown_objective_is_one_clear_line(config, tiny_prepared, tmp_path, quiet):
+    wrong = with_settings(config, {"train.objective": "ndgc@10"})
+    with pytest.raises(UserError, match=r"'ndgc@10'.*ndcg@k") as found:
+        train_retrieval(wrong, tiny_prepared, tmp_path, quiet)
+    assert "\n" not in str(found.value)
