@@ -22,7 +22,9 @@ START_SECONDS = 90.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="a bundle that `python -m trainer` wrote")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, metavar="DIR", help="a bundle that `python -m trainer` wrote"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

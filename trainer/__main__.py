@@ -88,29 +88,47 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "train", _train, "prepare, train, evaluate and export one experiment")
     _settings(verb)
-    verb.add_argument("--restart", action="store_true", help="throw away what the work directory holds of an earlier run")
+    verb.add_argument(
+        "--restart", action="store_true", help="throw away what the work directory holds of an earlier run"
+    )
     _gate(verb)
 
-    verb = _verb(verbs, "tune", _tune, "search settings with Keras Tuner (default: embedding dimension and temperature)")
+    verb = _verb(
+        verbs,
+        "tune",
+        _tune,
+        "search settings with Keras Tuner (default: embedding dimension and temperature)",
+    )
     _settings(verb)
     verb.add_argument("--trials", type=int, help="number of trials (default: tune.trials)")
 
-    verb = _verb(verbs, "evaluate", _evaluate, "measure a trained run again, beside baselines, and write its leaderboard")
+    verb = _verb(
+        verbs,
+        "evaluate",
+        _evaluate,
+        "measure a trained run again, beside baselines, and write its leaderboard",
+    )
     _of_run(verb)
-    verb.add_argument("--baselines", action="store_true", help="fit every registered baseline, not only the preset's")
+    verb.add_argument(
+        "--baselines", action="store_true", help="fit every registered baseline, not only the preset's"
+    )
 
     verb = _verb(verbs, "export", _export, "publish a trained run as a new version of its bundle")
     _of_run(verb)
     _gate(verb)
 
-    verb = _verb(verbs, "describe", _describe, "infer a table's columns and print settings to paste into a TOML file")
+    verb = _verb(
+        verbs, "describe", _describe, "infer a table's columns and print settings to paste into a TOML file"
+    )
     verb.add_argument("file", type=Path, help="CSV, TSV, Parquet or JSON lines file of interactions")
 
     _verb(verbs, "presets", _presets, "list the presets")
     return parser
 
 
-def _verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: Command, text: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: Command, text: str
+) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=text, description=text)
     verb.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     verb.set_defaults(command=command)
@@ -130,12 +148,16 @@ def _of_run(verb: argparse.ArgumentParser) -> None:
 
 
 def _overrides(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="e.g. retrieval.temperature=0.2 train.epochs=5")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="SETTING=VALUE", help="e.g. retrieval.temperature=0.2 train.epochs=5"
+    )
 
 
 def _gate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--allow-below-baseline", action="store_true", help="export even a model that is significantly below a baseline"
+        "--allow-below-baseline",
+        action="store_true",
+        help="export even a model that is significantly below a baseline",
     )
 
 

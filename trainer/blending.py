@@ -237,7 +237,13 @@ def popularity_block(degree: npt.NDArray[np.floating], scale: float) -> Block:
     """Returns a block of one column that every query reads alike: what is recommended when nothing is known of the user."""
     column = np.log(degree).astype(np.float32)[:, None]
     column[0] = 0
-    return Block("popularity", np.zeros_like(column), column / max(float(column.std()), 1e-9), scale=scale, constant=True)
+    return Block(
+        "popularity",
+        np.zeros_like(column),
+        column / max(float(column.std()), 1e-9),
+        scale=scale,
+        constant=True,
+    )
 
 
 def weigh_towers(retriever: Retriever, beside: Sequence[Block], prepared: Prepared) -> tuple[float, float]:

@@ -36,7 +36,8 @@ class Block:
 
     def _weights(self, lengths: npt.NDArray[np.integer]) -> Floats:
         age = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(int(lengths.sum()))
-        return np.power(np.float32(0.5), age.astype(np.float32) / np.float32(self.half_life))
+        weights: Floats = np.power(np.float32(0.5), age.astype(np.float32) / np.float32(self.half_life))
+        return weights
 
 
 class BlockLayer(tf.Module):
@@ -58,7 +59,10 @@ class BlockLayer(tf.Module):
         weights = tf.pow(0.5, tf.cast(age, tf.float32) / block.half_life)
         indices = tf.stack([owner, tf.cast(history.flat_values, tf.int64)], axis=1)
         shape = tf.stack([history.nrows(), tf.constant(len(block.history), tf.int64)])
-        return tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, weights, shape), self.history_table) * block.scale
+        return (
+            tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, weights, shape), self.history_table)
+            * block.scale
+        )
 
     def candidates(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[n, rank]` of item rows `[n]`, outside any graph."""

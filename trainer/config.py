@@ -35,7 +35,8 @@ class Part(BaseModel):
 class SplitSettings(Settings):
     """How interactions part into train, validation and test."""
 
-    method: Literal["leave_last_out", "time", "random", "predefined"] = "leave_last_out"
+    # auto: predefined where the source brings a test part, else leave_last_out where there is time, else random
+    method: Literal["auto", "leave_last_out", "time", "random", "predefined"] = "auto"
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of all events; for `time` and `random`
     validation_fraction: float = Field(0.1, gt=0, lt=1)  # of the events that are not test
     seed: int = 42
@@ -46,7 +47,9 @@ class DataSettings(Settings):
 
     source: Part = Part(name="synthetic")
     split: SplitSettings = SplitSettings()
-    min_rating: float | None = None  # retrieval takes events rated at least this as positives; None: all events
+    min_rating: float | None = (
+        None  # retrieval takes events rated at least this as positives; None: all events
+    )
     history_length: int = Field(50, ge=1)  # events that the history encoder reads, the latest kept
 
 
@@ -63,10 +66,14 @@ class RetrievalSettings(Settings):
     temperature: float = Field(0.1, gt=0)
     negatives: Part = Part(name="mixed")
     loss: Part = Part(name="softmax")
-    id_dropout: float = Field(0.1, ge=0, lt=1)  # share of ids hidden in training, so that features learn to carry
+    id_dropout: float = Field(
+        0.1, ge=0, lt=1
+    )  # share of ids hidden in training, so that features learn to carry
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
     l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
-    factorisation: Literal["auto", "none"] = "auto"  # blocks of factorised interactions beside the learned one
+    factorisation: Literal["auto", "none"] = (
+        "auto"  # blocks of factorised interactions beside the learned one
+    )
     factorisation_rank: int = Field(512, ge=1)  # columns of a block at most
 
 
@@ -88,7 +95,9 @@ class RankingSettings(Settings):
     layers: tuple[int, ...] = (64,)
     targets: tuple[Target, ...] = (Target(),)
     dropout: float = Field(0.2, ge=0, lt=1)
-    id_dropout: float = Field(0.1, ge=0, lt=1)  # share of ids and contexts hidden in training: the model learns to do without
+    id_dropout: float = Field(
+        0.1, ge=0, lt=1
+    )  # share of ids and contexts hidden in training: the model learns to do without
     l2: float = Field(1e-5, ge=0)
     learning_rate: float = Field(0.05, gt=0)  # of Adagrad
     epochs: int = Field(20, ge=1)
@@ -129,7 +138,9 @@ class ExportSettings(Settings):
     model_name: str = Field("recommender", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     index: Part = Part(name="brute_force")
     default_k: int = Field(10, ge=1)
-    history: Literal["evaluated", "all"] = "evaluated"  # known users' history: as the test saw it, or with the test events
+    history: Literal["evaluated", "all"] = (
+        "evaluated"  # known users' history: as the test saw it, or with the test events
+    )
     keep_versions: int = Field(3, ge=1)
 
 
@@ -165,7 +176,9 @@ class Config(Settings):
 
 def preset_names() -> tuple[str, ...]:
     """Returns the names of the presets that come with the project, sorted."""
-    return tuple(sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.toml")))
+    return tuple(
+        sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.toml"))
+    )
 
 
 def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -240,8 +253,9 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], part: bool = Fals
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(inner, value, part=True) if both else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = _merge(inner, value, part=True)
+        merged[key] = value
     return merged
 
 
@@ -262,5 +276,9 @@ def _fields(steps: Sequence[str]) -> list[str]:
         if step.isdigit():
             continue
         annotation = model.model_fields[step].annotation
-        model = annotation if hasattr(annotation, "model_fields") else getattr(annotation, "__args__", [Config])[0]
+        model = (
+            annotation
+            if hasattr(annotation, "model_fields")
+            else getattr(annotation, "__args__", [Config])[0]
+        )
     return list(model.model_fields)

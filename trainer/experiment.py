@@ -16,7 +16,15 @@ from trainer.config import Config, load, to_toml
 from trainer.data.examples import Lists, Prepared
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
-from trainer.evaluate import RankingReport, Report, RetrievalReport, evaluate_ranking, evaluate_retrieval, gate
+from trainer.evaluate import (
+    RankingReport,
+    Report,
+    RetrievalReport,
+    evaluate_ranking,
+    evaluate_retrieval,
+    gate,
+)
+from trainer.joint import train_joint
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel, labels
@@ -68,7 +76,9 @@ def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) 
     """Publishes the run in `workdir` as a new version of its bundle."""
     trained = reopen(workdir, overrides)
     reports = measure(trained, trained.config.evaluate.baselines, ())
-    metrics = json.loads((workdir / "metrics.json").read_text()) if (workdir / "metrics.json").exists() else {}
+    metrics = (
+        json.loads((workdir / "metrics.json").read_text()) if (workdir / "metrics.json").exists() else {}
+    )
     publish(trained, reports, metrics, allow_below_baseline)
 
 
@@ -83,12 +93,20 @@ def train(config: Config, workdir: Path, reporter: Reporter) -> Run:
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
         f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
     )
-    retrieval = None
-    if config.retrieval.enabled:
-        retrieval = train_retrieval(config, prepared, workdir, reporter)
+    retrieval, ranking = _fit(config, prepared, workdir, reporter)
+    if retrieval is not None:
         blending.attach(retrieval.retriever, config, prepared, reporter)
-    ranking = train_ranking(config, prepared, workdir, reporter) if config.ranking.enabled else None
     return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter)
+
+
+def _fit(
+    config: Config, prepared: Prepared, workdir: Path, reporter: Reporter
+) -> tuple[RetrievalModel | None, RankingModel | None]:
+    if config.train.joint:
+        return train_joint(config, prepared, workdir, reporter)
+    retrieval = train_retrieval(config, prepared, workdir, reporter) if config.retrieval.enabled else None
+    ranking = train_ranking(config, prepared, workdir, reporter) if config.ranking.enabled else None
+    return retrieval, ranking
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,11 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
     if run.retrieval is not None:
         with run.reporter.step("evaluate", len(prepared.test)) as advance:
             retrieval["model"] = evaluate_retrieval(
-                scorer(run.retrieval.retriever, prepared), prepared.test, prepared, settings, lambda done, _: advance(done, "")
+                scorer(run.retrieval.retriever, prepared),
+                prepared.test,
+                prepared,
+                settings,
+                lambda done, _: advance(done, ""),
             )
         for name in baselines:
             found = leaderboard.fit("baseline", name, prepared, run.reporter)
@@ -140,7 +162,9 @@ def write_metrics(run: Run, reports: Reports) -> Metrics:
     if run.retrieval is not None:
         metrics["retrieval"]["blocks"] = run.retrieval.retriever.describe()
         metrics["retrieval"]["best_reachable"] = dict(run.prepared.best_reachable)
-    metrics["seconds"] = {name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()}
+    metrics["seconds"] = {
+        name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()
+    }
     replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     leaderboard.write(reports.retrieval, reports.ranking, reports.costs, run.workdir, run.reporter.console)
     return metrics
@@ -159,8 +183,12 @@ def publish(run: Run, reports: Reports, metrics: Mapping[str, Any], allow_below_
         settings = run.config.export
         kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
         ranker = run.ranking.network if run.ranking is not None else None
-        serving = ServingModel(run.retrieval.retriever, run.prepared, histories(run), kind, ranker, settings.default_k)
-        version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, run.workdir / "bundle")
+        serving = ServingModel(
+            run.retrieval.retriever, run.prepared, histories(run), kind, ranker, settings.default_k
+        )
+        version = bundle.export(
+            serving, run.prepared, run.config, metrics, run.fingerprint, run.workdir / "bundle"
+        )
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")
     say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")

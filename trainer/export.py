@@ -24,7 +24,12 @@ LIBRARIES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "numpy")
 
 
 def export(
-    serving: ServingModel, prepared: Prepared, config: Config, metrics: Mapping[str, Any], fingerprint: str, bundle: Path
+    serving: ServingModel,
+    prepared: Prepared,
+    config: Config,
+    metrics: Mapping[str, Any],
+    fingerprint: str,
+    bundle: Path,
 ) -> Path:
     """Publishes a new version of the model into `bundle` and returns the version's directory.
 
@@ -46,7 +51,9 @@ def export(
         for side in ("vocabularies.json", "metrics.json", "config.toml", "manifest.json"):
             (staging / side).replace(bundle / side)
     except OSError as error:
-        raise UserError(f"could not write the bundle {bundle}: {error}; the versions there are as they were") from error
+        raise UserError(
+            f"could not write the bundle {bundle}: {error}; the versions there are as they were"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     for old in sorted(versions(home))[: -config.export.keep_versions]:

@@ -27,7 +27,9 @@ OVERSAMPLING = 32  # columns beyond the rank that a randomised SVD carries (Halk
 POWER_ITERATIONS = 2
 PAST, FUTURE = 10, 3  # events that a transition looks back, and forward
 PAST_HALF_LIFE, FUTURE_HALF_LIFE = 2.0, 1.0  # in events
-GRAM_EVENTS = 400_000  # events behind the transitions' Gram matrix at most: it is rank x rank and needs no more
+GRAM_EVENTS = (
+    400_000  # events behind the transitions' Gram matrix at most: it is rank x rank and needs no more
+)
 GRAM_BLOCK = 20_000
 
 
@@ -99,7 +101,9 @@ class Factorisation:
         kept = lists.items > 0
         owner = np.repeat(np.arange(len(lists)), lists.lengths)[kept]
         lengths = np.bincount(owner, minlength=len(lists))
-        self.lists = Lists(np.concatenate([[0], np.cumsum(lengths)]), lists.items[kept], lists.timestamps[kept])
+        self.lists = Lists(
+            np.concatenate([[0], np.cumsum(lengths)]), lists.items[kept], lists.timestamps[kept]
+        )
         self.lengths = np.maximum(lengths, 1).astype(np.float64)
         self.degree = np.bincount(self.lists.items, minlength=items) + 1.0
         self._cache: dict[tuple[Any, ...], Any] = {}
@@ -192,7 +196,7 @@ def _gram(past: sparse.csr_matrix, basis: Floats) -> npt.NDArray[np.float64]:
     gram = np.zeros((basis.shape[1],) * 2)
     for start in range(0, len(sample), GRAM_BLOCK):
         part = past[sample[start : start + GRAM_BLOCK]] @ basis
-        gram += part.T @ part
+        gram += (part.T @ part).astype(np.float64)
     return gram * (events / max(len(sample), 1))
 
 

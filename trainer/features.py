@@ -135,7 +135,9 @@ class StaticFeatures(tf.keras.layers.Layer):
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the summed feature vectors `[..., dimension]` of rows `[...]`."""
-        return tf.add_n([tower(tf.gather(table, rows)) for tower, table in zip(self.towers, self.tables, strict=True)])
+        return tf.add_n(
+            [tower(tf.gather(table, rows)) for tower, table in zip(self.towers, self.tables, strict=True)]
+        )
 
 
 class ContextFeatures(tf.keras.layers.Layer):
@@ -163,9 +165,13 @@ def make(kind: FeatureKind, dimension: int, training: npt.NDArray[np.generic]) -
     if kind == "bag":
         bags = [bag.split("|") for bag in training]
         width = min(MAX_LABELS, max((len(bag) for bag in bags), default=1))
-        return Labels(dimension, _frequent([label for bag in bags for label in bag]), max(width, 2), split=False)
+        return Labels(
+            dimension, _frequent([label for bag in bags for label in bag]), max(width, 2), split=False
+        )
     texts = _words(tf.constant(training.astype(str)))
-    words, counts = np.unique(np.char.decode(texts.flat_values.numpy().astype(bytes), "utf-8"), return_counts=True)
+    words, counts = np.unique(
+        np.char.decode(texts.flat_values.numpy().astype(bytes), "utf-8"), return_counts=True
+    )
     shared = np.flatnonzero(counts >= MIN_ITEMS)  # a word of one item says no more than the item's id
     vocabulary = [str(words[i]) for i in shared[np.lexsort((words[shared], -counts[shared]))][:MAX_WORDS]]
     width = int(np.quantile(texts.row_lengths(), 0.99)) if len(training) else 1

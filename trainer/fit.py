@@ -68,7 +68,9 @@ def fit(
                 Validation(validate),
                 keeper,
                 EpochLog(workdir / "epochs.csv", keeper),
-                tf.keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False, update_freq="epoch"),
+                tf.keras.callbacks.TensorBoard(
+                    workdir / "tensorboard", write_graph=False, update_freq="epoch"
+                ),
                 ProgressBar(plan, first, advance),
             ],
         )
@@ -124,7 +126,9 @@ class EpochKeeper(tf.keras.callbacks.Callback):
             self.history = json.loads(self.file.read_text())
         if not self.history:
             return 0
-        self.checkpoint.optimizer.build(self.checkpoint.model.trainable_variables)  # slots, so that reading fills them
+        self.checkpoint.optimizer.build(
+            self.checkpoint.model.trainable_variables
+        )  # slots, so that reading fills them
         self.checkpoint.read(str(self._path(len(self.history) - 1))).expect_partial()
         return len(self.history) - 1
 
@@ -138,7 +142,9 @@ class EpochKeeper(tf.keras.callbacks.Callback):
         """Saves the state, then the entry that makes it count: a kill between the two repeats the epoch."""
         if f"val_{self.plan.objective}" not in metrics:
             known = sorted(name.removeprefix("val_") for name in metrics if name.startswith("val_"))
-            raise UserError(f"train.objective={self.plan.objective!r} is no validation metric; there are {', '.join(known)}")
+            raise UserError(
+                f"train.objective={self.plan.objective!r} is no validation metric; there are {', '.join(known)}"
+            )
         number = len(self.history)
         self.checkpoint.write(str(self._path(number)))
         self.history.append({name: float(value) for name, value in metrics.items()})
@@ -223,7 +229,9 @@ class ProgressBar(tf.keras.callbacks.Callback):
         """Shows the epoch's figures."""
         self.done = (epoch + 1) * self.plan.steps
         value = (logs or {}).get(f"val_{self.plan.objective}", float("nan"))
-        self.note = f"epoch {epoch + 1}, loss {(logs or {}).get('loss', 0):.4f}, {self.plan.objective} {value:.4f}"
+        self.note = (
+            f"epoch {epoch + 1}, loss {(logs or {}).get('loss', 0):.4f}, {self.plan.objective} {value:.4f}"
+        )
         self.advance(self.done, self.note)
 
 

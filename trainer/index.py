@@ -13,7 +13,7 @@ LOWEST = tf.float32.min  # the score of a place that holds no item
 
 
 @register("index", "brute_force")
-class BruteForce(tfrs.layers.factorized_top_k.BruteForce):  # type: ignore[misc]
+class BruteForce(tfrs.layers.factorized_top_k.BruteForce):
     """Exact search: every candidate is scored."""
 
     def build_index(self, candidates: tf.Tensor) -> "BruteForce":
@@ -47,7 +47,9 @@ class Scann:
     visits, a tenth when None; `reorder`: candidates that are scored exactly again.
     """
 
-    def __init__(self, leaves: int | None = None, leaves_to_search: int | None = None, reorder: int = 500) -> None:
+    def __init__(
+        self, leaves: int | None = None, leaves_to_search: int | None = None, reorder: int = 500
+    ) -> None:
         self.leaves = leaves
         self.leaves_to_search = leaves_to_search
         self.reorder = reorder
@@ -90,7 +92,9 @@ class ScannIndex(tf.Module):
         fetch = tf.minimum(k + most + 1, self.items)
         scores, rows = self.layer(queries, k=fetch)
         rows = tf.cast(rows, tf.int32)
-        barred = tf.sort(tf.concat([excluded.to_tensor(0), tf.zeros([tf.shape(rows)[0], 1], tf.int32)], axis=1))
+        barred = tf.sort(
+            tf.concat([excluded.to_tensor(0), tf.zeros([tf.shape(rows)[0], 1], tf.int32)], axis=1)
+        )
         nearest = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
         scores = tf.where(hit, LOWEST, scores)

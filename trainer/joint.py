@@ -1,4 +1,4 @@
-"""One model on both tasks: retrieval and ranking share their id embeddings, and each step lowers a mixture of both losses."""
+"""One model on both tasks: retrieval and ranking share id embeddings, and a step lowers both losses."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from trainer.train_retrieval import describe_rows, scorer, validation_sample
 
 
 class JointModel(tfrs.Model):
-    """A retrieval and a ranking model under one optimizer: loss = (1 - weight) * retrieval + weight * ranking."""
+    """Both models under one optimizer: loss = (1 - ranking_weight) * retrieval + ranking_weight * ranking."""
 
     def __init__(self, retrieval: RetrievalModel, ranking: RankingModel, ranking_weight: float) -> None:
         super().__init__()
@@ -45,8 +45,9 @@ def train_joint(
 ) -> tuple[RetrievalModel, RankingModel]:
     """Returns both models with the weights of the best epoch by `train.objective` on validation.
 
-    An epoch is one pass of the retrieval events; ranking batches go on from epoch to epoch. Optimizer, learning rate and patience
-    are those of `train`, the ranking batch is `ranking.batch_size`, and the length of id vectors `retrieval.embedding_dimension`.
+    An epoch is one pass of the retrieval events; ranking batches go on from epoch to epoch. Optimizer,
+    learning rate and patience are those of `train`, the ranking batch is `ranking.batch_size`, and the length
+    of id vectors `retrieval.embedding_dimension`.
     """
     if not (config.retrieval.enabled and config.ranking.enabled):
         raise UserError(

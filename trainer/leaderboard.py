@@ -98,7 +98,7 @@ def write(
             header, lines = _cells(board[task], task, metric)
             text.append(_markdown(task, metric, header, lines))
             if console is not None:
-                console.print(_table(task, header, lines))
+                console.print(_table(task, header, lines, console.width))
     (workdir / "leaderboard.json").write_text(json.dumps(board, indent=2) + "\n", encoding="utf-8")
     (workdir / "leaderboard.md").write_text("# Leaderboard\n\n" + "\n".join(text), encoding="utf-8")
 
@@ -129,11 +129,11 @@ def _cells(board: list[dict[str, Any]], task: str, objective: str) -> tuple[list
     """Returns the header and the rows of the table that a person reads."""
     names = list(dict.fromkeys([objective, *_SHOWN[task]]))
     names = [name for name in names if any(name in row for row in board)]
-    header = ["", *names, f"{objective} - {MODEL}", "seconds", "MB"]
+    header = ["", names[0], f"{objective} - {MODEL}", *names[1:], "seconds", "MB"]
     lines = []
     for row in board:
-        cells = [row["name"], *(_figure(row, name, interval=name == objective) for name in names)]
-        cells.append(_signed(row.get("difference")))
+        figures = [_figure(row, name, interval=name == objective) for name in names]
+        cells = [row["name"], figures[0], _signed(row.get("difference")), *figures[1:]]
         cells += [f"{row['seconds']:.1f}" if "seconds" in row else "", f"{row.get('memory_mb', 0):.0f}"]
         lines.append(cells)
     return header, lines
@@ -150,8 +150,7 @@ def _signed(difference: list[float] | None) -> str:
     if difference is None:
         return ""
     value, low, high = difference
-    sure = "significant" if low > 0 or high < 0 else "not significant"
-    return f"{value:+.4f}, {sure}"
+    return f"{value:+.4f}" + ("" if low > 0 or high < 0 else " (not sure)")
 
 
 def _markdown(task: str, objective: str, header: list[str], lines: list[list[str]]) -> str:
@@ -160,12 +159,14 @@ def _markdown(task: str, objective: str, header: list[str], lines: list[list[str
     return f"## {task.capitalize()}, by {objective} (95 % intervals over users)\n\n{body}\n"
 
 
-def _table(task: str, header: list[str], lines: list[list[str]]) -> Table:
+def _table(task: str, header: list[str], lines: list[list[str]], width: int) -> Table:
+    """Returns the table for the terminal; the last columns give way on a narrow one, and the file has them all."""
+    shown = 1 + max(3, min(len(header) - 1, (width - 30) // 18))
     table = Table(title=f"{task}, test")
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
+    for number, name in enumerate(header[:shown]):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for cells in lines:
-        table.add_row(*cells, style="bold" if cells[0] == MODEL else None)
+        table.add_row(*cells[:shown], style="bold" if cells[0] == MODEL else None)
     return table
 
 

@@ -27,7 +27,7 @@ def wrap(name: str, settings: dict[str, Any]) -> tf.keras.losses.Loss:
     function = get("loss", name)
     checked = check_settings(function, settings, "retrieval.loss", hidden=("labels", "scores"))
 
-    class Loss(tf.keras.losses.Loss):  # type: ignore[misc]
+    class Loss(tf.keras.losses.Loss):
         def __init__(self) -> None:
             super().__init__(reduction=tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE, name=name)
 

@@ -37,12 +37,16 @@ class Retriever(tf.Module):
         self.tower_scale = tower_scale
         self.blocks = [BlockLayer(block) for block in blocks]
 
-    def queries(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def queries(
+        self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
         """Returns query vectors `[batch, D]`: user rows `[batch]`, full histories (oldest first), encoded context columns."""
         parts = [block.queries(history) for block in self.blocks]
         if self.tower_scale:
             recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
-            inputs = {"user": user, "history": recent} | {context_key(name): column for name, column in context.items()}
+            inputs = {"user": user, "history": recent} | {
+                context_key(name): column for name, column in context.items()
+            }
             parts.insert(0, self.tower_scale * self.query_tower(inputs))
         return tf.concat(parts, axis=1)
 
@@ -60,12 +64,16 @@ class Retriever(tf.Module):
 
     def describe(self) -> list[dict[str, Any]]:
         """Returns what the vectors consist of, part by part, for the metrics file."""
-        parts: list[dict[str, Any]] = [{"name": "towers", "scale": self.tower_scale}] if self.tower_scale else []
+        parts: list[dict[str, Any]] = (
+            [{"name": "towers", "scale": self.tower_scale}] if self.tower_scale else []
+        )
         for layer in self.blocks:
             block = layer.block
             half_life = block.half_life if np.isfinite(block.half_life) else None
             rank = int(block.candidates.shape[1])
-            parts.append({"name": block.name, "scale": float(block.scale), "rank": rank, "half_life_events": half_life})
+            parts.append(
+                {"name": block.name, "scale": float(block.scale), "rank": rank, "half_life_events": half_life}
+            )
         return parts
 
 
@@ -83,7 +91,11 @@ class RetrievalModel(tfrs.Model):
         counts = np.bincount(prepared.train.item, minlength=len(prepared.items))
         counts[0] = 0
         self.sampler: Sampler = build(
-            "negatives", settings.negatives.name, settings.negatives.settings, "retrieval.negatives", counts=counts
+            "negatives",
+            settings.negatives.name,
+            settings.negatives.settings,
+            "retrieval.negatives",
+            counts=counts,
         )
         self.task = tfrs.tasks.Retrieval(
             loss=losses.wrap(settings.loss.name, settings.loss.settings),

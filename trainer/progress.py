@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Column
 
 Advance = Callable[[int, str], None]
@@ -33,7 +40,11 @@ class Reporter:
             BarColumn(16, table_column=Column(min_width=16)),
             MofNCompleteColumn(table_column=fixed),
             TimeElapsedColumn(table_column=fixed),
-            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            TextColumn(
+                "{task.fields[note]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
         )
         with Progress(*columns, expand=True, console=self.console, refresh_per_second=4) as bar:
             task = bar.add_task(name, total=total or 1, note="")

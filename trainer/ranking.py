@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from sklearn.linear_model import LogisticRegression
@@ -23,8 +24,8 @@ from trainer.towers import IdEmbedding
 class Prior:
     """A rating model in closed form that the network starts from: `mean + item_bias[i] + <user[u], item[i]>`.
 
-    Row 0 of each table is the unknown's. `train` holds, for every training event, what the model would say had it not seen that
-    event's rating: what the network learns from then looks like what it will meet.
+    Row 0 of each table is the unknown's. `train` holds, for every training event, what the model would say
+    had it not seen that event's rating: what the network learns from then looks like what it will meet.
     """
 
     mean: float
@@ -44,9 +45,10 @@ class Prior:
 
 
 class RankingNetwork(tf.keras.Model):
-    """An MLP over id embeddings, features and the prior, added to where each target starts. What is exported, and no more.
+    """An MLP over id embeddings, features and the prior, added to where each target starts.
 
-    The last layer starts at zero, so the untrained network is its start: the prior, for ratings.
+    The last layer starts at zero, so the untrained network is its start: the prior, for ratings. This is the
+    part that is exported; it knows no loss and no optimizer.
     """
 
     def __init__(
@@ -81,10 +83,10 @@ class RankingNetwork(tf.keras.Model):
         self.starts = [Start.of(target, prepared.rated_train, prior) for target in settings.targets]
 
     def call(self, inputs: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns raw outputs `[batch, targets]` (logits for binary targets) of `user`, `item` and context columns.
+        """Returns raw outputs `[batch, targets]` (logits if binary) of `user`, `item` and context columns.
 
-        `prior` `[batch]`, where given, stands for the tables' own (leave-one-out values in training). A `seed` int64 `[2]` turns
-        dropout on.
+        `prior` `[batch]`, where given, stands for the tables' own (leave-one-out values in training). A
+        `seed` int64 `[2]` turns dropout on.
         """
         prior = None
         if self.prior is not None:
@@ -101,7 +103,7 @@ class RankingNetwork(tf.keras.Model):
         return outputs + prior[:, None] * tf.constant([start.slope for start in self.starts])
 
     def predictions(self, inputs: Batch) -> tf.Tensor:
-        """Returns `[batch, targets]` in the targets' own units: within the training range, or probabilities if binary."""
+        """Returns `[batch, targets]` in the targets' units: within the training range, or probabilities."""
         outputs = self(inputs)
         columns = [
             tf.sigmoid(outputs[:, column])
@@ -117,7 +119,7 @@ class RankingNetwork(tf.keras.Model):
         return tf.linalg.matvec(self.predictions(inputs), weights)
 
     def serve(self, user: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        """Returns scores `[n]` of user and item rows int32 `[n]` for a request that says nothing of its context."""
+        """Returns scores `[n]` of user and item rows int32 `[n]` where nothing is known of the context."""
         return self.score({"user": user, "item": item} | self._no_context(tf.shape(user)))
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
@@ -132,7 +134,7 @@ class RankingNetwork(tf.keras.Model):
         ids = [self._hide(user, 0, seed, 1), self._hide(item, 0, seed, 2)]
         sides = [self.user_ids(ids[0]), self.item_ids(ids[1])]
         parts = [*sides, sides[0] * sides[1]]
-        if prior is not None:
+        if prior is not None and self.prior is not None:
             parts.append((prior[:, None] - self.prior.mean) / self.prior.scale)
         if self.user_features is not None:
             parts.append(self.user_features(user))
@@ -150,7 +152,7 @@ class RankingNetwork(tf.keras.Model):
         return parts
 
     def _hide(self, values: tf.Tensor, nothing: Any, seed: tf.Tensor | None, salt: int) -> tf.Tensor:
-        """Returns the values, in training some of them replaced by `nothing`, so that the model learns to do without."""
+        """Returns the values, in training some of them replaced by `nothing`, to learn to do without."""
         if seed is None or not self.settings.id_dropout:
             return values
         shape = tf.concat([tf.shape(values)[:1], tf.ones(tf.rank(values) - 1, tf.int32)], axis=0)
@@ -176,7 +178,7 @@ class RankingModel(tfrs.Model):
         self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Returns the targets' losses, weighted and summed; an event without a target's label has no part in it."""
+        """Returns the targets' losses, weighted and summed; events without a label have no part in it."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step]) if training else None
         outputs = self.network(inputs, seed=seed)
         loss = tf.constant(0.0)
@@ -219,7 +221,7 @@ class PriorTables(tf.keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Start:
-    """Where a target's raw output begins, `offset + slope * prior`, and the unit and range of what is learned on top."""
+    """Where a target's raw output begins, `offset + slope * prior`, the unit of the rest, and the range."""
 
     offset: float
     slope: float
@@ -229,14 +231,15 @@ class Start:
 
     @classmethod
     def of(cls, target: Target, events: Events, prior: Prior | None) -> "Start":
-        """Returns the start: the prior for ratings, its logistic regression for binary targets, else the mean."""
+        """Returns the prior for ratings, its logistic regression for binary targets, else the mean."""
         column = labels(target, events)
         there = np.isfinite(column)
         known = column[there].astype(np.float64)
         if not len(known):
             raise UserError(
-                f"no training event carries the label of ranking target {target.name!r} (column {target.column!r}); "
-                "map that column, choose another target, or set ranking.enabled=false"
+                f"no training event carries the label of ranking target {target.name!r} "
+                f"(column {target.column!r}); map that column, "
+                "choose another target, or set ranking.enabled=false"
             )
         least, most = float(known.min()), float(known.max())
         if target.kind == "binary":
@@ -253,7 +256,8 @@ def labels(target: Target, events: Events) -> Floats:
     known = {"rating": events.rating, "weight": events.weight} | dict(events.context)
     if target.column not in known:
         raise UserError(
-            f"ranking target {target.name!r} reads column {target.column!r}{did_you_mean(target.column, known)}"
+            f"ranking target {target.name!r} reads column {target.column!r}"
+            f"{did_you_mean(target.column, known)}"
         )
     try:
         column = np.asarray(known[target.column], dtype=np.float32)
@@ -279,8 +283,8 @@ def _task(target: Target) -> tfrs.tasks.Ranking:
     return tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction=mean))
 
 
-def _logistic(inputs: Floats, labels: Floats) -> tuple[float, float]:
-    """Returns offset and slope of the logistic regression of 0/1 labels on one input; no slope where all labels are alike."""
+def _logistic(inputs: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Returns offset and slope of the logistic regression of 0/1 labels on an input; 0 slope on constants."""
     share = (labels.sum() + 0.5) / (len(labels) + 1)
     if labels.min() == labels.max() or inputs.min() == inputs.max():
         return float(np.log(share / (1 - share))), 0.0

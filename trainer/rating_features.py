@@ -1,7 +1,8 @@
 """What is known of users and items beside their ratings, as columns that a rating prior regresses on.
 
-Declared features, how often and by whom a row was rated, and what its user rated: who rated what tells of tastes even before
-the ratings are read (Koren, "Factorization meets the neighborhood", 2008). All of it comes from the training events.
+Declared features, how often and by whom a row was rated, and what its user rated: who rated what tells of
+tastes even before the ratings are read (Koren, "Factorization meets the neighborhood", 2008). All of it comes
+from the training events.
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,9 @@ Columns = npt.NDArray[np.float32]
 
 
 def side_features(prepared: Prepared, events: Events) -> tuple[Columns, Columns]:
-    """Returns the columns `[users, p]` and `[items, q]`; the first is 1, the others have mean 0 over the trained rows.
+    """Returns the columns `[users, p]` and `[items, q]`: a 1, then columns of mean 0 over the trained rows.
 
-    A row that the events do not name, the unknown's (row 0) among them, is taken for one of the least popular.
+    A row that the events do not name, the unknown's (row 0) included, is taken for one of the least popular.
     """
     users, items = len(prepared.users), len(prepared.items)
     pairs = scipy.sparse.csr_matrix(
@@ -68,7 +69,10 @@ def declared_columns(features: Sequence[Feature], raw: Any, trained: int) -> lis
 
 
 def indicators(values: npt.NDArray[np.generic], bags: bool, trained: int) -> Columns:
-    """Returns `[rows, labels + 1]` of strings `[rows]`: 0/1 for the trained rows' most frequent labels, and whether there is none."""
+    """Returns `[rows, labels + 1]` of strings `[rows]`: 0/1 for frequent labels, and whether there is none.
+
+    The `MAX_LABELS` most frequent in the rows up to `trained` are kept.
+    """
     table = pl.DataFrame(
         {"row": np.arange(len(values)), "label": pl.Series(values.tolist(), dtype=pl.String)}
     )
@@ -86,7 +90,7 @@ def indicators(values: npt.NDArray[np.generic], bags: bool, trained: int) -> Col
 
 
 def bumps(values: npt.NDArray[np.float64], trained: int) -> Columns:
-    """Returns `[rows, BUMPS + 2]` of numbers `[rows]`: the value, bumps over its quantiles, and whether it is missing."""
+    """Returns `[rows, BUMPS + 2]` of numbers: the value, bumps over its quantiles, whether it is missing."""
     there = np.isfinite(values)
     known = np.sort(values[1 : trained + 1][there[1 : trained + 1]])
     if not len(known):
@@ -100,7 +104,7 @@ def bumps(values: npt.NDArray[np.float64], trained: int) -> Columns:
 
 
 def popularity(counts: Floats, trained: int) -> Columns:
-    """Returns the log of the events `[rows]` and its square `[rows, 2]`; a row without events is like the rarest trained."""
+    """Returns the log number of events and its square `[rows, 2]`; rows without any are like the rarest."""
     log = np.log1p(counts)
     seen = log[1 : trained + 1]
     log = np.maximum(log, seen.min(initial=np.inf)) - seen.mean()
@@ -110,7 +114,7 @@ def popularity(counts: Floats, trained: int) -> Columns:
 def who_rated_what(
     pairs: scipy.sparse.csr_matrix, user_counts: Floats, item_counts: Floats
 ) -> tuple[Columns, Columns]:
-    """Returns the leading singular vectors `[users, rank]` and `[items, rank]` of the pairs normalised by degree."""
+    """Returns the leading singular vectors `[users, rank]`, `[items, rank]` of degree-normalised pairs."""
     rank = min(IMPLICIT_RANK, min(pairs.shape) - 1)
     left = scipy.sparse.diags_array(np.maximum(user_counts, 1) ** -0.5)
     right = scipy.sparse.diags_array((item_counts + 3) ** -0.5)
@@ -119,19 +123,19 @@ def who_rated_what(
 
 
 def _filled(columns: Columns, there: npt.NDArray[np.bool_], trained: int) -> Columns:
-    """Returns the columns with the trained rows' mean where a row has nothing, and a last column that says so."""
+    """Returns the columns, the trained rows' mean where a row has nothing, and a last column that says so."""
     seen = columns[1 : trained + 1][there[1 : trained + 1]]
     mean = seen.mean(axis=0) if len(seen) else np.zeros(columns.shape[1], np.float32)
     return np.hstack([np.where(there[:, None], columns, mean), ~there[:, None]]).astype(np.float32)
 
 
 def _standardised(columns: Sequence[Columns], trained: int) -> Columns:
-    """Returns the columns side by side, each of mean 0 and deviation 1 over the trained rows; constant ones are dropped."""
+    """Returns the columns side by side, of mean 0 and deviation 1 over the trained rows; constant ones go."""
     whole = np.hstack(columns)
     seen = whole[1 : trained + 1]
     mean, scale = seen.mean(axis=0, dtype=np.float64), seen.std(axis=0, dtype=np.float64)
     kept = scale > 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    return ((whole[:, kept] - mean[kept]) / scale[kept]).astype(np.float32)
+    return np.asarray((whole[:, kept] - mean[kept]) / scale[kept], np.float32)
 
 
 def _with_one(columns: Columns) -> Columns:

@@ -1,23 +1,28 @@
 """Ratings in closed form, without gradients: what the ranking network starts from.
 
-    rating = mean + b_u + b_i + <z_u, v_i> + noise,   (b_u, z_u) ~ N(A' x_u, diag(s_U)),   (b_i, v_i) ~ N(B' x_i, diag(s_I))
+    rating = mean + b_u + b_i + <z_u, v_i> + noise
+    (b_u, z_u) ~ N(A' x_u, diag(s)),   (b_i, v_i) ~ N(B' x_i, diag(t)),   x: side columns of users and items
 
-with side columns x of users and items: variational Bayesian matrix factorisation (Lim & Teh, "Variational Bayesian approach to
-movie rating prediction", 2007) whose prior means are regressions on features (Agarwal & Chen, "Regression-based latent factor
-models", 2009). Each sweep sets the Gaussian posteriors of all users given the items' and the other way round, then the
-regressions, the variances and the noise from those posteriors: no setting stands for a regularisation.
+This is variational Bayesian matrix factorisation (Lim & Teh, "Variational Bayesian approach to movie rating
+prediction", 2007) whose prior means are regressions on features (Agarwal & Chen, "Regression-based latent
+factor models", 2009). Each sweep sets the Gaussian posteriors of all users given the items', then the other
+way round, and the regressions, the variances and the noise from those posteriors: no setting stands for a
+regularisation.
 
-The posteriors' covariances are not a luxury. Point estimates (alternating least squares) overfit the many rows with few ratings;
-here a row known badly counts for less in the rows that meet it. An item without ratings, or a user, gets its regression's value.
+The posteriors' covariances are not a luxury. Point estimates (alternating least squares) overfit the many
+rows with few ratings; here a row known badly counts for less in the rows that meet it. A user or an item
+without ratings gets its regression's value.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+from threadpoolctl import threadpool_limits
 
 from trainer.config import RankingSettings, Target
 from trainer.data.examples import Events, Floats, Ints, Prepared
@@ -93,7 +98,7 @@ def wanted(targets: Sequence[Target], events: Events) -> bool:
 
 
 def fit(prepared: Prepared, settings: RankingSettings, events: Events, reporter: Reporter) -> Prior:
-    """Returns the prior learned from the ratings among `events`, with its leave-one-out predictions of all of them."""
+    """Returns the prior learned from the ratings of `events`, with its leave-one-out predictions of them."""
     rated = events.take(_usable(events))
     mean = float(np.average(rated.rating, weights=rated.weight))
     scale = float(np.sqrt(np.average((rated.rating - mean) ** 2, weights=rated.weight))) or 1.0
@@ -103,12 +108,12 @@ def fit(prepared: Prepared, settings: RankingSettings, events: Events, reporter:
         ((rated.rating - mean) / scale).astype(np.float32),
         (rated.weight / rated.weight.mean()).astype(np.float32),
     )
-    with reporter.step("rating prior", settings.prior_sweeps) as advance:
+    # One thread: for matrices this small, waking the others took three quarters of the time.
+    with reporter.step("rating prior", settings.prior_sweeps) as advance, threadpool_limits(1):
         user_columns, item_columns = side_features(prepared, events)
-        for done, found in enumerate(sweeps(ratings, user_columns, item_columns, settings.prior_rank)):
-            advance(done + 1, f"noise {scale * found.noise**0.5:.4f}")
-            if done + 1 == settings.prior_sweeps:
-                break
+        states = sweeps(ratings, user_columns, item_columns, settings.prior_rank)
+        for done, found in enumerate(islice(states, settings.prior_sweeps), start=1):
+            advance(done, f"noise {scale * found.noise**0.5:.4f}")
     tables = Prior(
         mean=mean,
         item_bias=found.items.mean[:, 0] * np.float32(scale),
@@ -153,11 +158,12 @@ class Sums:
         """Returns the sums of ratings whose rows and other rows are given `[events]`."""
         weight = scipy.sparse.csr_matrix((ratings.weight, (rows, others)), shape)
         value = scipy.sparse.csr_matrix((ratings.weight * ratings.value, (rows, others)), shape)
-        return cls(weight, value, np.bincount(rows, ratings.weight, shape[0]))
+        total = np.bincount(rows, ratings.weight, shape[0])
+        return cls(weight, value, np.asarray(total, np.float64))
 
 
 def posterior(sums: Sums, other: Side, belief: Belief, noise: float) -> Side:
-    """Returns the rows' Gaussian posteriors `[rows]` given those of the other side; a row without ratings keeps its belief."""
+    """Returns the rows' posteriors given those of the other side; a row without ratings keeps its belief."""
     size = other.mean.shape[1]
     upper = np.triu_indices(size)
     moments, offsets = _moments(other)
@@ -178,7 +184,7 @@ def posterior(sums: Sums, other: Side, belief: Belief, noise: float) -> Side:
 
 
 def believe(columns: Columns, side: Side, total: Values) -> Belief:
-    """Returns the ridge regression of the posteriors on side columns, and the variance that it leaves, of rows with ratings."""
+    """Returns the ridge regression of the posteriors on side columns, and the variance that it leaves."""
     trust = (total / (total + TRUST))[:, None].astype(np.float32)
     weighted = columns * trust
     gram = (weighted.T @ columns).astype(np.float64) + RIDGE * np.eye(columns.shape[1])
@@ -206,7 +212,7 @@ def leave_one_out(found: Posterior, ratings: Ratings) -> Floats:
 
 
 def _moments(side: Side) -> tuple[Floats, Floats]:
-    """Returns E[d d'] (upper triangles; the first D columns are E[d]) and E[b d] `[rows, D]` of the designs d and biases b."""
+    """Returns E[d d'] (upper triangles; first E[d]) and E[b d] `[rows, D]` of the biases b and designs d."""
     size = side.mean.shape[1]
     a, b = np.triu_indices(size)
     second = side.covariance + side.mean[:, a] * side.mean[:, b]
@@ -217,7 +223,7 @@ def _moments(side: Side) -> tuple[Floats, Floats]:
 
 
 def _predict(users: Side, items: Side, some: Ratings) -> tuple[Floats, Floats, Floats, Floats]:
-    """Returns predictions and their variance `[events]`: the user's part, the item's, and that of both together."""
+    """Returns predictions, and their variance in parts `[events]`: the user's, the item's, both's."""
     size = users.mean.shape[1]
     a, b = np.triu_indices(size)
     twice = np.where(a == b, 1, 2).astype(np.float32)
@@ -237,7 +243,7 @@ def _noise(users: Side, items: Side, sample: Ratings) -> float:
 
 
 def _start(by_user: Sums, by_item: Sums, item_columns: Columns, rank: int) -> tuple[Side, Side]:
-    """Returns users at 0, and items at their biases and the combinations of columns on which users' tastes differ most."""
+    """Returns users at 0; items at their biases, and at the column mixtures on which users differ most."""
     rows, others = by_item.weight.shape[0], by_user.weight.shape[0]
     bias = np.asarray(by_item.value.sum(axis=1)).ravel() / (by_item.total + TRUST)
     own = (np.asarray(by_user.value.sum(axis=1)).ravel() - by_user.weight @ bias) / (by_user.total + RIDGE)

@@ -62,7 +62,11 @@ def build(kind: str, name: str, settings: Mapping[str, Any], where: str = "", **
     `where` is the dotted place of the settings, named in errors.
     """
     part = get(kind, name)
-    return part(**given, **check_settings(part, settings, where or kind, hidden=tuple(given)))
+    checked = check_settings(part, settings, where or kind, hidden=tuple(given))
+    try:
+        return part(**given, **checked)
+    except ValidationError as error:
+        raise UserError(_explained(error, where or kind)) from None
 
 
 def check_settings(
@@ -106,9 +110,13 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *(str(step) for step in first["loc"] if isinstance(step, str))])
-        raise UserError(f"setting {place}={first['input']!r}: {first['msg']}") from None
+        raise UserError(_explained(error, where)) from None
+
+
+def _explained(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    place = ".".join([where, *(str(step) for step in first["loc"] if isinstance(step, str))])
+    return f"setting {place}={first['input']!r}: {first['msg']}"
 
 
 def _is_model(part: Callable[..., Any]) -> bool:

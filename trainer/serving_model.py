@@ -33,7 +33,13 @@ class ServingModel(tf.Module):
     """A retriever, its index, an optional ranking model, and the histories of known users, ready to export."""
 
     def __init__(
-        self, retriever: Retriever, prepared: Prepared, histories: Lists, index: Any, ranker: Ranker | None, default_k: int
+        self,
+        retriever: Retriever,
+        prepared: Prepared,
+        histories: Lists,
+        index: Any,
+        ranker: Ranker | None,
+        default_k: int,
     ) -> None:
         super().__init__()
         self.retriever = retriever
@@ -45,7 +51,11 @@ class ServingModel(tf.Module):
         self.item_titles = tf.constant(list(prepared.titles))
         self.offsets = tf.constant(histories.offsets)
         self.history_items = tf.constant(histories.items)
-        self.context = {feature.name: feature.kind for feature in prepared.schema.context} if retriever.query_tower.context else {}
+        tower = retriever.query_tower.context
+        self.context = {} if tower is None else {one.name: one.kind for one in prepared.schema.context}
+        self.context_specs = (
+            {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
+        )
         self.index = index.build_index(tf.constant(in_blocks(retriever.candidates, len(prepared.items))))
 
     @cached_property
@@ -65,9 +75,8 @@ class ServingModel(tf.Module):
             "history": self._trace(self.history, user_id=STRINGS, k=COUNTS),
         }
         if self.context:
-            towers = self.retriever.query_tower.context.towers
-            specs = {name: towers[name].raw_spec for name in self.context}
-            made["recommend_in_context"] = self._trace(self.recommend_in_context, user_id=STRINGS, **lists, **specs)
+            specs = {"user_id": STRINGS, **lists, **self.context_specs}
+            made["recommend_in_context"] = self._trace(self.recommend_in_context, **specs)
         return made
 
     def serving_default(self, user_id: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -141,7 +150,9 @@ class ServingModel(tf.Module):
         inside = tf.range(tf.shape(rows)[1])[None, :] < k[:, None]
         return {"item_id": tf.gather(self.item_ids, tf.where(inside, rows, 0))}
 
-    def _answer(self, queries: tf.Tensor, history: tf.RaggedTensor, k: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _answer(
+        self, queries: tf.Tensor, history: tf.RaggedTensor, k: tf.Tensor, exclude: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         excluded = tf.concat([history, self._present(exclude)], axis=1)
         rows, scores = self.index.top(queries, excluded, self._width(k))
         return self._listed(rows, scores, k)
@@ -157,7 +168,9 @@ class ServingModel(tf.Module):
         asked = tf.reduce_max(tf.concat([k, [0]], axis=0))
         return tf.clip_by_value(asked, 0, len(self.item_ids) - 1)
 
-    def _queries(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def _queries(
+        self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
         raw = {name: context.get(name, self._absent(kind, user)) for name, kind in self.context.items()}
         return self.retriever.queries(user, history, self.retriever.encode_context(raw))
 

@@ -75,7 +75,9 @@ class QueryTower(tf.keras.layers.Layer):
     The history is embedded by the candidate tower, so both sides read an item alike.
     """
 
-    def __init__(self, settings: RetrievalSettings, prepared: Prepared, candidate_tower: CandidateTower) -> None:
+    def __init__(
+        self, settings: RetrievalSettings, prepared: Prepared, candidate_tower: CandidateTower
+    ) -> None:
         super().__init__()
         dimension, trained = settings.embedding_dimension, prepared.users.trained
         self.candidate_tower = candidate_tower

@@ -50,7 +50,7 @@ class RankingFit:
 
 
 def train_ranking(config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> RankingModel:
-    """Returns the ranking model with the weights of its best epoch on validation; the untrained start is one of them."""
+    """Returns the ranking model with the weights of its best epoch on validation, the start included."""
     settings = config.ranking
     ready = build_ranking(config, prepared, reporter)
     model, steps = ready.model, ready.steps

@@ -23,7 +23,9 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
     model = RetrievalModel(config.retrieval, prepared, settings.seed)
     windows = Windows(events, len(prepared.users), config.data.history_length, prepared.ordered)
     model.retriever.history_length = windows.length
-    context = model.retriever.encode_context({name: tf.constant(column) for name, column in events.context.items()})
+    context = model.retriever.encode_context(
+        {name: tf.constant(column) for name, column in events.context.items()}
+    )
     batch_size = min(settings.batch_size, len(events))
     steps = steps_per_epoch(len(events), batch_size)
     model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
@@ -54,7 +56,9 @@ def validation_sample(prepared: Prepared, seed: int) -> Cases:
     cases = prepared.validation
     if len(cases) <= VALIDATION_CASES:
         return cases
-    return cases.take(np.sort(np.random.default_rng(seed).choice(len(cases), VALIDATION_CASES, replace=False)))
+    return cases.take(
+        np.sort(np.random.default_rng(seed).choice(len(cases), VALIDATION_CASES, replace=False))
+    )
 
 
 def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> FactorScorer:
@@ -63,7 +67,9 @@ def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> Fact
     ask = traced or tf.function(retriever.queries, reduce_retracing=True)
 
     def queries(cases: Cases) -> Floats:
-        context = retriever.encode_context({name: tf.constant(column) for name, column in cases.context.items()})
+        context = retriever.encode_context(
+            {name: tf.constant(column) for name, column in cases.context.items()}
+        )
         return np.asarray(ask(tf.constant(cases.user), ragged(cases.history), context))
 
     return FactorScorer(queries, candidates)
@@ -77,7 +83,9 @@ def in_blocks(embed: Any, rows: int, block: int = 65_536) -> Floats:
 
 def ragged(lists: Lists) -> tf.RaggedTensor:
     """Returns lists of item rows as a ragged tensor, the unknown left out."""
-    whole = tf.RaggedTensor.from_row_splits(tf.constant(lists.items), tf.constant(lists.offsets), validate=False)
+    whole = tf.RaggedTensor.from_row_splits(
+        tf.constant(lists.items), tf.constant(lists.offsets), validate=False
+    )
     return tf.ragged.boolean_mask(whole, whole > 0)
 
 

@@ -1,72 +1,99 @@
 """The search for settings with Keras Tuner, by default over embedding dimension and temperature.
 
-Keras Tuner's own `Tuner` takes Keras 3 models only; subclassing `BaseTuner` is its documented way for everything else. The chief and
-worker protocol (environment variables `KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT`) works unchanged.
+Keras Tuner's own `Tuner` takes Keras 3 models only; subclassing `BaseTuner` is its documented way for
+everything else.
+
+Several processes, on one host or many, share a search by Keras Tuner's own protocol: the same command with
+`KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT`, and `KERASTUNER_TUNER_ID` set to `chief` in one and to a
+name of its own in each other. The chief trains nothing: it hands out the trials, and when the last worker is
+done it writes `best.toml`. A worker keeps its checkpoints in `WORKDIR-<name>`. A chief that is stopped takes
+the search up again when started anew; workers wait an hour for it.
 """
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import matplotlib
-import tomli_w
+import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
 from rich.table import Table
 
 from trainer import registry
-from trainer.config import Config, with_settings
+from trainer.config import Config, load, to_toml, with_settings
 from trainer.data.examples import Prepared
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
+from trainer.evaluate import FactorScorer, measure
 from trainer.experiment import claim, replace
-from trainer.evaluate import measure
+from trainer.fit import forget
 from trainer.progress import Reporter
 from trainer.train_retrieval import scorer, train_retrieval, validation_sample
 
 matplotlib.use("Agg")
 
 FACTOR = 3  # Hyperband: each round keeps a third of the trials and trains them three times as long
+SEARCHED = ("retrieval.", "train.", "data.history_length")  # the settings that a trial reads
 Row = tuple[str, dict[str, Any], float]  # trial, settings by dotted name, objective
 
 
-def run(config: Config, workdir: Path) -> Path:
+def run(config: Config, workdir: Path) -> Path | None:
     """Searches and returns the path of `best.toml`; a search that was interrupted goes on where it stopped.
 
-    Writes `best.toml` (the preset's settings with the best trial's), `trials.md` and `trials.png` into `workdir`.
+    Writes `best.toml` (the preset's settings with the best trial's), `trials.md` and `trials.png` into
+    `workdir`. A worker of a search that is shared writes none of them and returns None: the chief does.
+    Raises `UserError` where the settings cannot be searched or no trial finished.
     """
-    if not config.retrieval.enabled:
-        raise UserError("tune maximises a retrieval metric, and retrieval.enabled is false")
-    ranges = hyperparameters(config.tune.parameters)
-    for name in config.tune.parameters:
-        with_settings(config, {name: ranges.get(name)})
+    space = hyperparameters(config.tune.parameters)
+    _check(config)
+    worker = _worker()
+    home = workdir.with_name(f"{workdir.name}-{worker}") if worker else workdir
     reporter = Reporter()
-    _claim(workdir, config)
+    _claim(home, config)
     with reporter.step("prepare"):
         source = config.data.source
         dataset = registry.build("source", source.name, source.settings, "data.source").load()
         prepared = prepare(dataset, config.data)
-    tuner = RetrievalTuner(oracle(config, ranges), config, prepared, reporter, workdir)
-    tuner.search()
-    rows = finished(tuner)
+    _check_objective(prepared, config.train.objective)
+    tuner = RetrievalTuner(oracle(config, space), config, prepared, reporter, home)
+    tuner.search(verbose=0)
+    if worker:
+        reporter.say(f"{worker} is done; the chief writes best.toml")
+        return None
+    return write(tuner, finished(tuner), workdir)
+
+
+def write(tuner: "RetrievalTuner", rows: Sequence[Row], workdir: Path) -> Path:
+    """Writes and shows what the search found; returns the path of `best.toml`."""
+    config, reporter = tuner.config, tuner.reporter
     if not rows:
-        raise UserError("no trial finished")
-    best = with_settings(config, rows[0][1])
-    replace(workdir / "best.toml", tomli_w.dumps(best.model_dump(mode="json", exclude_none=True)))
+        messages = [trial.message for trial in tuner.oracle.trials.values() if trial.message]
+        reason = messages[-1].strip().splitlines()[-1].partition(": ")[2] if messages else "there was none"
+        raise UserError(f"no trial finished; the last one: {reason}")
+    replace(workdir / "best.toml", to_toml(with_settings(config, rows[0][1])))
     replace(workdir / "trials.md", markdown(rows, config.train.objective))
     picture(rows, config.train.objective, workdir / "trials.png")
     reporter.console.print(table(rows, config.train.objective))
-    reporter.say(f"best:  {workdir / 'best.toml'}\nnext:  .venv/bin/python -m trainer train --config {workdir / 'best.toml'}")
-    return workdir / "best.toml"
+    best = workdir / "best.toml"
+    reporter.say(f"best:  {best}\nnext:  .venv/bin/python -m trainer train --config {best}")
+    return best
 
 
-class RetrievalTuner(BaseTuner):  # type: ignore[misc]
-    """A trial trains the towers with its settings; its score is the validation objective of the best epoch."""
+class RetrievalTuner(BaseTuner):
+    """A trial trains the towers with its settings; its score is the validation objective of the best epoch.
+
+    The blocks beside the towers are fitted in seconds and choose their own settings: they take no part.
+    """
 
     def __init__(
-        self, oracle: keras_tuner.Oracle, config: Config, prepared: Prepared, reporter: Reporter, workdir: Path
+        self,
+        oracle: keras_tuner.Oracle,
+        config: Config,
+        prepared: Prepared,
+        reporter: Reporter,
+        workdir: Path,
     ) -> None:
         self.config = config
         self.prepared = prepared
@@ -78,15 +105,20 @@ class RetrievalTuner(BaseTuner):  # type: ignore[misc]
         """Returns the objective of one trial's settings."""
         del args, kwargs
         settings = {name: trial.hyperparameters.get(name) for name in self.config.tune.parameters}
-        self.reporter.say(f"trial {trial.trial_id}: " + ", ".join(f"{name} = {_short(v)}" for name, v in settings.items()))
+        shown = ", ".join(f"{name} = {_short(value)}" for name, value in settings.items())
+        self.reporter.say(f"trial {trial.trial_id}: {shown}")
         config = with_settings(self.config, settings)
         if "tuner/epochs" in trial.hyperparameters.values:
             config = with_settings(config, {"train.epochs": trial.hyperparameters.get("tuner/epochs")})
-        model = train_retrieval(config, self.prepared, self.workdir / "trials" / trial.trial_id, self.reporter)
+        home = self.workdir / "trials" / trial.trial_id
+        try:
+            model = train_retrieval(config, self.prepared, home, self.reporter)
+        except UserError as error:
+            self.reporter.say(f"trial {trial.trial_id} failed: {error}")
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
         cases = validation_sample(self.prepared, config.train.seed)
-        value = measure(scorer(model, self.prepared), cases, self.prepared, config.train.objective)
-        if math.isnan(value):
-            raise UserError("the validation part has no cases to tune on; give data.split a larger validation_fraction")
+        value = measure(scorer(model.retriever, self.prepared), cases, self.prepared, config.train.objective)
+        forget(home / "retrieval")
         return {config.train.objective: value}
 
 
@@ -101,10 +133,14 @@ def hyperparameters(parameters: Mapping[str, Mapping[str, Any]]) -> keras_tuner.
         kinds = [kind for kind in ("choice", "int", "float") if kind in options]
         unknown = set(options) - {"choice", "int", "float", "step", "log"}
         if len(kinds) != 1 or unknown:
-            raise UserError(f"{where} is {dict(options)}; it takes one of choice, int, float, and step or log beside them")
+            raise UserError(
+                f"{where} is {dict(options)}; it takes one of choice, int, float, and step or log beside them"
+            )
         values = options[kinds[0]]
-        if not isinstance(values, Sequence) or isinstance(values, str) or (kinds[0] != "choice" and len(values) != 2):
-            raise UserError(f"{where}.{kinds[0]} is {values!r}; it takes a list: the choices, or lowest and highest")
+        if not _is_range(kinds[0], values):
+            raise UserError(
+                f"{where}.{kinds[0]} is {values!r}; it takes a list: the choices, or lowest and highest"
+            )
         sampling = "log" if options.get("log") else "linear"
         try:
             if kinds[0] == "choice":
@@ -119,11 +155,18 @@ def hyperparameters(parameters: Mapping[str, Mapping[str, Any]]) -> keras_tuner.
 
 
 def oracle(config: Config, space: keras_tuner.HyperParameters) -> keras_tuner.Oracle:
-    """Returns the search algorithm that the settings name."""
+    """Returns the search algorithm that the settings name; a trial that fails never ends the search."""
     objective = keras_tuner.Objective(config.train.objective, "max")
-    common = {"objective": objective, "hyperparameters": space, "seed": config.train.seed}
+    common = {
+        "objective": objective,
+        "hyperparameters": space,
+        "seed": config.train.seed,
+        "max_consecutive_failed_trials": config.tune.trials + 1,
+    }
     if config.tune.algorithm == "hyperband":
-        return keras_tuner.oracles.HyperbandOracle(max_epochs=config.train.epochs, factor=FACTOR, **common)
+        made = keras_tuner.oracles.HyperbandOracle(max_epochs=config.train.epochs, factor=FACTOR, **common)
+        made.max_trials = config.tune.trials  # of itself it runs as many as its brackets hold
+        return made
     kind = {
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
         "random": keras_tuner.oracles.RandomSearchOracle,
@@ -133,9 +176,10 @@ def oracle(config: Config, space: keras_tuner.HyperParameters) -> keras_tuner.Or
 
 def finished(tuner: RetrievalTuner) -> list[Row]:
     """Returns the finished trials, the best first."""
-    trials = tuner.oracle.get_best_trials(10_000)
+    trials = [trial for trial in tuner.oracle.get_best_trials(10_000) if trial.status == "COMPLETED"]
     names = list(tuner.config.tune.parameters)
-    return [(t.trial_id, {name: t.hyperparameters.get(name) for name in names}, float(t.score)) for t in trials]
+    settings = [{name: trial.hyperparameters.get(name) for name in names} for trial in trials]
+    return [(t.trial_id, some, float(t.score)) for t, some in zip(trials, settings, strict=True)]
 
 
 def markdown(rows: Sequence[Row], objective: str) -> str:
@@ -165,10 +209,18 @@ def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     points = [[settings[name] for _, settings, _ in rows] for name in names]
     heights = points[1] if len(points) > 1 else [value for *_, value in rows]
-    colours = axes.scatter(points[0], heights, c=[value for *_, value in rows], s=90, cmap="viridis", edgecolor="0.3")
-    axes.scatter(points[0][:1], heights[:1], s=260, facecolor="none", edgecolor="crimson", linewidth=2, label="best")
+    colours = axes.scatter(
+        points[0], heights, c=[value for *_, value in rows], s=90, cmap="viridis", edgecolor="0.3"
+    )
+    axes.scatter(
+        points[0][:1], heights[:1], s=260, facecolor="none", edgecolor="crimson", linewidth=2, label="best"
+    )
     for axis, values in ((axes.xaxis, points[0]), (axes.yaxis, heights)):
-        if all(isinstance(v, int | float) for v in values) and min(values) > 0 and max(values) / min(values) > 5:
+        if (
+            all(isinstance(v, int | float) for v in values)
+            and min(values) > 0
+            and max(values) / min(values) > 5
+        ):
             axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     if all(isinstance(v, int) for v in points[0]):
         axes.set_xticks(sorted(set(points[0])), [str(v) for v in sorted(set(points[0]))], minor=False)
@@ -182,10 +234,70 @@ def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
     beside.replace(path)
 
 
+def _worker() -> str | None:
+    """Returns this process's name where it is a worker of a shared search; None for its chief, and alone."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return None
+    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
+        if not os.environ.get(name):
+            raise UserError(f"KERASTUNER_ORACLE_IP is set and {name} is not: a shared search needs both")
+    name = os.environ["KERASTUNER_TUNER_ID"]
+    return None if "chief" in name else name
+
+
 def _claim(workdir: Path, config: Config) -> None:
-    """Makes `workdir` this search's; the workers of one search share it."""
-    if os.environ.get("KERASTUNER_TUNER_ID", "chief") == "chief" or not (workdir / "config.toml").exists():
-        claim(workdir, config, restart=False)
+    """Makes `workdir` this search's; raises `UserError` where it holds another one."""
+    recorded = workdir / "config.toml"
+    if recorded.exists():
+        earlier = load(None, recorded).tune
+        for name in ("algorithm", "parameters"):
+            if getattr(earlier, name) != getattr(config.tune, name):
+                raise UserError(
+                    f"{workdir} holds another search (tune.{name} differs): give another --workdir"
+                )
+    claim(workdir, config, restart=False)
+
+
+def _check(config: Config) -> None:
+    """Raises `UserError` about a setting that cannot be searched, or an end of its range that will not do."""
+    if not config.retrieval.enabled:
+        raise UserError("tune maximises a retrieval metric, and retrieval.enabled is false")
+    if not config.tune.parameters:
+        raise UserError("tune.parameters is empty: name at least one setting and its range")
+    for name, options in config.tune.parameters.items():
+        if not name.startswith(SEARCHED):
+            raise UserError(
+                f"tune.parameters.{name!r} cannot be searched; what trials train on is {', '.join(SEARCHED)}"
+            )
+        for value in _values(options):
+            with_settings(config, {name: value})
+
+
+def _check_objective(prepared: Prepared, objective: str) -> None:
+    """Raises `UserError` where the objective is none, or cannot be measured."""
+    if not len(prepared.validation):
+        raise UserError(
+            "the validation part has no cases to tune on; give data.split another method or a larger fraction"
+        )
+    nothing = np.zeros((len(prepared.items), 1), np.float32)
+    zeros = FactorScorer(lambda cases: np.zeros((len(cases), 1), np.float32), nothing)
+    measure(zeros, prepared.validation.take(np.arange(1)), prepared, objective)
+
+
+def _values(options: Mapping[str, Any]) -> Iterator[Any]:
+    for kind in ("choice", "int", "float"):
+        yield from options.get(kind, ())
+
+
+def _is_range(kind: str, values: Any) -> bool:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        return False
+    if kind == "choice":
+        return True
+    wrong = [
+        v for v in values if isinstance(v, bool) or not isinstance(v, int if kind == "int" else int | float)
+    ]
+    return len(values) == 2 and not wrong and values[0] < values[1]
 
 
 def _short(value: Any) -> str:

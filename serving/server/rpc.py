@@ -52,7 +52,7 @@ def grpc_server(predictor: Predictor, options: ServerOptions) -> grpc.Server:
     return server
 
 
-class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
+class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata; the rest of the service is unimplemented, and says so."""
 
     def __init__(self, predictor: Predictor) -> None:
@@ -109,7 +109,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type
         return response
 
 
-class Status(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+class Status(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus."""
 
     def __init__(self, predictor: Predictor) -> None:
@@ -130,7 +130,7 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
         return response
 
 
-class ApiKey(grpc.ServerInterceptor):  # type: ignore[misc]
+class ApiKey(grpc.ServerInterceptor):
     """Refuses calls without the key; the health service needs none."""
 
     def __init__(self, key: str) -> None:

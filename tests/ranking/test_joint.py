@@ -32,5 +32,5 @@ def test_both_models_from_one_fit(devices: Prepared, reporter: Reporter, tmp_pat
 
 
 def test_joint_needs_both(world: Prepared, reporter: Reporter, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train.joint=true trains both models"):
+    with pytest.raises(UserError, match=r"train\.joint=true trains both models"):
         train_joint(with_settings(quick(), {"retrieval.enabled": False}), world, tmp_path, reporter)

@@ -35,7 +35,7 @@ def rmse(predicted: np.ndarray, actual: np.ndarray) -> float:
 
 
 def test_posterior_equals_the_hand_worked_one() -> None:
-    # One user, rank 1, two items (bias, factor) = (.5, 1) and (-.5, 2), of covariances diag(.1, .2) and [[.1, .05], [.05, .3]].
+    # One user; items (bias, factor) (.5, 1), (-.5, 2), covariances diag(.1, .2) and [[.1, .05], [.05, .3]].
     items = Side(
         np.array([[0.5, 1], [-0.5, 2]], np.float32), np.array([[0.1, 0, 0.2], [0.1, 0.05, 0.3]], np.float32)
     )
@@ -43,7 +43,7 @@ def test_posterior_equals_the_hand_worked_one() -> None:
     found = posterior(
         sums, items, Belief(np.array([[0.2, 0.4]], np.float32), np.array([0.5, 0.25])), noise=0.5
     )
-    # E[d d'] summed: [[2, 3], [3, (1 + .2) + (4 + .3)]]; over the noise, with 1/variance added to the diagonal.
+    # E[d d'] summed: [[2, 3], [3, (1 + .2) + (4 + .3)]]; over the noise, and 1/variance on the diagonal.
     precision = np.array([[2 / 0.5 + 2, 3 / 0.5], [3 / 0.5, 5.5 / 0.5 + 4]])
     # d * (rating - bias), less Cov(bias, factor): (1.5 + 1.5, 1 * 1.5 + 2 * 1.5 - .05).
     pull = np.array([3.0, 4.45]) / 0.5 + np.array([0.2 / 0.5, 0.4 / 0.25])

@@ -11,7 +11,7 @@ import polars as pl
 from trainer.config import DataSettings
 from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared
 from trainer.data.interactions import Corpus, Dataset, Feature, FeatureKind, Interactions
-from trainer.data.split import Splits, split
+from trainer.data.split import Splits, resolve, split
 from trainer.data.vocabulary import UNKNOWN, Vocabulary
 from trainer.errors import UserError
 
@@ -41,7 +41,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     if not len(positives[0]):
         raise UserError(f"data.min_rating={settings.min_rating} leaves no training event")
     before_test = _merge(positives[0], positives[1])
-    comparable = settings.split.method == "leave_last_out" and settings.min_rating is None
+    comparable = resolve(dataset, settings.split.method) == "leave_last_out" and settings.min_rating is None
     prepared = Prepared(
         schema=dataset.schema,
         users=users,

@@ -30,6 +30,7 @@ class Splits:
 def split(dataset: Dataset, settings: SplitSettings) -> Splits:
     """Returns the parts of a data set by the method of the settings.
 
+    `auto` is `predefined` where the source brings a test part, else `leave_last_out` where there is time, else `random`.
     `leave_last_out`: each user's last event is test and the one before is validation. A user with two
     events has no validation event; a user with one event is all training. `time`: a global cut; events of
     one moment stay together. `random`: by (user, item) pair, so that a repeated pair never lies on both
@@ -38,6 +39,7 @@ def split(dataset: Dataset, settings: SplitSettings) -> Splits:
 
     Raises `UserError` where the data cannot be split this way or a part that is needed would be empty.
     """
+    settings = settings.model_copy(update={"method": resolve(dataset, settings.method)})
     if settings.method == "predefined":
         parts = _predefined(dataset, settings)
     else:
@@ -56,6 +58,15 @@ def split(dataset: Dataset, settings: SplitSettings) -> Splits:
                 f"{len(dataset.interactions)}; choose another method or other fractions"
             )
     return parts
+
+
+def resolve(dataset: Dataset, method: str) -> str:
+    """Returns the split method that `auto` stands for on this data, or the method itself."""
+    if method != "auto":
+        return method
+    if dataset.test is not None:
+        return "predefined"
+    return "leave_last_out" if dataset.interactions.has_time else "random"
 
 
 def codes(column: pl.Series) -> npt.NDArray[np.int64]:

@@ -1,0 +1,263 @@
+"""The search on the tiny world: what it writes, that it resumes, and what it says to a table that will not do."""
+
+import json
+import math
+
+import pytest
+
+from trainer import tune
+from trainer.config import load, with_settings
+from trainer.errors import UserError
+from trainer.evaluate import FactorScorer
+
+RANGES = {
+    "retrieval.embedding_dimension": {"choice": [2, 4, 8]},
+    "retrieval.temperature": {"float": [0.05, 1.0], "log": True},
+}
+
+
+@pytest.fixture
+def config(tiny_config):
+    return with_settings(
+        tiny_config,
+        {
+            "train.epochs": 1,
+            "train.batch_size": 1024,
+            "retrieval.features": False,
+            "tune.trials": 3,
+            "tune.algorithm": "random",
+            "tune.parameters": RANGES,
+        },
+    )
+
+
+class Pretend:
+    """In place of training: remembers the settings of each trial; the score says how near they are to (4, 0.2)."""
+
+    def __init__(self, monkeypatch):
+        self.trained = []
+        self.raises = {}  # number of the call -> what it raises
+        monkeypatch.setattr(tune, "train_retrieval", self.train)
+        monkeypatch.setattr(tune, "scorer", lambda retriever, prepared: retriever)
+        measure = tune.measure
+        monkeypatch.setattr(
+            tune, "measure", lambda model, *rest: measure(model, *rest) if isinstance(model, FactorScorer) else model
+        )
+
+    def train(self, config, prepared, workdir, reporter):
+        number = len(self.trained)
+        self.trained.append(config)
+        if number in self.raises:
+            raise self.raises[number]
+        chosen = config.retrieval
+        self.retriever = 1 - abs(chosen.embedding_dimension - 4) / 10 - abs(math.log(chosen.temperature / 0.2)) / 10
+        return self
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    return Pretend(monkeypatch)
+
+
+def settings_of(configs):
+    return [(one.retrieval.embedding_dimension, one.retrieval.temperature) for one in configs]
+
+
+def rows(workdir):
+    return (workdir / "trials.md").read_text().splitlines()[2:]
+
+
+def test_three_real_trials(config, tmp_path):
+    """No pretending: towers are trained, and what is written can be trained again."""
+    best = tune.run(config, tmp_path / "search")
+    assert best == tmp_path / "search" / "best.toml"
+    found = load(None, best)
+    scores = [float(row.split("|")[-2]) for row in rows(tmp_path / "search")]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    top = rows(tmp_path / "search")[0].split("|")
+    assert found.retrieval.embedding_dimension == int(top[2])
+    assert found.retrieval.temperature == pytest.approx(float(top[3]), rel=1e-3)
+    assert found.model_copy(update={"retrieval": config.retrieval}) == config  # nothing else is changed
+    assert (tmp_path / "search" / "trials.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "search").rglob("checkpoint"))  # no weights of finished trials are kept
+    assert len(list((tmp_path / "search" / "trials").glob("*/retrieval/epochs.csv"))) == 3
+
+
+def test_the_best_trial_wins(config, tmp_path, pretend):
+    best = load(None, tune.run(with_settings(config, {"tune.trials": 12}), tmp_path))
+    tried = settings_of(pretend.trained)
+    assert len(set(tried)) == 12
+    wanted = max(tried, key=lambda one: 1 - abs(one[0] - 4) / 10 - abs(math.log(one[1] / 0.2)) / 10)
+    assert settings_of([best]) == [wanted]
+    assert all(dimension in (2, 4, 8) and 0.05 <= heat <= 1 for dimension, heat in tried)
+
+
+def test_an_interrupted_search_goes_on(config, tmp_path, pretend):
+    config = with_settings(config, {"tune.trials": 4})
+    pretend.raises[1] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(config, tmp_path)
+    assert not (tmp_path / "best.toml").exists()
+    tune.run(config, tmp_path)
+    tried = settings_of(pretend.trained)
+    assert len(tried) == 5
+    assert tried[1] == tried[2]  # the interrupted trial again, with its settings
+    assert len(set(tried)) == 4  # and no other twice
+    assert len(rows(tmp_path)) == 4
+
+
+def test_interrupted_in_its_first_trial_it_starts_with_the_same(config, tmp_path, pretend):
+    pretend.raises[0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(config, tmp_path)
+    tune.run(config, tmp_path)
+    tried = settings_of(pretend.trained)
+    assert tried[0] == tried[1]
+    assert len(rows(tmp_path)) == 3
+
+
+def test_a_finished_search_can_be_made_longer(config, tmp_path, pretend):
+    tune.run(config, tmp_path)
+    tune.run(config, tmp_path)
+    assert len(pretend.trained) == 3
+    tune.run(with_settings(config, {"tune.trials": 5}), tmp_path)
+    assert len(pretend.trained) == 5
+    assert len(rows(tmp_path)) == 5
+
+
+def test_the_same_seed_searches_the_same(config, tmp_path, pretend):
+    for name in ("one", "two"):
+        tune.run(config, tmp_path / name)
+    assert pretend.trained[:3] == pretend.trained[3:]
+
+
+def test_a_trial_that_fails_leaves_the_others(config, tmp_path, pretend):
+    pretend.raises[0] = UserError("the loss became nan")
+    tune.run(config, tmp_path)
+    assert len(pretend.trained) == 3
+    assert len(rows(tmp_path)) == 2
+
+
+def test_when_all_trials_fail_the_reason_is_told(config, tmp_path, pretend):
+    pretend.raises = {n: UserError("the loss became nan at step 7") for n in range(9)}
+    with pytest.raises(UserError, match=r"^no trial finished; the last one: the loss became nan at step 7$"):
+        tune.run(config, tmp_path)
+    assert len(pretend.trained) == 3
+
+
+def test_bayesian_comes_near(config, tmp_path, pretend):
+    ranges = {"retrieval.temperature": {"float": [0.01, 1.0], "log": True}}
+    settings = {"tune.algorithm": "bayesian", "tune.trials": 9, "tune.parameters": ranges}
+    best = load(None, tune.run(config.model_copy(update={"tune": with_settings(config, settings).tune}), tmp_path))
+    assert len(pretend.trained) == 9
+    assert 0.1 < best.retrieval.temperature < 0.4
+
+
+def test_hyperband_gives_the_promising_more_epochs(config, tmp_path, pretend):
+    config = with_settings(config, {"tune.algorithm": "hyperband", "train.epochs": 9, "tune.trials": 40})
+    best = load(None, tune.run(config, tmp_path))
+    epochs = [one.train.epochs for one in pretend.trained]
+    assert {1, 3, 9} == set(epochs)
+    assert epochs.count(1) > epochs.count(9)
+    assert best.train.epochs == 9  # as was asked, whatever round the best trial was of
+    assert len(pretend.trained) <= 40
+
+
+@pytest.mark.parametrize("algorithm", ["bayesian", "hyperband"])
+def test_trials_is_the_most_there_are(config, tmp_path, pretend, algorithm):
+    tune.run(with_settings(config, {"tune.algorithm": algorithm, "train.epochs": 9, "tune.trials": 3}), tmp_path)
+    assert len(pretend.trained) == 3
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        {"retrieval.normalise": {"choice": [True, False]}},
+        {"train.optimizer": {"choice": ["adam", "adagrad"]}, "train.batch_size": {"int": [16, 4096], "log": True}},
+        {"data.history_length": {"int": [2, 10], "step": 2}},
+        {"retrieval.encoder.half_life": {"float": [1.0, 9.0]}, "train.learning_rate": {"float": [0.01, 0.1], "step": 0.01}},
+    ],
+)
+def test_any_kind_of_setting_is_searched_and_drawn(config, tmp_path, pretend, ranges):
+    found = tune.run(config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": ranges})}), tmp_path)
+    best = json.loads(load(None, found).model_dump_json())
+    for name in ranges:
+        value = best
+        for step in name.split("."):
+            value = value[step]
+        assert f" {tune._short(value)} " in rows(tmp_path)[0]
+    assert (tmp_path / "trials.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("retrieval.temperatur", {"float": [0.1, 1.0]}, r"unknown setting retrieval\.temperatur.*did you mean 'temperature'"),
+        ("retrieval.temperature", {"floats": [0.1, 1.0]}, "it takes one of choice, int, float"),
+        ("retrieval.temperature", {"float": [0.1, 1.0], "choice": [1]}, "it takes one of choice, int, float"),
+        ("retrieval.temperature", {"float": 0.1}, "it takes a list"),
+        ("retrieval.temperature", {"float": [0.1]}, "it takes a list"),
+        ("retrieval.temperature", {"float": [1.0, 0.1]}, "lowest and highest"),
+        ("retrieval.temperature", {"float": [0.1, "b"]}, "it takes a list"),
+        ("retrieval.temperature", {"float": [0.0, 1.0]}, r"retrieval\.temperature=0\.0"),
+        ("train.learning_rate", {"float": [-1.0, 1.0], "log": True}, "tune.parameters.'train.learning_rate'"),
+        ("retrieval.embedding_dimension", {"choice": []}, "it takes a list"),
+        ("retrieval.embedding_dimension", {"choice": [8, -1]}, r"retrieval\.embedding_dimension=-1"),
+        ("retrieval.embedding_dimension", {"choice": [8, "big"]}, "retrieval.embedding_dimension"),
+        ("retrieval.embedding_dimension", {"int": [1.5, 8]}, "it takes a list"),
+        ("retrieval.embedding_dimension", {"int": [1, 8], "step": "a"}, "retrieval.embedding_dimension"),
+        ("retrieval.embedding_dimension", {"int": [1, 8], "steps": 2}, "it takes one of choice, int, float"),
+        ("ranking.dropout", {"float": [0.1, 0.5]}, "cannot be searched"),
+        ("data.min_rating", {"choice": [3, 4]}, "cannot be searched"),
+    ],
+)
+def test_a_wrong_table_is_one_line_before_anything_is_made(config, tmp_path, pretend, name, options, line):
+    wrong = config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": {name: options}})})
+    with pytest.raises(UserError, match=line) as found:
+        tune.run(wrong, tmp_path / "search")
+    assert "\n" not in str(found.value)
+    assert not pretend.trained
+    assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"train.objective": "ndgc@10"}, "'ndgc@10'.*ndcg@k"),
+        ({"retrieval.enabled": False}, r"retrieval\.enabled is false"),
+    ],
+)
+def test_what_cannot_be_maximised_is_one_line(config, tmp_path, pretend, settings, line):
+    with pytest.raises(UserError, match=line):
+        tune.run(with_settings(config, settings), tmp_path)
+    assert not pretend.trained
+
+
+def test_nothing_to_search_is_one_line(config, tmp_path):
+    empty = config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": {}})})
+    with pytest.raises(UserError, match=r"tune\.parameters is empty"):
+        tune.run(empty, tmp_path)
+
+
+def test_a_workdir_of_another_search_is_left_alone(config, tmp_path, pretend):
+    tune.run(config, tmp_path)
+    before = (tmp_path / "best.toml").read_text()
+    other = {"retrieval.temperature": {"float": [0.1, 0.2]}}
+    with pytest.raises(UserError, match=r"holds another search \(tune\.parameters differs\)"):
+        tune.run(config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": other})}), tmp_path)
+    with pytest.raises(UserError, match=r"holds another search \(tune\.algorithm differs\)"):
+        tune.run(with_settings(config, {"tune.algorithm": "bayesian"}), tmp_path)
+    with pytest.raises(UserError, match="holds another run"):
+        tune.run(with_settings(config, {"train.learning_rate": 0.3}), tmp_path)
+    assert (tmp_path / "best.toml").read_text() == before
+
+
+def test_a_shared_search_needs_all_three_variables(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    with pytest.raises(UserError, match="KERASTUNER_ORACLE_PORT is not"):
+        tune.run(config, tmp_path / "search")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "8000")
+    with pytest.raises(UserError, match="KERASTUNER_TUNER_ID is not"):
+        tune.run(config, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
