@@ -59,6 +59,7 @@ class RetrievalSettings(Settings):
     enabled: bool = True
     embedding_dimension: int = Field(64, ge=1)  # length of the query and candidate vectors' learned block
     layers: tuple[int, ...] = ()  # widths of dense layers above the summed features, in each tower
+    history: bool = True  # whether the query tower reads the history
     encoder: Part = Part(name="decay")  # pools the history
     user_id: bool = True  # whether the query tower embeds the user id
     features: bool = True  # whether the towers read the declared features

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import export as bundle
 from trainer import blending, leaderboard, registry
+from trainer import export as bundle
 from trainer.config import Config, load, to_toml
 from trainer.data.examples import Lists, Prepared
 from trainer.data.prepare import prepare

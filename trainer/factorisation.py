@@ -193,11 +193,12 @@ def _gram(past: sparse.csr_matrix, basis: Floats) -> npt.NDArray[np.float64]:
     sample = np.arange(events)
     if events > GRAM_EVENTS:
         sample = np.sort(np.random.default_rng(0).choice(events, GRAM_EVENTS, replace=False))
-    gram = np.zeros((basis.shape[1],) * 2)
+    gram: npt.NDArray[np.float64] = np.zeros((basis.shape[1],) * 2)
     for start in range(0, len(sample), GRAM_BLOCK):
         part = past[sample[start : start + GRAM_BLOCK]] @ basis
-        gram += (part.T @ part).astype(np.float64)
-    return gram * (events / max(len(sample), 1))
+        gram += np.asarray(part.T @ part, np.float64)
+    gram *= events / max(len(sample), 1)
+    return gram
 
 
 def _float32(values: npt.NDArray[np.generic]) -> Floats:

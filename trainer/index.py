@@ -57,7 +57,7 @@ class Scann:
     def build_index(self, candidates: tf.Tensor) -> "ScannIndex":
         """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item."""
         try:
-            import scann  # noqa: F401, PLC0415
+            import scann  # noqa: F401
         except (ImportError, tf.errors.NotFoundError) as error:
             raise UserError(
                 "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "

@@ -110,14 +110,8 @@ class RetrievalModel(tfrs.Model):
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step])
         negatives = self.sampler.draw(tf.cast(seed, tf.int32))
         candidates = tf.concat([inputs["item"], negatives], axis=0)
-        history = inputs["history"]
-        rows = tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
-        vectors = self._embed(rows, seed if training else None)
-        candidate_vectors, history_vectors = tf.split(vectors, [tf.size(candidates), tf.size(history)])
-        history_vectors = tf.reshape(history_vectors, [-1, history.shape[1], vectors.shape[-1]])
+        candidate_vectors, history_vectors = self._vectors(candidates, inputs["history"], seed if training else None)
         queries = self.query_tower(self._drop_user(inputs, seed, training), history_vectors)
-        if self.candidate_tower.normalise:
-            candidate_vectors = tf.math.l2_normalize(candidate_vectors, axis=-1)
         loss = self.task(
             queries,
             candidate_vectors,
@@ -128,6 +122,21 @@ class RetrievalModel(tfrs.Model):
         )
         self._note(loss, training)
         return loss
+
+    def _vectors(
+        self, candidates: tf.Tensor, history: tf.Tensor, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns candidate vectors `[n, dimension]` and, for the encoder, the history's `[batch, length, dimension]`."""
+        if self.query_tower.encoder is None:
+            vectors, of_history = self._embed(candidates, seed), None
+        else:
+            rows = tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
+            split = [tf.size(candidates), tf.size(history)]
+            vectors, of_history = tf.split(self._embed(rows, seed), split)
+            of_history = tf.reshape(of_history, [-1, history.shape[1], vectors.shape[-1]])
+        if self.candidate_tower.normalise:
+            vectors = tf.math.l2_normalize(vectors, axis=-1)
+        return vectors, of_history
 
     def _embed(self, rows: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Returns vectors of rows, each distinct row passing through the tower once."""

@@ -86,7 +86,10 @@ class QueryTower(tf.keras.layers.Layer):
         self.features = StaticFeatures(schema, prepared.user_features, trained, dimension) if schema else None
         schema = prepared.schema.context if settings.features else ()
         self.context = ContextFeatures(schema, prepared.train.context, dimension) if schema else None
-        self.encoder = build("encoder", settings.encoder.name, settings.encoder.settings, "retrieval.encoder")
+        encoder = settings.encoder
+        self.encoder = (
+            build("encoder", encoder.name, encoder.settings, "retrieval.encoder") if settings.history else None
+        )
         self.bias = self.add_weight(name="bias", shape=(dimension,), initializer="uniform")
         self.dense = dense_layers(settings.layers, dimension)
         self.normalise = settings.normalise
@@ -98,9 +101,11 @@ class QueryTower(tf.keras.layers.Layer):
         `history_vectors` `[batch, length, dimension]` saves embedding the history when the caller has done it.
         """
         user, history = inputs["user"], inputs["history"]
-        if history_vectors is None:
-            history_vectors = self.candidate_tower.embed(history)
-        vectors = self.bias + self.encoder(history_vectors, history > 0)
+        vectors = self.bias + tf.zeros([tf.size(user), 1])
+        if self.encoder is not None:
+            if history_vectors is None:
+                history_vectors = self.candidate_tower.embed(history)
+            vectors += self.encoder(history_vectors, history > 0)
         if self.ids is not None:
             vectors += self.ids(inputs.get("user_id_row", user))
         if self.features is not None:

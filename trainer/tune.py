@@ -7,7 +7,8 @@ Several processes, on one host or many, share a search by Keras Tuner's own prot
 `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT`, and `KERASTUNER_TUNER_ID` set to `chief` in one and to a
 name of its own in each other. The chief trains nothing: it hands out the trials, and when the last worker is
 done it writes `best.toml`. A worker keeps its checkpoints in `WORKDIR-<name>`. A chief that is stopped takes
-the search up again when started anew; workers wait an hour for it.
+the search up again when started anew, and workers wait an hour for it; it waits in turn for a worker that
+died to come back under its name.
 """
 
 import os
@@ -104,7 +105,7 @@ class RetrievalTuner(BaseTuner):
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Returns the objective of one trial's settings."""
         del args, kwargs
-        settings = {name: trial.hyperparameters.get(name) for name in self.config.tune.parameters}
+        settings = chosen(trial, self.config.tune.parameters)
         shown = ", ".join(f"{name} = {_short(value)}" for name, value in settings.items())
         self.reporter.say(f"trial {trial.trial_id}: {shown}")
         config = with_settings(self.config, settings)
@@ -177,9 +178,15 @@ def oracle(config: Config, space: keras_tuner.HyperParameters) -> keras_tuner.Or
 def finished(tuner: RetrievalTuner) -> list[Row]:
     """Returns the finished trials, the best first."""
     trials = [trial for trial in tuner.oracle.get_best_trials(10_000) if trial.status == "COMPLETED"]
-    names = list(tuner.config.tune.parameters)
-    settings = [{name: trial.hyperparameters.get(name) for name in names} for trial in trials]
-    return [(t.trial_id, some, float(t.score)) for t, some in zip(trials, settings, strict=True)]
+    parameters = tuner.config.tune.parameters
+    return [(trial.trial_id, chosen(trial, parameters), float(trial.score)) for trial in trials]
+
+
+def chosen(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns a trial's settings by name; Keras Tuner itself keeps false and true as 0 and 1."""
+    values = {name: trial.hyperparameters.get(name) for name in parameters}
+    truths = {name for name, options in parameters.items() if isinstance(next(_values(options)), bool)}
+    return {name: bool(value) if name in truths else value for name, value in values.items()}
 
 
 def markdown(rows: Sequence[Row], objective: str) -> str:

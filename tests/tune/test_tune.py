@@ -148,9 +148,9 @@ def test_when_all_trials_fail_the_reason_is_told(config, tmp_path, pretend):
 
 def test_bayesian_comes_near(config, tmp_path, pretend):
     ranges = {"retrieval.temperature": {"float": [0.01, 1.0], "log": True}}
-    settings = {"tune.algorithm": "bayesian", "tune.trials": 9, "tune.parameters": ranges}
+    settings = {"tune.algorithm": "bayesian", "tune.trials": 7, "tune.parameters": ranges}
     best = load(None, tune.run(config.model_copy(update={"tune": with_settings(config, settings).tune}), tmp_path))
-    assert len(pretend.trained) == 9
+    assert len(pretend.trained) == 7
     assert 0.1 < best.retrieval.temperature < 0.4
 
 
@@ -208,6 +208,7 @@ def test_any_kind_of_setting_is_searched_and_drawn(config, tmp_path, pretend, ra
         ("retrieval.embedding_dimension", {"int": [1.5, 8]}, "it takes a list"),
         ("retrieval.embedding_dimension", {"int": [1, 8], "step": "a"}, "retrieval.embedding_dimension"),
         ("retrieval.embedding_dimension", {"int": [1, 8], "steps": 2}, "it takes one of choice, int, float"),
+        ("retrieval.layers", {"choice": [[], [8]]}, "retrieval.layers"),
         ("ranking.dropout", {"float": [0.1, 0.5]}, "cannot be searched"),
         ("data.min_rating", {"choice": [3, 4]}, "cannot be searched"),
     ],

@@ -1,0 +1,41 @@
+"""`make bench`: every `bench_*.py` beside this file, one table of ratios, and `bench.json` (key -> ratio).
+
+Each module has `run() -> dict[str, float]`; a ratio compares with a peer, or with a limit, measured in the same run.
+"""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+BARS = {  # key -> the ratio to reach
+    "training_examples_vs_tutorial": 1.4,
+    "training_examples_vs_matrix_products": 0.4,
+    "evaluation_vs_factorized_top_k": 50.0,
+}
+
+
+def main(names: list[str]) -> int:
+    """Runs the named benchmarks, all without names, and returns 0."""
+    here = Path(__file__).parent
+    sys.path.insert(0, str(here))
+    found: dict[str, float] = {}
+    for name in names or sorted(path.stem for path in here.glob("bench_*.py")):
+        Console().print(f"{name} ...")
+        found |= importlib.import_module(name).run()
+    table = Table(title=f"ratios, {os.cpu_count()} cores")
+    for column in ("what", "ratio", "to reach"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for key, ratio in found.items():
+        table.add_row(key, f"{ratio:.2f}", f"{BARS[key]:g}" if key in BARS else "")
+    Console().print(table)
+    Path("bench.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
