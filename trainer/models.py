@@ -97,29 +97,29 @@ class RetrievalModel(tfrs.Model):
             "retrieval.negatives",
             counts=counts,
         )
-        self.task = tfrs.tasks.Retrieval(
-            loss=losses.wrap(settings.loss.name, settings.loss.settings),
-            temperature=settings.temperature,
-            remove_accidental_hits=True,
-        )
+        self.task = tfrs.tasks.Retrieval(loss=losses.wrap(settings.loss.name, settings.loss.settings))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Returns the weighted mean loss of a batch; notes the first step whose loss was not finite."""
+        """Returns the weighted mean loss of a batch; notes the first step whose loss was not finite.
+
+        Temperature and sampling correction (Yi et al. 2019) are folded into the vectors, as factors of the query and as one more
+        column: scores / temperature - log(probability) comes out of the one product, without a pass over the score matrix.
+        """
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step])
         negatives = self.sampler.draw(tf.cast(seed, tf.int32))
         candidates = tf.concat([inputs["item"], negatives], axis=0)
         candidate_vectors, history_vectors = self._vectors(candidates, inputs["history"], seed if training else None)
         queries = self.query_tower(self._drop_user(inputs, seed, training), history_vectors)
+        correction = tf.math.log(self.sampler.probability(candidates, tf.size(inputs["item"])))
         loss = self.task(
-            queries,
-            candidate_vectors,
-            sample_weight=inputs["weight"],
-            candidate_sampling_probability=self.sampler.probability(candidates, tf.size(inputs["item"])),
-            candidate_ids=candidates,
+            tf.concat([queries / self.settings.temperature, tf.ones([tf.size(inputs["item"]), 1])], axis=1),
+            tf.concat([candidate_vectors, -correction[:, None]], axis=1),
             compute_metrics=False,
         )
+        loss = losses.without_repeats(loss, repeats(inputs["item"], candidates))
+        loss = tf.reduce_mean(loss * inputs["weight"])
         self._note(loss, training)
         return loss
 
@@ -161,3 +161,10 @@ class RetrievalModel(tfrs.Model):
         bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
         self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
         self.step.assign_add(1)
+
+
+def repeats(positives: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+    """Returns how often each of `positives` `[batch]` stands among `candidates` `[n]`, which hold it once already, beyond that."""
+    distinct, places, counts = tf.unique_with_counts(candidates)
+    del distinct
+    return tf.gather(counts, places[: tf.size(positives)]) - 1

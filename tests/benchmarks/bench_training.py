@@ -63,11 +63,8 @@ def ours(users: Any, items: Any) -> Callable[[], None]:
     windows = Windows(events, len(prepared.users), 1, ordered=True)
     model.compile(optimizer=optimizer("adagrad", 0.1))
 
-    def loop() -> None:
-        batches = training_batches(events, windows, {}, BATCH, 0, 0, 1)
-        model.fit(batches, steps_per_epoch=STEPS, verbose=0)
-
-    return loop
+    batches = training_batches(events, windows, {}, BATCH, 0, 0, 1)
+    return lambda: model.fit(batches, verbose=0) and None
 
 
 def bare(events: Events) -> Prepared:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TENSORFLOW = {"tensorflow", "tensorflow_recommenders", "tensorflow_serving", "tf_keras", "keras_tuner", "scann"}
+TENSORFLOW = {
+    "tensorflow",
+    "tensorflow_recommenders",
+    "tensorflow_serving",
+    "tf_keras",
+    "keras_tuner",
+    "scann",
+}
 
 # Each layer may import what stands before it, and its own; whatever is not named here goes where its imports allow.
 LAYERS = (
@@ -62,7 +69,10 @@ def statements(tree: ast.AST, module_level: bool):
 
 def own(package: str, module: str, module_level: bool = False) -> set[str]:
     """Returns the modules of its own package that a module imports."""
-    return {name for name in imports(package, module, module_level) if name in modules(package)} - {module, package}
+    return {name for name in imports(package, module, module_level) if name in modules(package)} - {
+        module,
+        package,
+    }
 
 
 @cache
@@ -126,7 +136,9 @@ def test_loads_without_tensorflow(root):
     """`python -m trainer --help`, settings and the data side start at once; TensorFlow loads inside functions only."""
     start = [module for module in modules("trainer") if module == root or module.startswith(f"{root}.")]
     every = {name for module in start for name in reached("trainer", module, module_level=True)} | set(start)
-    guilty = [module for module in sorted(every) if TENSORFLOW & outside("trainer", module, module_level=True)]
+    guilty = [
+        module for module in sorted(every) if TENSORFLOW & outside("trainer", module, module_level=True)
+    ]
     assert not guilty
 
 
@@ -138,7 +150,9 @@ def test_the_client_never_imports_tensorflow():
 
 def test_the_client_knows_nothing_of_the_server():
     client = [module for module in modules("serving") if module.startswith("serving.client")]
-    assert not [module for module in client if any("serving.server" in name for name in reached("serving", module))]
+    assert not [
+        module for module in client if any("serving.server" in name for name in reached("serving", module))
+    ]
 
 
 def test_encoders_know_only_the_registry():
@@ -153,7 +167,9 @@ def test_there_is_no_utils():
     assert not [path for package in ("trainer", "serving") for path in (ROOT / package).rglob("util*.py")]
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "trainer" / "presets").rglob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "preset", sorted((ROOT / "trainer" / "presets").rglob("*.toml")), ids=lambda path: path.stem
+)
 def test_a_preset_begins_by_saying_what_it_is(preset):
     first = preset.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")

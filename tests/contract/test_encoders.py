@@ -83,7 +83,9 @@ def test_reloads_with_the_same_answer(encoder, history, mask, tmp_path):
 
 def test_decay_by_hand():
     history = tf.constant([[[1.0], [10.0], [100.0]], [[2.0], [4.0], [9.0]]])
-    found = registry.build("encoder", "decay", {"half_life": 1.0})(history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0)
+    found = registry.build("encoder", "decay", {"half_life": 1.0})(
+        history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0
+    )
     np.testing.assert_allclose(found[:, 0], [(0.25 + 5 + 100) / 1.75, (1 + 4) / 1.5], rtol=1e-6)
 
 

@@ -108,8 +108,12 @@ def test_scores_fall_and_rows_differ(index, queries):
 
 def test_an_empty_batch(index, request):
     if "scann" in request.node.name:
-        request.applymarker(pytest.mark.xfail(reason="ScaNN answers an empty batch with no columns", strict=True))
-    rows, scores = index.top(tf.zeros([0, 6]), tf.RaggedTensor.from_row_splits(tf.zeros([0], tf.int32), [0]), tf.constant(3))
+        request.applymarker(
+            pytest.mark.xfail(reason="ScaNN answers an empty batch with no columns", strict=True)
+        )
+    rows, scores = index.top(
+        tf.zeros([0, 6]), tf.RaggedTensor.from_row_splits(tf.zeros([0], tf.int32), [0]), tf.constant(3)
+    )
     assert rows.shape == scores.shape == (0, 3)
 
 
@@ -133,7 +137,11 @@ def test_one_graph_serves_every_k(index, vectors, queries):
 def test_reloads_with_the_same_answer(index, vectors, queries, tmp_path):
     module = tf.Module()
     module.index = index
-    specs = [tf.TensorSpec([None, 6]), tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)]
+    specs = [
+        tf.TensorSpec([None, 6]),
+        tf.RaggedTensorSpec([None, None], tf.int32),
+        tf.TensorSpec([], tf.int32),
+    ]
     module.ask = tf.function(index.top, input_signature=specs)
     options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
     tf.saved_model.save(module, str(tmp_path / "saved"), options=options)
@@ -152,11 +160,15 @@ def test_recall_beside_exact_search_on_clustered_data(name):
     queries = vectors[rng.integers(1, 2000, 100)]
     rows, _ = top(built(name, vectors), queries, [[]] * 100, 10)
     wanted, _ = exact(vectors, queries, [[]] * 100, 10)
-    recall = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(rows.tolist(), wanted.tolist(), strict=True)])
+    recall = np.mean(
+        [len(set(one) & set(other)) / 10 for one, other in zip(rows.tolist(), wanted.tolist(), strict=True)]
+    )
     assert recall == 1 if name == "brute_force" else recall > 0.9
 
 
-@pytest.mark.xfail(reason="ScaNN returns fewer and NaN where the leaves searched hold less than k", strict=True)
+@pytest.mark.xfail(
+    reason="ScaNN returns fewer and NaN where the leaves searched hold less than k", strict=True
+)
 def test_scann_gives_what_its_leaves_hold_where_k_is_more():
     vectors = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
     rows, scores = top(built("scann", vectors, leaves=20, leaves_to_search=2), vectors[:2], [[], []], 300)

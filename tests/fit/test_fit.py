@@ -186,7 +186,9 @@ def test_only_the_last_and_the_best_state_stay(tmp_path):
 def test_a_loss_that_is_not_finite_names_its_batch(tmp_path):
     session = Session(tmp_path, [0.1, 0.2, 0.3, 0.4])
     session.inputs[4, 2] = np.inf
-    with pytest.raises(UserError, match=r"loss became inf at training step 4 .*batch 1.*the rows of step 4.*learning_rate"):
+    with pytest.raises(
+        UserError, match=r"loss became inf at training step 4 .*batch 1.*the rows of step 4.*learning_rate"
+    ):
         session.run()
     assert objective(session.history()) == [0.1, 0.2]  # the epoch before it is kept
 
@@ -206,7 +208,9 @@ def test_the_guard_names_the_batch_after_a_resume_too(tmp_path):
 def test_an_unknown_objective_is_named_before_training(tmp_path):
     session = Session(tmp_path, [0.1, 0.2])
     session.plan = FitPlan(10, STEPS, 3, "ndgc@10", maximise=True)
-    with pytest.raises(UserError, match=r"train\.objective='ndgc@10' is no validation metric; there are ndcg@10"):
+    with pytest.raises(
+        UserError, match=r"train\.objective='ndgc@10' is no validation metric; there are ndcg@10"
+    ):
         session.run()
     assert session.first is None
 

@@ -55,7 +55,9 @@ def figures(workdir: Path) -> dict:
 
 def flat(value, path=""):
     if isinstance(value, dict):
-        return {name: leaf for key, inner in value.items() for name, leaf in flat(inner, f"{path}/{key}").items()}
+        return {
+            name: leaf for key, inner in value.items() for name, leaf in flat(inner, f"{path}/{key}").items()
+        }
     if isinstance(value, list):
         return flat(dict(enumerate(value)), path)
     return {path: value}
@@ -74,12 +76,16 @@ def test_killed_twice_and_run_again_it_ends_with_the_same_figures(tmp_path, tiny
     finish(start(broken, tiny_arguments))
 
     for part in ("retrieval", "ranking"):
-        recorded = [json.loads((run / part / "checkpoint" / "epochs.json").read_text()) for run in (whole, broken)]
+        recorded = [
+            json.loads((run / part / "checkpoint" / "epochs.json").read_text()) for run in (whole, broken)
+        ]
         assert len(recorded[0]) == len(recorded[1])
         assert flat(recorded[0]) == pytest.approx(flat(recorded[1]), rel=1e-6, nan_ok=True)
     wanted, found = flat(figures(whole)), flat(figures(broken))
     assert wanted.keys() == found.keys()
     for name, value in wanted.items():
-        assert found[name] == (pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value), name
+        assert found[name] == (
+            pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value
+        ), name
     assert (broken / "bundle" / "manifest.json").exists()
     assert not list((broken / "bundle").glob(".staging*"))

@@ -50,7 +50,10 @@ def test_interrupted_in_the_middle_of_an_epoch_it_ends_as_an_unbroken_run(
     assert len(half) == 3  # before training, and two epochs of five steps
     resumed = train_retrieval(config, tiny_prepared, tmp_path / "broken", quiet)
 
-    read = [json.loads((tmp_path / name / "retrieval/checkpoint/epochs.json").read_text()) for name in ("whole", "broken")]
+    read = [
+        json.loads((tmp_path / name / "retrieval/checkpoint/epochs.json").read_text())
+        for name in ("whole", "broken")
+    ]
     assert read[0] == read[1]
     assert len(read[0]) == 4
     for one, other in zip(whole.variables, resumed.variables, strict=True):
@@ -80,7 +83,9 @@ def test_a_weight_that_breaks_the_loss_is_found(config, tiny_prepared, tmp_path,
     weight = tiny_prepared.train.weight.copy()
     weight[100] = np.inf
     broken = dataclasses.replace(tiny_prepared, train=dataclasses.replace(tiny_prepared.train, weight=weight))
-    with pytest.raises(UserError, match=r"loss became (inf|nan) at training step \d+ .*user 'u\d+' item 'i\d+'.* to inf"):
+    with pytest.raises(
+        UserError, match=r"loss became (inf|nan) at training step \d+ .*user 'u\d+' item 'i\d+'.* to inf"
+    ):
         train_retrieval(config, broken, tmp_path, quiet)
 
 

@@ -107,9 +107,13 @@ def test_spectral_is_the_damped_svd(world):
 def test_lagged_by_hand(make_lists):
     lists = make_lists([[1, 2, 3], [2, 1]])
     before = lagged(lists, 4, range(1, 3), half_life=1.0).toarray()
-    np.testing.assert_array_equal(before, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
+    np.testing.assert_array_equal(
+        before, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    )
     after = lagged(lists, 4, range(-1, -3, -1), half_life=1.0).toarray()
-    np.testing.assert_array_equal(after, [[0, 0, 1, 0.5], [0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        after, [[0, 0, 1, 0.5], [0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    )
     itself = lagged(lists, 4, range(0, 1), half_life=1.0).toarray()
     np.testing.assert_array_equal(itself, np.eye(4)[lists.items])
 

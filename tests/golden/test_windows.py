@@ -78,7 +78,8 @@ def test_an_epoch_is_a_shuffle_of_the_events(events, batch):
 
 def test_what_an_epoch_leaves_out_comes_in_another():
     left_out = [
-        set(range(13)) - set(np.concatenate([batch_rows(3 * epoch + step, 13, 4, 3) for step in range(3)]).tolist())
+        set(range(13))
+        - set(np.concatenate([batch_rows(3 * epoch + step, 13, 4, 3) for step in range(3)]).tolist())
         for epoch in range(20)
     ]
     assert all(len(one) == 1 for one in left_out)

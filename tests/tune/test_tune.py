@@ -41,7 +41,9 @@ class Pretend:
         monkeypatch.setattr(tune, "scorer", lambda retriever, prepared: retriever)
         measure = tune.measure
         monkeypatch.setattr(
-            tune, "measure", lambda model, *rest: measure(model, *rest) if isinstance(model, FactorScorer) else model
+            tune,
+            "measure",
+            lambda model, *rest: measure(model, *rest) if isinstance(model, FactorScorer) else model,
         )
 
     def train(self, config, prepared, workdir, reporter):
@@ -50,7 +52,9 @@ class Pretend:
         if number in self.raises:
             raise self.raises[number]
         chosen = config.retrieval
-        self.retriever = 1 - abs(chosen.embedding_dimension - 4) / 10 - abs(math.log(chosen.temperature / 0.2)) / 10
+        self.retriever = (
+            1 - abs(chosen.embedding_dimension - 4) / 10 - abs(math.log(chosen.temperature / 0.2)) / 10
+        )
         return self
 
 
@@ -149,7 +153,9 @@ def test_when_all_trials_fail_the_reason_is_told(config, tmp_path, pretend):
 def test_bayesian_comes_near(config, tmp_path, pretend):
     ranges = {"retrieval.temperature": {"float": [0.01, 1.0], "log": True}}
     settings = {"tune.algorithm": "bayesian", "tune.trials": 7, "tune.parameters": ranges}
-    best = load(None, tune.run(config.model_copy(update={"tune": with_settings(config, settings).tune}), tmp_path))
+    best = load(
+        None, tune.run(config.model_copy(update={"tune": with_settings(config, settings).tune}), tmp_path)
+    )
     assert len(pretend.trained) == 7
     assert 0.1 < best.retrieval.temperature < 0.4
 
@@ -166,7 +172,9 @@ def test_hyperband_gives_the_promising_more_epochs(config, tmp_path, pretend):
 
 @pytest.mark.parametrize("algorithm", ["bayesian", "hyperband"])
 def test_trials_is_the_most_there_are(config, tmp_path, pretend, algorithm):
-    tune.run(with_settings(config, {"tune.algorithm": algorithm, "train.epochs": 9, "tune.trials": 3}), tmp_path)
+    tune.run(
+        with_settings(config, {"tune.algorithm": algorithm, "train.epochs": 9, "tune.trials": 3}), tmp_path
+    )
     assert len(pretend.trained) == 3
 
 
@@ -174,13 +182,21 @@ def test_trials_is_the_most_there_are(config, tmp_path, pretend, algorithm):
     "ranges",
     [
         {"retrieval.normalise": {"choice": [True, False]}},
-        {"train.optimizer": {"choice": ["adam", "adagrad"]}, "train.batch_size": {"int": [16, 4096], "log": True}},
+        {
+            "train.optimizer": {"choice": ["adam", "adagrad"]},
+            "train.batch_size": {"int": [16, 4096], "log": True},
+        },
         {"data.history_length": {"int": [2, 10], "step": 2}},
-        {"retrieval.encoder.half_life": {"float": [1.0, 9.0]}, "train.learning_rate": {"float": [0.01, 0.1], "step": 0.01}},
+        {
+            "retrieval.encoder.half_life": {"float": [1.0, 9.0]},
+            "train.learning_rate": {"float": [0.01, 0.1], "step": 0.01},
+        },
     ],
 )
 def test_any_kind_of_setting_is_searched_and_drawn(config, tmp_path, pretend, ranges):
-    found = tune.run(config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": ranges})}), tmp_path)
+    found = tune.run(
+        config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": ranges})}), tmp_path
+    )
     best = json.loads(load(None, found).model_dump_json())
     for name in ranges:
         value = best
@@ -193,7 +209,11 @@ def test_any_kind_of_setting_is_searched_and_drawn(config, tmp_path, pretend, ra
 @pytest.mark.parametrize(
     ("name", "options", "line"),
     [
-        ("retrieval.temperatur", {"float": [0.1, 1.0]}, r"unknown setting retrieval\.temperatur.*did you mean 'temperature'"),
+        (
+            "retrieval.temperatur",
+            {"float": [0.1, 1.0]},
+            r"unknown setting retrieval\.temperatur.*did you mean 'temperature'",
+        ),
         ("retrieval.temperature", {"floats": [0.1, 1.0]}, "it takes one of choice, int, float"),
         ("retrieval.temperature", {"float": [0.1, 1.0], "choice": [1]}, "it takes one of choice, int, float"),
         ("retrieval.temperature", {"float": 0.1}, "it takes a list"),
@@ -246,7 +266,9 @@ def test_a_workdir_of_another_search_is_left_alone(config, tmp_path, pretend):
     before = (tmp_path / "best.toml").read_text()
     other = {"retrieval.temperature": {"float": [0.1, 0.2]}}
     with pytest.raises(UserError, match=r"holds another search \(tune\.parameters differs\)"):
-        tune.run(config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": other})}), tmp_path)
+        tune.run(
+            config.model_copy(update={"tune": config.tune.model_copy(update={"parameters": other})}), tmp_path
+        )
     with pytest.raises(UserError, match=r"holds another search \(tune\.algorithm differs\)"):
         tune.run(with_settings(config, {"tune.algorithm": "bayesian"}), tmp_path)
     with pytest.raises(UserError, match="holds another run"):

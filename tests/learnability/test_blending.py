@@ -1,0 +1,170 @@
+"""What blending chooses by: cases from before the test only, figures that are the evaluator's, and parts that add up."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import blending
+from trainer.blocks import Block
+from trainer.config import with_settings
+from trainer.evaluate import measure
+from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
+from trainer.models import Retriever
+from trainer.train_retrieval import ragged, scorer
+
+LONG = [
+    list(range(1, 13)),
+    [12, 11, 10, 9, 8, 7],
+    [5, 6, 7],
+]  # the last of each is test, the one before validation
+
+
+def cases_of(cases):
+    rows = zip(
+        cases.user, cases.history.take(np.arange(len(cases))).lengths, cases.positives.items, strict=True
+    )
+    starts = cases.history.offsets
+    return [
+        (int(user), cases.history.items[starts[row] : starts[row] + size].tolist(), int(item))
+        for row, (user, size, item) in enumerate(rows)
+    ]
+
+
+def test_the_rehearsal_by_hand(make_prepared):
+    """A quarter of each history is held out, event by event, each with all before it; the test events take no part."""
+    lists, cases = blending.rehearsal(make_prepared(LONG))
+    assert [
+        lists.items[a:b].tolist() for a, b in zip(lists.offsets[:-1], lists.offsets[1:], strict=True)
+    ] == [
+        [],  # the unknown user
+        list(range(1, 10)),
+        [12, 11, 10, 9],
+        [5, 6],
+    ]
+    assert cases_of(cases) == [
+        (1, list(range(1, 10)), 10),
+        (1, list(range(1, 11)), 11),
+        (2, [12, 11, 10, 9], 8),
+    ]
+    assert (cases.history.timestamps < np.repeat(cases.timestamp, cases.history.lengths)).all()
+
+
+def test_the_rehearsal_passes_over_what_was_had_before(make_prepared):
+    _, cases = blending.rehearsal(make_prepared([[1, 2, 3, 4, 5, 6, 7, 1, 8]]))
+    assert cases_of(cases) == [(1, [1, 2, 3, 4, 5, 6], 7)]  # and not the 1 that follows
+
+
+def test_without_order_the_validation_cases_serve(make_prepared):
+    prepared = make_prepared(LONG, ordered=False)
+    lists, cases = blending.rehearsal(prepared)
+    np.testing.assert_array_equal(lists.items, prepared.train.item)
+    assert cases_of(cases) == cases_of(prepared.validation)
+
+
+def test_accuracy_is_the_evaluators(tiny_prepared):
+    """Its own quick count of ranks, ties against the model, agrees with the one evaluator."""
+    cases = tiny_prepared.validation
+    table = (
+        np.random.default_rng(0)
+        .integers(0, 40, (len(tiny_prepared.users), len(tiny_prepared.items)))
+        .astype(np.float32)
+    )
+
+    class Table:
+        def scores(self, some):
+            return table[some.user].copy()
+
+    wanted = sum(measure(Table(), cases, tiny_prepared, metric) for metric in ("recall@10", "ndcg@10"))
+    assert blending.accuracy(table[cases.user].copy(), cases) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_accuracy_of_several_positives_is_the_evaluators(tiny_prepared):
+    few = tiny_prepared.validation.take(np.arange(40))
+    lists = few.history  # as if the whole history were to be found
+    empty = dataclasses.replace(
+        lists, offsets=np.zeros(41, np.int64), items=lists.items[:0], timestamps=lists.timestamps[:0]
+    )
+    cases = dataclasses.replace(few, positives=lists, history=empty)
+    table = np.random.default_rng(0).normal(size=(40, len(tiny_prepared.items))).astype(np.float32)
+
+    class Table:
+        def scores(self, some):
+            return table[: len(some)].copy()
+
+    wanted = sum(measure(Table(), cases, tiny_prepared, metric) for metric in ("recall@10", "ndcg@10"))
+    assert blending.accuracy(table.copy(), cases) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_choosing_never_ends_below_its_start(tiny_prepared):
+    lists, cases = blending.rehearsal(tiny_prepared)
+    factorisation = Factorisation(lists, len(tiny_prepared.items), 16)
+    board = blending.Board(factorisation, cases)
+    begin = board.value(blending.START)
+    choice, spreads = blending.choose(factorisation, cases, lambda done, note: None)
+    assert board.value(choice) >= begin
+    assert set(spreads) == {settings.family for settings in choice if settings.scale}
+    assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral]
+
+
+@pytest.mark.parametrize(("sign", "taken"), [(1, True), (-1, False)])
+def test_towers_that_know_come_in_and_towers_that_mislead_do_not(tiny_prepared, monkeypatch, sign, taken):
+    class Towers:
+        def scores(self, cases):
+            found = (
+                np.random.default_rng(0)
+                .normal(size=(len(cases), len(tiny_prepared.items)))
+                .astype(np.float32)
+            )
+            found[np.arange(len(cases)), cases.positives.items] += 3 * sign
+            return found
+
+    monkeypatch.setattr(blending, "scorer", lambda retriever, prepared: Towers())
+    train = tiny_prepared.train.by_user(len(tiny_prepared.users))
+    before = blending.blocks(
+        Factorisation(train, len(tiny_prepared.items), 16), (Ease(l2=50.0),), {"ease": 0.05}
+    )
+    tower, prior = blending.weigh_towers(None, before, tiny_prepared)
+    assert (tower > 0) == taken
+    assert prior in blending.PRIOR_SCALES
+
+
+def test_the_vectors_of_both_sides_add_up_the_parts(tiny_config, tiny_prepared, make_lists):
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    retriever.history_length = 5
+    cases = tiny_prepared.test.take(np.arange(20))
+    towers = scorer(retriever, tiny_prepared).scores(cases).copy()
+    rng, items = np.random.default_rng(0), len(tiny_prepared.items)
+    block = Block("b", *rng.normal(size=(2, items, 3)).astype(np.float32), half_life=4.0, scale=0.5)
+    prior = Block("p", *rng.normal(size=(2, items, 1)).astype(np.float32), scale=2.0, constant=True)
+    retriever.combine(0.3, [block, prior])
+    wanted = 0.3 * towers + sum(part.queries(cases.history) @ part.candidates.T for part in (block, prior))
+    np.testing.assert_allclose(scorer(retriever, tiny_prepared).scores(cases), wanted, atol=1e-4)
+    assert [part["name"] for part in retriever.describe()] == ["towers", "b", "p"]
+    retriever.combine(0.0, [block])  # towers of no weight are left out of the vectors
+    assert retriever.candidates(tf.range(3)).shape == [3, 3]
+    assert retriever.queries(tf.constant([1]), ragged(make_lists([[1, 2]])), {}).shape == [1, 3]
+
+
+def test_without_factorisation_the_towers_stand_alone(tiny_config, tiny_prepared, quiet):
+    alone = with_settings(tiny_config, {"retrieval.factorisation": "none"})
+    retriever = Retriever(alone.retrieval, tiny_prepared)
+    blending.attach(retriever, alone, tiny_prepared, quiet)
+    assert retriever.describe() == [{"name": "towers", "scale": 1.0}]
+
+
+def test_attaching_without_validation_cases(tiny_config, tiny_prepared, quiet):
+    """Users of two events leave none: the blocks keep their defaults."""
+    none = tiny_prepared.validation.take(np.arange(0))
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    blending.attach(retriever, tiny_config, dataclasses.replace(tiny_prepared, validation=none), quiet)
+    assert "ease" in [part["name"] for part in retriever.describe()]
+    assert measure(scorer(retriever, tiny_prepared), tiny_prepared.test, tiny_prepared, "recall@20") > 0
+
+
+def test_the_bound_rank_is_kept(tiny_config, tiny_prepared, quiet):
+    small = with_settings(tiny_config, {"retrieval.factorisation_rank": 5})
+    retriever = Retriever(small.retrieval, tiny_prepared)
+    blending.attach(retriever, small, tiny_prepared, quiet)
+    assert all(part.get("rank", 0) <= 5 for part in retriever.describe())
