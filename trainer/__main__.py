@@ -13,7 +13,7 @@ Command = Callable[[argparse.Namespace], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0, 1 for an error told in one line, 130 after Ctrl-C."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("absl", "tensorflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if parsed.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
@@ -30,9 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if parsed.debug:
             raise
-        print(f"error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {_line(error)} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _train(parsed: argparse.Namespace) -> None:
@@ -68,7 +72,7 @@ def _tune(parsed: argparse.Namespace) -> None:
 def _describe(parsed: argparse.Namespace) -> None:
     from trainer.data.describe import describe
 
-    print(describe(parsed.file))
+    print(describe(str(parsed.file)))
 
 
 def _presets(parsed: argparse.Namespace) -> None:
@@ -78,6 +82,18 @@ def _presets(parsed: argparse.Namespace) -> None:
     for name in preset_names():
         header = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         print(f"{name:<34}{header}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the parsed arguments; settings may stand before and after options, which argparse alone refuses."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(parsed, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ may end with weight 0, and then they are left out of the vectors: training never
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ START: Choice = (Ease(), Transitions(), Spectral())
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)
 MIN_GAIN = 1.002  # a step is taken for a relative gain above this
-TOWER_GAIN = 1.01  # the towers come in for a gain above this: validation is one event a user, and noisy
+SURE = 2.0  # standard errors of the gain over the blocks alone that let the towers in
 CUTOFF = 10
 CASES = 3000  # validation queries at most
 CELLS = 8e7  # scores held at a time at most, over all queries of one block
@@ -190,7 +191,7 @@ class Board:
                 _, scores, spread = self._scores(settings)
                 part = scores * np.float32(settings.scale / spread)
                 total = part if total is None else np.add(total, part, out=total)
-        return accuracy(total, self.cases) if total is not None else 0.0
+        return float(np.nanmean(accuracies(total, self.cases))) if total is not None else 0.0
 
     def spread(self, settings: BlockSettings) -> float:
         """Returns the standard deviation of a block's scores before its scale."""
@@ -205,14 +206,12 @@ class Board:
         return self.held[settings.family]
 
 
-def accuracy(scores: Floats, cases: Cases) -> float:
-    """Returns recall@10 + NDCG@10 of scores `[cases, items]`, which are overwritten; ties count against."""
+def accuracies(scores: Floats, cases: Cases) -> npt.NDArray[np.float64]:
+    """Returns recall@10 + NDCG@10 of each case for scores `[cases, items]`, which are overwritten; ties count against."""
     scores[:, 0] = -np.inf
     scores[np.repeat(np.arange(len(cases)), cases.history.lengths), cases.history.items] = -np.inf
-    ranks = _ranks(scores, cases.positives)
-    offsets = cases.positives.offsets
-    found = metrics.recall(ranks, offsets, CUTOFF), metrics.ndcg(ranks, offsets, CUTOFF)
-    return float(sum(np.nanmean(figure) for figure in found))
+    ranks, offsets = _ranks(scores, cases.positives), cases.positives.offsets
+    return metrics.recall(ranks, offsets, CUTOFF) + metrics.ndcg(ranks, offsets, CUTOFF)
 
 
 def _ranks(scores: Floats, positives: Lists) -> npt.NDArray[np.int64]:
@@ -257,13 +256,19 @@ def weigh_towers(retriever: Retriever, beside: Sequence[Block], prepared: Prepar
     towers = towers / np.float32(spread)
     degree = np.bincount(known(prepared.train).item, minlength=len(prepared.items)) + 1.0
     popular = popularity_block(degree, 1.0).candidates[:, 0]
-    best = (accuracy(base + PRIOR_SCALES[0] * popular, cases), 0.0, PRIOR_SCALES[0])
-    for tower in TOWER_SCALES:
-        for prior in PRIOR_SCALES:
-            value = accuracy(base + np.float32(tower) * towers + np.float32(prior) * popular, cases)
-            if value > best[0] * TOWER_GAIN:
-                best = (value, tower, prior)
-    return best[1] / spread, best[2]
+    start = accuracies(base + np.float32(PRIOR_SCALES[0]) * popular, cases)
+    best, chosen = start, (0.0, PRIOR_SCALES[0])
+    for tower, prior in itertools.product(TOWER_SCALES, PRIOR_SCALES):
+        found = accuracies(base + np.float32(tower) * towers + np.float32(prior) * popular, cases)
+        if np.nanmean(found) > np.nanmean(best) and _sure(found - start):
+            best, chosen = found, (tower, prior)
+    return chosen[0] / spread, chosen[1]
+
+
+def _sure(gains: npt.NDArray[np.float64]) -> bool:
+    """Returns whether the mean gain is above `SURE` of its standard errors: validation is small, and noise gains too."""
+    gains = gains[np.isfinite(gains)]
+    return bool(gains.mean() > SURE * gains.std() / np.sqrt(len(gains)))
 
 
 def _block(factorisation: Factorisation, settings: BlockSettings, scale: float) -> Block:

@@ -19,6 +19,19 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        """Returns the values with the default name where settings of a part come without one."""
+        if not isinstance(values, Mapping):
+            return values
+        named = dict(values)
+        for key, field in cls.model_fields.items():
+            part = named.get(key)
+            if isinstance(field.default, Part) and isinstance(part, Mapping):
+                named[key] = {"name": field.default.name, **part}
+        return named
+
 
 class Part(BaseModel):
     """A registered part by name, with the settings that its constructor takes."""
@@ -195,9 +208,10 @@ def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] 
         values.setdefault("name", preset)
     if file is not None:
         values = _merge(values, _read(file))
-    for override in overrides:
-        values = _merge(values, _parse(override))
-    return from_values(values)
+    given: dict[str, Any] = {}
+    for override in overrides:  # among themselves in any order: a part's settings may stand before its name
+        given = _merge(given, _parse(override), afresh=False)
+    return from_values(_merge(values, given))
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
@@ -211,7 +225,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 def from_values(values: Mapping[str, Any]) -> Config:
     """Returns the typed settings, or raises `UserError` about the first wrong one."""
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(_with_names(values, Config))
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
@@ -247,17 +261,27 @@ def _nest(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any], part: bool = False) -> dict[str, Any]:
-    """Returns `above` laid over `below`, table by table; a part given another name starts afresh."""
-    if part and above.get("name", below.get("name")) != below.get("name"):
-        return dict(above)
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any], afresh: bool = True) -> dict[str, Any]:
+    """Returns `above` laid over `below`, table by table; a part given another name starts `afresh`."""
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
         if isinstance(inner, Mapping) and isinstance(value, Mapping):
-            value = _merge(inner, value, part=True)
+            renamed = afresh and value.get("name", inner.get("name")) != inner.get("name")
+            value = dict(value) if renamed else _merge(inner, value, afresh)
         merged[key] = value
     return merged
+
+
+def _with_names(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Returns settings in which a part that was given settings but no name is the default part."""
+    named = dict(values)
+    for key, field in model.model_fields.items():
+        inner, kind = named.get(key), field.annotation
+        if isinstance(inner, Mapping) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            default = {"name": field.default.name} if kind is Part else {}
+            named[key] = default | _with_names(inner, kind)
+    return named
 
 
 def _explain(error: ValidationError) -> str:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import blending, leaderboard, registry
+import numpy as np
+
+from trainer import blending, leaderboard, registry, slices
 from trainer import export as bundle
-from trainer.config import Config, load, to_toml
+from trainer.config import Config, Part, load, to_toml
 from trainer.data.examples import Lists, Prepared
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
@@ -27,7 +29,7 @@ from trainer.evaluate import (
 from trainer.joint import train_joint
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel, labels
+from trainer.ranking import RankingModel, Start, labels
 from trainer.serving_model import ServingModel
 from trainer.train_ranking import predict, train_ranking
 from trainer.train_retrieval import scorer, train_retrieval
@@ -54,8 +56,9 @@ def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseli
     Raises `UserError` where the settings or the data will not do, or where the model is significantly worse than a
     baseline and `allow_below_baseline` is false (then everything but the bundle is written).
     """
-    claim(workdir, config, restart)
-    trained = train(config, workdir, Reporter())
+    check(config)
+    check_workdir(workdir, config, restart)
+    trained = train(config, workdir, Reporter(), restart)
     reports = measure(trained, config.evaluate.baselines, config.evaluate.ranking_baselines)
     metrics = write_metrics(trained, reports)
     publish(trained, reports, metrics, allow_below_baseline)
@@ -82,13 +85,18 @@ def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) 
     publish(trained, reports, metrics, allow_below_baseline)
 
 
-def train(config: Config, workdir: Path, reporter: Reporter) -> Run:
-    """Returns the trained models; what an earlier, interrupted call finished is loaded, not repeated."""
+def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = False) -> Run:
+    """Returns the trained models; what an earlier, interrupted call finished is loaded, not repeated.
+
+    Nothing is written, nor thrown away with `restart`, before the data is there and fits the settings.
+    """
     with reporter.step("prepare"):
         source = config.data.source
         dataset = registry.build("source", source.name, source.settings, "data.source").load()
         prepared = prepare(dataset, config.data)
         fingerprint = dataset.fingerprint()
+        check_columns(config, prepared)
+    claim(workdir, config, restart)
     reporter.say(
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
         f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
@@ -200,10 +208,42 @@ def histories(run: Run) -> Lists:
     return events.take((events.user > 0) & (events.item > 0)).by_user(len(run.prepared.users))
 
 
+def check(config: Config) -> None:
+    """Raises `UserError` about a part that does not exist, or a setting it does not take, before anything is done."""
+    retrieval = config.retrieval
+    parts: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
+        ("source", "data.source", config.data.source, ()),
+        ("encoder", "retrieval.encoder", retrieval.encoder, ()),
+        ("negatives", "retrieval.negatives", retrieval.negatives, ("counts",)),
+        ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores")),
+        ("index", "export.index", config.export.index, ()),
+    )
+    for kind, where, part, given in parts:
+        registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
+    for name in config.evaluate.baselines:
+        registry.get("baseline", name)
+    for name in config.evaluate.ranking_baselines:
+        registry.get("rating_baseline", name)
+
+
+def check_columns(config: Config, prepared: Prepared) -> None:
+    """Raises `UserError` about a column that the settings name and the data does not have, before anything trains."""
+    slices.of_events(prepared.rated_train.take(np.arange(1)), prepared, config.evaluate.slices)
+    for target in config.ranking.targets if config.ranking.enabled else ():
+        Start.of(target, prepared.rated_train, None)
+
+
 def claim(workdir: Path, config: Config, restart: bool) -> None:
     """Makes `workdir` this experiment's; raises `UserError` where it holds another run, or anything else."""
-    if restart and (workdir / "config.toml").exists():
+    check_workdir(workdir, config, restart)
+    if restart and workdir.exists():
         shutil.rmtree(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    replace(workdir / "config.toml", to_toml(config))
+
+
+def check_workdir(workdir: Path, config: Config, restart: bool) -> None:
+    """Raises `UserError` where `workdir` holds anything but this run; `restart` forgives another one."""
     recorded = workdir / "config.toml"
     if recorded.exists():
         earlier = load(None, recorded)
@@ -212,15 +252,13 @@ def claim(workdir: Path, config: Config, restart: bool) -> None:
             for name in ("data", "retrieval", "ranking", "train")
             if getattr(earlier, name) != getattr(config, name)
         ]
-        if changed:
+        if changed and not restart:
             raise UserError(
                 f"{workdir} holds another run ({earlier.name}; its settings differ in {', '.join(changed)}): "
                 "give another --workdir, or --restart to throw that run away"
             )
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and holds no run; give another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    replace(recorded, to_toml(config))
 
 
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
@@ -229,7 +267,8 @@ def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
     if not recorded.exists():
         raise UserError(f"{workdir} holds no run: there is no {recorded}")
     config = load(None, recorded, overrides)
-    claim(workdir, config, restart=False)
+    check(config)
+    check_workdir(workdir, config, restart=False)
     return train(config, workdir, Reporter())
 
 

@@ -50,7 +50,7 @@ def export(
         (staging / "model").rename(home / str(version))
         for side in ("vocabularies.json", "metrics.json", "config.toml", "manifest.json"):
             (staging / side).replace(bundle / side)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:  # TensorFlow tells of a full disk in a type of its own
         raise UserError(
             f"could not write the bundle {bundle}: {error}; the versions there are as they were"
         ) from error
@@ -106,7 +106,8 @@ def _manifest(
 
 
 def _signature(function: Any, prepared: Prepared) -> dict[str, Any]:
-    inputs = {spec.name: spec for spec in function.structured_input_signature[1].values()}
+    positional, named = function.structured_input_signature
+    inputs = {spec.name: spec for spec in (*positional, *named.values())}
     outputs = function.structured_outputs
     return {
         "inputs": {name: _spec(spec) for name, spec in inputs.items()},

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -90,14 +91,17 @@ class ScannIndex(tf.Module):
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
         most = tf.cast(tf.reduce_max(tf.concat([excluded.row_lengths(), [0]], axis=0)), tf.int32)
         fetch = tf.minimum(k + most + 1, self.items)
-        scores, rows = self.layer(queries, k=fetch)
-        rows = tf.cast(rows, tf.int32)
+        scores, rows = (tf.ensure_shape(found, [None, None]) for found in self.layer(queries, k=fetch))
+        # Where the leaves hold no more, ScaNN fills up with NaN, or gives fewer columns.
+        lacking = [[0, 0], [0, fetch - tf.shape(rows)[1]]]
+        scores = tf.pad(scores, lacking, constant_values=np.nan)
+        rows = tf.pad(tf.cast(rows, tf.int32), lacking)
         barred = tf.sort(
             tf.concat([excluded.to_tensor(0), tf.zeros([tf.shape(rows)[0], 1], tf.int32)], axis=1)
         )
         nearest = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
-        scores = tf.where(hit, LOWEST, scores)
+        scores = tf.where(hit | tf.math.is_nan(scores), LOWEST, scores)
         found, places = tf.math.top_k(scores, k=tf.minimum(k, fetch))
         return _blank(tf.gather(rows, places, batch_dims=1), found)
 

@@ -35,12 +35,13 @@ def without_repeats(cross_entropy: tf.Tensor, repeats: tf.Tensor) -> tf.Tensor:
 def wrap(name: str, settings: dict[str, Any]) -> tf.keras.losses.Loss:
     """Returns a registered loss as the Keras loss that `tfrs.tasks.Retrieval` takes, one value an example `[batch]`."""
     function = get("loss", name)
+    checked = check_settings(function, settings, "retrieval.loss", hidden=("labels", "scores"))
 
     class Loss(tf.keras.losses.Loss):
         def __init__(self) -> None:
             super().__init__(reduction=tf.keras.losses.Reduction.NONE, name=name)
 
         def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-            return function(y_true, y_pred, **settings)
+            return function(y_true, y_pred, **checked)
 
     return Loss()

@@ -42,7 +42,10 @@ class ServingModel(tf.Module):
         default_k: int,
     ) -> None:
         super().__init__()
-        self.retriever = retriever
+        # Functions are not tracked: of the retriever only the parts that have a say are saved.
+        self.ask, self.encode_context = retriever.queries, retriever.encode_context
+        self.with_towers = bool(retriever.tower_scale)
+        self.parts = [*retriever.blocks, *([retriever.query_tower] if self.with_towers else [])]
         self.ranker = ranker
         self.default_k = min(default_k, len(prepared.items) - 1)
         self.user_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.users.values))
@@ -171,8 +174,10 @@ class ServingModel(tf.Module):
     def _queries(
         self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
     ) -> tf.Tensor:
+        if not self.with_towers:  # only they read the context
+            return self.ask(user, history, {})
         raw = {name: context.get(name, self._absent(kind, user)) for name, kind in self.context.items()}
-        return self.retriever.queries(user, history, self.retriever.encode_context(raw))
+        return self.ask(user, history, self.encode_context(raw))
 
     @staticmethod
     def _absent(kind: str, user: tf.Tensor) -> tf.Tensor:

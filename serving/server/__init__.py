@@ -1,23 +1,31 @@
-"""A laptop's stand-in for TensorFlow Serving: the same protocol over the same directories. Small on purpose.
+"""The embedded server: a laptop's stand-in for TensorFlow Serving, speaking its REST and gRPC protocols.
 
-It speaks predict, status and metadata over REST and gRPC, loads and swaps versions as the real server does, and refuses what it does not do.
-The command line takes the real server's flags, so one command moves to `tensorflow_model_server` unchanged.
+What it does it does as `tensorflow_model_server` does, from the same flags and files; what it does not do it
+refuses by name at start. It adds limits, TLS and an API key, and listens on loopback unless told otherwise.
 """
 
 import argparse
+import os
 
-from serving.server.options import add_arguments, read_options
+from serving.server.options import ServerOptions, add_arguments
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["ServerOptions", "add_arguments", "main", "serve"]
 
 
 def main(namespace: argparse.Namespace) -> int:
-    """Serves until it is told to stop; TensorFlow loads only now."""
-    options = read_options(namespace)
-    if namespace.engine == "tensorflow":
+    """Serves what the parsed command line names until it is told to stop; raises StartError if it cannot."""
+    options = ServerOptions.of(namespace)
+    if options.engine == "tensorflow":
         from serving.server.engine import run_tensorflow_model_server
 
-        return run_tensorflow_model_server(options)
-    from serving.server.app import serve
+        run_tensorflow_model_server(options)
+    serve(options)
+    return 0
 
-    return serve(options)
+
+def serve(options: ServerOptions) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what has arrived and returns; TensorFlow loads only now."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, the rest is noise
+    from serving.server.app import serve as run
+
+    run(options)

@@ -1,87 +1,144 @@
-"""Starts everything in the real server's order: models first, then the ports; stops gracefully, the last request answered."""
+"""Starts the parts in the real server's order, models before ports, and stops them with every request answered."""
 
 import asyncio
+import contextlib
+import ipaddress
 import logging
+import resource
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
+from serving.server.batching import Batcher
+from serving.server.config import read_batching, read_models, read_monitoring
 from serving.server.errors import StartError
 from serving.server.manager import Manager
-from serving.server.model_config import read_text_proto
+from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
-from serving.server.predict import Predictor
-from serving.server.rest import RestApi
-from serving.server.rpc import grpc_server
+
+if TYPE_CHECKING:
+    from serving.server.rest import RestApi
+    from serving.server.rpc import GrpcServer
 
 logger = logging.getLogger("serving.server")
-DRAIN_SECONDS = 10
-METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
-def serve(options: ServerOptions) -> int:
-    """Serves until SIGTERM or SIGINT and returns 0; raises `StartError` where it cannot start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    listener = _listen(options)
-    manager = Manager(options.models)
-    predictor = Predictor(manager, options.max_batch)
-    grpc = grpc_server(predictor, options)
-    manager.start(options.poll_seconds)
-    grpc.start()
-    pool = ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
-    api = RestApi(predictor, pool, options, _metrics_path(options))
-    config = uvicorn.Config(
-        api.app(),
+def serve(options: ServerOptions) -> None:
+    """Serves until SIGTERM or SIGINT; raises StartError, in one line, where it cannot start."""
+    _log_to_stderr()
+    _allow_connections(options.max_connections)
+    _warn_of_exposure(options)
+    models = read_models(options)
+    for model in models:
+        model.check()
+    metrics, batching, metrics_path = Metrics(), read_batching(options), read_monitoring(options)
+    batcher = Batcher(batching, metrics) if batching else None
+    with _reserved(options, "rest_api_port") as rest_socket, _reserved(options, "port") as grpc_socket:
+        # All that can be wrong without TensorFlow is found by now; importing it takes seconds.
+        from serving.server.rest import RestApi
+        from serving.server.rpc import GrpcServer
+        from serving.server.servable import Servable
+
+        def load(name: str, version: int, path: Path) -> Servable:
+            return Servable(name, version, path, options, metrics, batcher)
+
+        manager = Manager(models, options, load, metrics)
+        manager.start()
+        rest = _Rest(_rest_config(RestApi(manager, metrics, options, metrics_path), options))
+        grpc = GrpcServer(manager, metrics, options)
+        grpc_socket.close()  # it only held the port while the models loaded
+        asyncio.run(_run(rest, rest_socket, grpc, options))
+        manager.stop()
+
+
+class _Rest(uvicorn.Server):
+    """The HTTP server, with signals left to `_run`, which stops both ports at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _rest_config(api: "RestApi", options: ServerOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        api,
+        lifespan="off",
+        ws="none",
         log_level="warning",
         access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-        limit_concurrency=1000,
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=options.drain_seconds,
+        limit_concurrency=options.max_connections,
         ssl_certfile=options.tls_certificate,
         ssl_keyfile=options.tls_key,
     )
-    listener.listen(1024)
-    scheme = "https" if options.tls_certificate else "http"
-    logger.info("REST at %s://%s:%d, gRPC at %s:%d", scheme, options.host, options.rest_port, options.host, options.grpc_port)
-    try:
-        asyncio.run(_run(uvicorn.Server(config), listener))
-    finally:
-        grpc.stop(DRAIN_SECONDS).wait()
-        manager.stop()
-        pool.shutdown()
-    return 0
 
 
-async def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+async def _run(rest: _Rest, rest_socket: socket.socket, grpc: "GrpcServer", options: ServerOptions) -> None:
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    work = loop.create_task(server._serve([listener]))
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
-    await work
+        loop.add_signal_handler(number, stop.set)
+    serving: list[asyncio.Future[None]] = []
+    if options.port:
+        grpc.start()
+        logger.info("gRPC on %s:%d", options.host, options.port)
+    if options.rest_api_port:
+        serving.append(asyncio.ensure_future(rest.serve([rest_socket])))
+        logger.info("REST on %s:%d", options.host, options.rest_api_port)
+    await stop.wait()
+    logger.info("stopping: the requests that run have %d s", options.drain_seconds)
+    rest.should_exit = True
+    if options.port:
+        serving.append(asyncio.ensure_future(asyncio.to_thread(grpc.stop)))
+    await asyncio.gather(*serving)
 
 
-def _listen(options: ServerOptions) -> socket.socket:
-    """Returns the REST socket, bound before the models load: a taken port is known at once, and nobody else gets it."""
+@contextlib.contextmanager
+def _reserved(options: ServerOptions, flag: str) -> Iterator[socket.socket]:
+    """A socket bound to a port but not listening: nobody else takes the port, and nobody gets in too early."""
+    port = getattr(options, flag)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((options.host, options.rest_port))
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"--rest_api_port={options.rest_port}: cannot bind {options.host}:{options.rest_port} ({error.strerror}); give another --rest_api_port"
-        ) from None
-    return listener
+    with socket.socket(
+        family, proto=socket.IPPROTO_TCP
+    ) as bound:  # asyncio turns Nagle off only if told it is TCP
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            if port:
+                bound.bind((options.host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StartError(f"--{flag}={port}: cannot listen on {options.host}:{port} ({reason})") from None
+        yield bound
 
 
-def _metrics_path(options: ServerOptions) -> str:
-    if options.monitoring_file is None:
-        return METRICS_PATH
-    from tensorflow_serving.config import monitoring_config_pb2
+def _allow_connections(count: int) -> None:
+    """Raises the soft limit of open files as far as the connections and the models' files may need it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * count + 1024
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
-    config = read_text_proto(options.monitoring_file, monitoring_config_pb2.MonitoringConfig(), "--monitoring_config_file")
-    return str(config.prometheus_config.path) or METRICS_PATH
+
+def _warn_of_exposure(options: ServerOptions) -> None:
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(options.host).is_loopback:
+            return
+    if options.host != "localhost" and not (options.tls_certificate and options.api_key()):
+        logger.warning(
+            "%s is open to others: --tls_certificate, --tls_key and --api_key_file guard it", options.host
+        )
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)

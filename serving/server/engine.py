@@ -1,44 +1,51 @@
-"""The real server instead of the embedded one, from the same options."""
+"""tensorflow_model_server instead of the embedded server, from the same flags."""
 
 import os
 import shutil
 import tempfile
+from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
+from serving.server.config import read_models
 from serving.server.errors import StartError
-from serving.server.options import ServerOptions
+from serving.server.options import ServerOptions, described
 
 BINARY = "tensorflow_model_server"
 
 
-def run_tensorflow_model_server(options: ServerOptions) -> int:
-    """Replaces this process by `tensorflow_model_server`; raises `StartError` where that is not on the PATH."""
-    binary = shutil.which(BINARY)
-    if binary is None:
-        raise StartError(f"--engine tensorflow: {BINARY} is not on the PATH; install it, or leave the flag out for the embedded server")
-    os.execv(binary, command(binary, options))
+def run_tensorflow_model_server(options: ServerOptions) -> NoReturn:
+    """Turns this process into tensorflow_model_server; raises StartError where that is not on the PATH."""
+    words = command(options)
+    if shutil.which(BINARY) is None:
+        raise StartError(
+            f"--engine tensorflow: there is no {BINARY} on the PATH; the embedded engine needs none"
+        )
+    os.execvp(BINARY, words)
 
 
-def command(binary: str, options: ServerOptions) -> list[str]:
-    """Returns the real server's command line."""
-    flags = {
-        "port": options.grpc_port,
-        "rest_api_port": options.rest_port,
-        "rest_api_timeout_in_ms": int(options.timeout_seconds * 1000),
-        "file_system_poll_wait_seconds": int(options.poll_seconds),
-        "model_config_file": options.config_file or _write_config(options),
-        "enable_batching": "true" if options.batching else None,
-        "batching_parameters_file": options.batching_file,
-        "monitoring_config_file": options.monitoring_file,
-    }
-    return [binary, *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
+def command(options: ServerOptions) -> list[str]:
+    """The command line of tensorflow_model_server that serves as `options` say; a bundle becomes a models.config."""
+    words = [BINARY]
+    for flag in fields(options):
+        value = getattr(options, flag.name)
+        if flag.name not in ("port", "rest_api_port") and value == flag.default:
+            continue
+        _, own = described(flag.name)
+        if not own:
+            words.append(f"--{flag.name}={str(value).lower() if isinstance(value, bool) else value}")
+        elif flag.name not in ("engine", "bundle", "drain_seconds"):
+            raise StartError(f"--{flag.name} has no counterpart in {BINARY}")
+    if options.bundle:
+        words.append(f"--model_config_file={_bundle_config(options)}")
+    return words
 
 
-def _write_config(options: ServerOptions) -> Path:
-    entries = "".join(
+def _bundle_config(options: ServerOptions) -> Path:
+    models = "".join(
         f'  config {{ name: "{model.name}" base_path: "{model.base_path.resolve()}" model_platform: "tensorflow" }}\n'
-        for model in options.models
+        for model in read_models(options)
     )
     file = Path(tempfile.mkdtemp(prefix="models-")) / "models.config"
-    file.write_text(f"model_config_list {{\n{entries}}}\n", encoding="utf-8")
+    file.write_text(f"model_config_list {{\n{models}}}\n", encoding="utf-8")
     return file

@@ -1,10 +1,10 @@
-"""Errors as the real server's: a canonical code, which gRPC sends as it is and REST as an HTTP status, and a text."""
+"""The canonical status codes, with the names and the HTTP statuses that TensorFlow Serving gives them."""
 
 from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Canonical status codes (google.rpc.Code)."""
+    """A canonical status code, as gRPC and TensorFlow number them."""
 
     OK = 0
     CANCELLED = 1
@@ -12,47 +12,50 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
 
-HTTP_STATUS = {
-    Code.OK: 200,
-    Code.CANCELLED: 499,
-    Code.UNKNOWN: 500,
-    Code.INVALID_ARGUMENT: 400,
-    Code.DEADLINE_EXCEEDED: 504,
-    Code.NOT_FOUND: 404,
-    Code.RESOURCE_EXHAUSTED: 503,
-    Code.FAILED_PRECONDITION: 412,
-    Code.UNIMPLEMENTED: 501,
-    Code.INTERNAL: 500,
-    Code.UNAVAILABLE: 503,
-    Code.UNAUTHENTICATED: 401,
-}
-
-
-class StartError(Exception):
-    """The server cannot start; the message names the flag or the directory."""
+HTTP_STATUS = dict(
+    zip(
+        Code,
+        (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401),
+        strict=True,
+    )
+)
 
 
 class RequestError(Exception):
-    """A request that is refused, with its code."""
+    """A request, or a version's load, that failed with a canonical code and a text for the caller."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
+        self.message = message
+
+    @classmethod
+    def of(cls, error: Exception) -> "RequestError":
+        """`error` as a RequestError: TensorFlow's keep their code and text, others become INTERNAL."""
+        if isinstance(error, cls):
+            return error
+        code = getattr(error, "error_code", None)  # of tf.errors.OpError
+        message = str(getattr(error, "message", error)) or type(error).__name__
+        return cls(Code.INTERNAL if code is None else Code(code), message)
+
+
+class StartError(Exception):
+    """A command line, a configuration file or a bundle that cannot be served; the text is one line."""
 
 
 def invalid(message: str) -> RequestError:
-    """Returns the error for a request that is wrong in itself."""
+    """An INVALID_ARGUMENT error that says `message`."""
     return RequestError(Code.INVALID_ARGUMENT, message)
-
-
-def not_found(message: str) -> RequestError:
-    """Returns the error for a model or version that is not there."""
-    return RequestError(Code.NOT_FOUND, message)

@@ -1,164 +1,200 @@
-"""Which versions are served: looks at the base paths, loads the new before it drops the old, and knows every state."""
+"""Which versions are loaded: polled from disk, the new one loaded before the old one goes."""
 
 import logging
+import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.server.errors import StartError, invalid, not_found
-from serving.server.options import ModelOptions
-from serving.server.servable import Servable, warm_up
+from serving.server.config import ModelConfig, read_models
+from serving.server.errors import Code, RequestError, StartError, invalid
+from serving.server.metrics import Metrics
+from serving.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from serving.server.servable import Servable
 
 logger = logging.getLogger("serving.server")
-
-START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
+Load = Callable[[str, int, Path], "Servable"]
 
 
 @dataclass
-class State:
-    """The state of one version, as `GetModelStatus` reports it."""
+class Version:
+    """One version of a model: its state, in TensorFlow Serving's words, and what went wrong with it if anything."""
 
-    state: str
-    code: str = "OK"
+    number: int
+    path: Path
+    state: str = "START"
+    code: Code = Code.OK
     message: str = ""
+    servable: "Servable | None" = None
+    attempts: int = 0
+    retry_at: float = 0.0
+    files: object = None
 
-
-@dataclass
-class Model:
-    """A model under management."""
-
-    options: ModelOptions
-    loaded: dict[int, Servable] = field(default_factory=dict)
-    states: dict[int, State] = field(default_factory=dict)
-    failed: dict[int, float] = field(default_factory=dict)  # version -> modification time of what would not load
+    def due(self, files: object, retries: int) -> bool:
+        """Whether to load it now: it is new, its files have changed, or the time for another attempt has come."""
+        if self.servable is not None:
+            return False
+        return (
+            not self.code
+            or files != self.files
+            or (self.attempts <= retries and time.monotonic() >= self.retry_at)
+        )
 
 
 class Manager:
-    """Loads, swaps and unloads versions; `get` never waits for any of it."""
+    """The models of a server. `poll` brings them in line with the disk, `get` hands one out for a request.
 
-    def __init__(self, models: tuple[ModelOptions, ...], load: Callable[[str, int, Path], Servable] = Servable) -> None:
-        self._models = {options.name: Model(options) for options in models}
-        self._load = load
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+    A version that does not load is reported as ENDed with its error while the one before it keeps serving. A version
+    that is dropped closes when the last request that holds it is done.
+    """
 
-    def start(self, poll_seconds: float) -> None:
-        """Loads every model, then polls; raises `StartError` where a model has no version that loads."""
-        for model in self._models.values():
-            self._check(model)
-            if not model.loaded:
-                raise StartError(_why_not(model))
-        if poll_seconds > 0:
-            self._thread = threading.Thread(target=self._poll, args=(poll_seconds,), daemon=True, name="versions")
-            self._thread.start()
+    def __init__(
+        self, configs: Sequence[ModelConfig], options: ServerOptions, load: Load, metrics: Metrics
+    ) -> None:
+        self._options, self._load, self._metrics = options, load, metrics
+        self._configs = {config.name: config for config in configs}
+        self._versions: dict[str, dict[int, Version]] = {name: {} for name in self._configs}
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Loads what is there and keeps watching; raises StartError for a model with nothing that loads."""
+        self.poll()
+        for config in self._configs.values():
+            versions = self._versions[config.name]
+            if not any(version.servable for version in versions.values()):
+                worst = versions[max(versions)]
+                raise StartError(f"model {config.name!r}: {worst.path} does not load: {worst.message}")
+            self._check_labels(config)
+        if self._options.file_system_poll_wait_seconds:
+            threading.Thread(target=self._watch, name="poll", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends the polling."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Ends the watching; what is loaded stays so."""
+        self._stopped.set()
 
-    def get(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
-        """Returns the servable that a request means: a version, a label's, else the latest one available."""
-        model = self._models.get(name)
-        if label is not None:
-            versions = dict(model.options.labels) if model else {}
-            if label not in versions:
-                raise invalid(f"Unrecognized servable version label: {label}")
-            version = versions[label]
-        loaded = model.loaded if model else {}
-        if version is None:
-            if not loaded:
-                raise not_found(f"Servable not found for request: Latest({name})")
-            return loaded[max(loaded)]
-        if version not in loaded:
-            raise not_found(f"Servable not found for request: Specific({name}, {version})")
-        return loaded[version]
+    def get(self, name: str, version: int | None = None, label: str | None = None) -> "Servable":
+        """The version of a model that a request asks for, the highest one by default."""
+        version = self._number(name, version, label)
+        found = dict(self._versions.get(name, {}))
+        for number in sorted(found, reverse=True) if version is None else [version]:
+            servable = found[number].servable if number in found else None
+            if servable is not None:
+                return servable
+        request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+        raise RequestError(Code.NOT_FOUND, f"Servable not found for request: {request}")
 
-    def status(self, name: str, version: int | None = None, label: str | None = None) -> list[tuple[int, State]]:
-        """Returns the states of a model's versions, the newest first; raises where there is none to report."""
-        model = self._models.get(name)
-        if model is not None and label is not None:
-            version = dict(model.options.labels).get(label)
-            if version is None:
-                raise invalid(f"Unrecognized servable version label: {label}")
-        states = dict(model.states) if model else {}
-        if version is not None:
-            if version not in states:
-                raise not_found(f"Could not find version {version} of model {name}")
-            return [(version, states[version])]
-        if not states:
-            raise not_found(f"Could not find any versions of model {name}")
-        return sorted(states.items(), reverse=True)
+    def status(self, name: str, version: int | None = None, label: str | None = None) -> list[Version]:
+        """The versions of a model, the highest first, or the one asked for."""
+        version = self._number(name, version, label)
+        found = dict(self._versions.get(name, {}))
+        if not found and version is None:
+            raise RequestError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+        if version is not None and version not in found:
+            raise RequestError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
+        return [found[number] for number in sorted(found, reverse=True) if version in (None, number)]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Returns the names of the models."""
-        return tuple(self._models)
+    def knows(self, name: str) -> bool:
+        """Whether `name` is a model of this server."""
+        return name in self._configs
 
-    def _poll(self, seconds: float) -> None:
-        while not self._stop.wait(seconds):
-            for model in self._models.values():
-                try:
-                    self._check(model)
-                except OSError as error:
-                    logger.warning("model %s: %s", model.options.name, error)
+    def poll(self) -> None:
+        """One round: loads what is new, then drops what is no longer wanted."""
+        for name in list(self._versions):
+            config = self._configs.get(name)
+            try:
+                aspired = config.aspired() if config else {}
+            except (StartError, OSError) as error:
+                logger.warning("%s", error)  # the versions in memory keep serving
+                continue
+            for number in sorted(aspired):
+                self._bring_up(name, number, aspired[number])
+            self._take_down(name, set(aspired))
 
-    def _check(self, model: Model) -> None:
-        found = versions_in(model.options.base_path)
-        wanted = _wanted(model.options, found)
-        if not wanted:
-            if model.loaded:
-                return  # everything vanished: what is loaded goes on serving, as the real server's does
-            raise StartError(_why_not(model))
-        for version in sorted(wanted - set(model.loaded)):
-            self._try(model, version, found[version])
-        if wanted & set(model.loaded):
-            for version in sorted(set(model.loaded) - wanted):
-                model.states[version] = State(UNLOADING)
-                model.loaded = {number: one for number, one in model.loaded.items() if number != version}
-                model.states[version] = State(END)
-                logger.info("model %s: version %d is unloaded", model.options.name, version)
+    def _watch(self) -> None:
+        reread, interval = time.monotonic(), self._options.model_config_file_poll_wait_seconds
+        while not self._stopped.wait(self._options.file_system_poll_wait_seconds):
+            try:
+                if interval and time.monotonic() - reread >= interval:
+                    reread = time.monotonic()
+                    self._configure(read_models(self._options))
+                self.poll()
+            except Exception as error:  # whatever one round meets, the next one is due
+                logger.warning("%s", error)
 
-    def _try(self, model: Model, version: int, directory: Path) -> None:
-        changed = max((path.stat().st_mtime for path in (directory, *directory.glob("saved_model.*"))), default=0.0)
-        if model.failed.get(version) == changed:
+    def _configure(self, configs: Sequence[ModelConfig]) -> None:
+        """Takes over other models, policies and labels, all of them or, where one is wrong, none."""
+        for config in configs:
+            config.versions()
+            self._check_labels(config)
+        for config in configs:
+            self._versions.setdefault(config.name, {})
+        self._configs = {config.name: config for config in configs}
+
+    def _bring_up(self, name: str, number: int, path: Path) -> None:
+        version, files = self._versions[name].get(number) or Version(number, path), _fingerprint(path)
+        if not version.due(files, self._options.max_num_load_retries):
             return
-        model.states[version] = State(LOADING)
+        version.attempts = version.attempts + 1 if files == version.files else 1
+        version.path, version.files, version.state = path, files, "LOADING"
+        self._versions[name][number] = version
+        started = time.perf_counter()
         try:
-            servable = self._load(model.options.name, version, directory)
-            warm_up(servable, directory)
-        except Exception as error:  # whatever a broken version does, the others keep serving
-            model.failed[version] = changed
-            model.states[version] = State(END, "UNKNOWN", str(error).splitlines()[0] if str(error) else type(error).__name__)
-            logger.error("model %s: version %d does not load: %s", model.options.name, version, error)
+            version.servable = self._load(name, number, path)
+        except Exception as error:
+            self._metrics.count("cc:saved_model:load_attempt_count", model_path=str(path), status="fail")
+            reason = RequestError.of(error)
+            version.state, version.code, version.message = "END", reason.code, reason.message
+            version.retry_at = time.monotonic() + self._options.load_retry_interval_micros / 1e6
+            logger.warning("%s version %d does not load: %s", name, number, reason.message)
             return
-        model.failed.pop(version, None)
-        model.loaded = {**model.loaded, version: servable}
-        model.states[version] = State(AVAILABLE)
-        logger.info("model %s: version %d is available", model.options.name, version)
+        version.state, version.code, version.message = "AVAILABLE", Code.OK, ""
+        took = (time.perf_counter() - started) * 1e6
+        self._metrics.count("cc:saved_model:load_attempt_count", model_path=str(path), status="success")
+        self._metrics.count("cc:saved_model:load_latency", took, model_path=str(path))
+        logger.info("loaded %s version %d in %.1f s", name, number, took / 1e6)
+
+    def _take_down(self, name: str, aspired: set[int]) -> None:
+        versions = self._versions[name]
+        if aspired and not any(versions[number].servable for number in aspired):
+            return
+        for number, version in versions.items():
+            if number not in aspired and version.servable is not None:
+                version.servable, version.state = None, "END"
+                logger.info("unloaded %s version %d", name, number)
+
+    def _number(self, name: str, version: int | None, label: str | None) -> int | None:
+        if label is None:
+            return version
+        config = self._configs.get(name)
+        if config is None or label not in config.labels:
+            raise invalid(f"Unrecognized servable version label: {label}")
+        return config.labels[label]
+
+    def _check_labels(self, config: ModelConfig) -> None:
+        known = self._versions.get(config.name, {})
+        for number in config.labels.values():
+            if self._options.allow_version_labels_for_unavailable_models:
+                return
+            if number not in known or known[number].servable is None:
+                raise StartError(
+                    f"Request to assign label to version {number} of model {config.name}, which is not currently "
+                    "available for inference (--allow_version_labels_for_unavailable_models allows it)"
+                )
 
 
-def versions_in(base_path: Path) -> dict[int, Path]:
-    """Returns the directories with whole numbers for names; others are ignored, as the real server does."""
-    try:
-        return {int(path.name): path for path in base_path.iterdir() if path.name.isdecimal() and path.is_dir()}
-    except OSError as error:
-        raise StartError(f"model base path {base_path}: {error.strerror}") from None
-
-
-def _wanted(options: ModelOptions, found: dict[int, Path]) -> set[int]:
-    if options.policy == "all":
-        return set(found)
-    if options.policy == "specific":
-        return set(found) & set(options.specific)
-    return set(sorted(found)[-options.latest :])
-
-
-def _why_not(model: Model) -> str:
-    options = model.options
-    failures = [f"version {number}: {state.message}" for number, state in model.states.items() if state.code != "OK"]
-    if failures:
-        return f"model {options.name}: no version below {options.base_path} loads; {'; '.join(failures)}"
-    return f"model {options.name}: no servable version below {options.base_path}; a version is a directory with a number for a name"
+def _fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """The files of a version with their sizes and times: one that failed is worth a try when they change."""
+    found = []
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                entry = Path(folder, name).stat()
+            except OSError:
+                continue
+            found.append((f"{folder}/{name}", entry.st_size, entry.st_mtime_ns))
+    return tuple(sorted(found))

@@ -1,158 +1,166 @@
-"""The flags of `tensorflow_model_server` that the embedded server honours, and a few of its own."""
+"""The server's flags: tensorflow_model_server's own names and meanings, and a few more."""
 
 import argparse
-import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 from serving.server.errors import StartError
 
 API_KEY_VARIABLE = "RECOMMENDER_API_KEY"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LARGEST_PORT = 65_535
+OWN = object()  # marks a flag that tensorflow_model_server does not have
 
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """One model: where its versions lie, which of them to serve, and their labels."""
-
-    name: str
-    base_path: Path
-    policy: str = "latest"  # latest, all or specific
-    latest: int = 1  # how many of the latest
-    specific: tuple[int, ...] = ()
-    labels: tuple[tuple[str, int], ...] = ()
+# Flags of tensorflow_model_server that the embedded server does not have: refused by name, never ignored.
+UNSUPPORTED = (
+    "enable_per_model_batching_parameters",
+    "enable_profiler",
+    "enable_serialization_as_tensor_content",
+    "enable_signature_method_name_check",
+    "force_allow_any_version_labels_for_unavailable_models",
+    "grpc_channel_arguments",
+    "grpc_socket_path",
+    "mixed_precision",
+    "num_request_iterations_for_warmup",
+    "num_tflite_interpreters_per_pool",
+    "num_tflite_pools",
+    "per_process_gpu_memory_fraction",
+    "platform_config_file",
+    "prefer_tflite_model",
+    "remove_unused_fields_from_bundle_metagraph",
+    "rest_api_enable_cors_support",
+    "skip_initialize_tpu",
+    "ssl_config_file",
+    "tensorflow_session_config_file",
+    "thread_pool_factory_config_file",
+    "use_alts_credentials",
+    "xla_cpu_compilation_enabled",
+)
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What to serve, and where."""
+    """Every flag of the server, with its default; the names are tensorflow_model_server's."""
 
-    models: tuple[ModelOptions, ...]
-    host: str
-    grpc_port: int
-    rest_port: int
-    poll_seconds: float
-    timeout_seconds: float
-    max_body_bytes: int
-    max_batch: int
-    threads: int
-    batching: bool
-    batching_file: Path | None
-    config_file: Path | None
-    monitoring_file: Path | None
-    tls_certificate: Path | None
-    tls_key: Path | None
-    api_key: str | None
+    bundle: Annotated[Path | None, "bundle to serve: every model in DIR/models", OWN] = None
+    host: Annotated[str, "address to listen on", OWN] = "127.0.0.1"
+    engine: Annotated[str, "embedded, or tensorflow to run tensorflow_model_server", OWN] = "embedded"
+    tls_certificate: Annotated[Path | None, "PEM certificate chain for both ports", OWN] = None
+    tls_key: Annotated[Path | None, "PEM private key of --tls_certificate", OWN] = None
+    api_key_file: Annotated[
+        Path | None, f"file with the bearer token to ask for; else ${API_KEY_VARIABLE}", OWN
+    ] = None
+    max_body_bytes: Annotated[int, "largest request, in bytes", OWN] = 32 << 20
+    max_batch: Annotated[int, "most rows (dimension 0 of an input) in one request", OWN] = 10_000
+    max_connections: Annotated[int, "REST connections served at once; more are answered 503", OWN] = 2_048
+    drain_seconds: Annotated[int, "time that running requests get after SIGTERM", OWN] = 30
+    port: Annotated[int, "gRPC port; 0 turns gRPC off"] = 8500
+    rest_api_port: Annotated[int, "REST port; 0 turns REST off"] = 8501
+    model_name: Annotated[str, "name of the model in --model_base_path"] = "default"
+    model_base_path: Annotated[Path | None, "directory that holds the version directories"] = None
+    model_config_file: Annotated[Path | None, "text ModelServerConfig: models, version policies, labels"] = (
+        None
+    )
+    model_config_file_poll_wait_seconds: Annotated[int, "how often to read it again; 0 is never"] = 0
+    allow_version_labels_for_unavailable_models: Annotated[bool, "let a label name a version not loaded"] = (
+        False
+    )
+    file_system_poll_wait_seconds: Annotated[int, "how often to look for versions; 0 is once, at start"] = 1
+    max_num_load_retries: Annotated[int, "further attempts at a version that does not load"] = 5
+    load_retry_interval_micros: Annotated[int, "time between those attempts"] = 60_000_000
+    enable_model_warmup: Annotated[bool, "replay assets.extra/tf_serving_warmup_requests at load"] = True
+    enable_batching: Annotated[bool, "merge concurrent requests along dimension 0"] = False
+    batching_parameters_file: Annotated[Path | None, "text BatchingParameters"] = None
+    monitoring_config_file: Annotated[Path | None, "text MonitoringConfig, to serve Prometheus metrics"] = (
+        None
+    )
+    rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets"] = 30_000
+    rest_api_num_threads: Annotated[int, "threads that answer REST requests"] = 16
+    grpc_max_threads: Annotated[int, "threads that answer gRPC requests"] = 16
+    enable_grpc_healthcheck_service: Annotated[bool, "serve grpc.health.v1.Health (always on)"] = True
+    num_load_threads: Annotated[int, "accepted; versions load one after the other"] = 0
+    num_unload_threads: Annotated[int, "accepted; versions unload one after the other"] = 0
+    flush_filesystem_caches: Annotated[bool, "accepted; there are none to flush"] = True
+    saved_model_tags: Annotated[str, "tags of the graph to load, separated by commas"] = "serve"
+    tensorflow_session_parallelism: Annotated[int, "threads for both pools below; 0 is automatic"] = 0
+    tensorflow_intra_op_parallelism: Annotated[int, "threads of one operation; 0 is automatic"] = 0
+    tensorflow_inter_op_parallelism: Annotated[int, "operations at the same time; 0 is automatic"] = 0
+
+    @classmethod
+    def of(cls, namespace: argparse.Namespace) -> "ServerOptions":
+        """The options in a parsed command line; raises StartError where they contradict each other."""
+        options = cls(**{flag.name: getattr(namespace, flag.name) for flag in fields(cls)})
+        if options.port == options.rest_api_port:
+            raise StartError(f"--port and --rest_api_port are both {options.port}; they must differ")
+        if (options.tls_certificate is None) != (options.tls_key is None):
+            raise StartError("--tls_certificate and --tls_key go together")
+        if options.batching_parameters_file and not options.enable_batching:
+            raise StartError("--batching_parameters_file without --enable_batching")
+        for flag in fields(cls):
+            value = getattr(options, flag.name)
+            named_file = isinstance(value, Path) and flag.name not in ("bundle", "model_base_path")
+            if named_file and not value.is_file():
+                raise StartError(f"--{flag.name}: there is no file {value}")
+            if flag.name.endswith("port") and value > LARGEST_PORT:
+                raise StartError(f"--{flag.name}={value} is no port; the largest is {LARGEST_PORT}")
+        options.api_key()
+        return options
+
+    def api_key(self) -> str | None:
+        """The key that callers must send, from the file or else the environment; None where none is set."""
+        if self.api_key_file is None:
+            return os.environ.get(API_KEY_VARIABLE) or None
+        key = self.api_key_file.read_text(encoding="utf-8").strip()
+        if not key.isascii() or not key.isprintable() or not key:
+            raise StartError(f"--api_key_file {self.api_key_file} holds no key of printable ASCII characters")
+        return key
+
+
+class _Refuse(argparse.Action):
+    def __call__(self, _parser: Any, _namespace: Any, _values: Any, option_string: str | None = None) -> None:
+        raise StartError(f"{option_string} is not supported by the embedded server; use --engine tensorflow")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of the verb `serve`."""
-    what = parser.add_argument_group("what to serve (one of --bundle, --model_base_path, --model_config_file)")
-    what.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle that `python -m trainer` wrote")
-    what.add_argument("--model_name", default="default", help="name under which --model_base_path is served (default: default)")
-    what.add_argument("--model_base_path", type=Path, metavar="DIR", help="directory of numbered versions of one model")
-    what.add_argument("--model_config_file", type=Path, metavar="FILE", help="text proto ModelServerConfig: models, policies, labels")
-    where = parser.add_argument_group("where")
-    where.add_argument("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1, this machine only)")
-    where.add_argument("--port", type=int, default=8500, help="gRPC port (default: 8500)")
-    where.add_argument("--rest_api_port", type=int, default=8501, help="REST port (default: 8501)")
-    how = parser.add_argument_group("how")
-    how.add_argument("--engine", choices=("embedded", "tensorflow"), default="embedded", help="tensorflow runs tensorflow_model_server from the PATH instead")
-    how.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0, metavar="SECONDS", help="how often to look for versions (default: 1; 0: only at start)")
-    how.add_argument("--rest_api_timeout_in_ms", type=int, default=30_000, metavar="MS", help="limit of one REST request (default: 30000)")
-    how.add_argument("--enable_batching", nargs="?", const=True, default=False, type=_boolean, metavar="BOOL", help="merge concurrent requests into batches")
-    how.add_argument("--batching_parameters_file", type=Path, metavar="FILE", help="text proto BatchingParameters")
-    how.add_argument("--monitoring_config_file", type=Path, metavar="FILE", help="text proto MonitoringConfig: the Prometheus path")
-    how.add_argument("--threads", type=int, default=4, help="requests computed at a time (default: 4)")
-    how.add_argument("--max_body_bytes", type=int, default=32 * 2**20, metavar="N", help="largest request body (default: 32 MiB)")
-    how.add_argument("--max_batch", type=int, default=10_000, metavar="N", help="most rows of one request (default: 10000)")
-    guard = parser.add_argument_group("for anyone who binds further than this machine")
-    guard.add_argument("--tls_certificate", type=Path, metavar="FILE", help="PEM certificate chain")
-    guard.add_argument("--tls_key", type=Path, metavar="FILE", help="PEM private key")
-    guard.add_argument("--api_key_file", type=Path, metavar="FILE", help=f"file with the key that requests must carry as `Authorization: Bearer KEY`; else the environment's {API_KEY_VARIABLE}")
+    """Adds the flags of `ServerOptions` to `parser`, and those it refuses; imports no TensorFlow."""
+    for flag in fields(ServerOptions):
+        text = described(flag.name)[0]
+        if flag.default not in (None, ""):
+            text += f" (default: {str(flag.default).lower()})"
+        settings: dict[str, Any] = {
+            "help": text.replace("%", "%%"),
+            "default": flag.default,
+            "type": _reader(flag.default),
+        }
+        if isinstance(flag.default, bool):
+            settings |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+        if flag.name == "engine":
+            settings["choices"] = ("embedded", "tensorflow")
+        parser.add_argument(f"--{flag.name}", **settings)
+    for name in UNSUPPORTED:
+        parser.add_argument(f"--{name}", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
 
 
-def read_options(namespace: argparse.Namespace) -> ServerOptions:
-    """Returns the checked options; raises `StartError` in one line that names the flag."""
-    for flag in ("port", "rest_api_port"):
-        if not 0 < getattr(namespace, flag) < 65_536:
-            raise StartError(f"--{flag}={getattr(namespace, flag)} is no port; it takes 1 to 65535")
-    for flag in ("threads", "max_body_bytes", "max_batch", "rest_api_timeout_in_ms"):
-        if getattr(namespace, flag) < 1:
-            raise StartError(f"--{flag}={getattr(namespace, flag)} must be at least 1")
-    key = _api_key(namespace.api_key_file)
-    if bool(namespace.tls_certificate) != bool(namespace.tls_key):
-        raise StartError("--tls_certificate and --tls_key go together")
-    if namespace.batching_parameters_file and not namespace.enable_batching:
-        raise StartError("--batching_parameters_file without --enable_batching")
-    return ServerOptions(
-        models=_models(namespace),
-        host=namespace.host,
-        grpc_port=namespace.port,
-        rest_port=namespace.rest_api_port,
-        poll_seconds=namespace.file_system_poll_wait_seconds,
-        timeout_seconds=namespace.rest_api_timeout_in_ms / 1000,
-        max_body_bytes=namespace.max_body_bytes,
-        max_batch=namespace.max_batch,
-        threads=namespace.threads,
-        batching=namespace.enable_batching,
-        batching_file=namespace.batching_parameters_file,
-        config_file=namespace.model_config_file,
-        monitoring_file=namespace.monitoring_config_file,
-        tls_certificate=namespace.tls_certificate,
-        tls_key=namespace.tls_key,
-        api_key=key,
-    )
+def described(flag: str) -> tuple[str, bool]:
+    """What a flag does, and whether tensorflow_model_server is without it."""
+    text, *marks = get_type_hints(ServerOptions, include_extras=True)[flag].__metadata__
+    return text, OWN in marks
 
 
-def _models(namespace: argparse.Namespace) -> tuple[ModelOptions, ...]:
-    given = [flag for flag in ("bundle", "model_base_path", "model_config_file") if getattr(namespace, flag)]
-    if len(given) != 1:
-        have = " and ".join(f"--{flag}" for flag in given) or "none of them"
-        raise StartError(f"give one of --bundle, --model_base_path and --model_config_file; this has {have}")
-    if namespace.bundle:
-        return _bundle_models(namespace.bundle)
-    if namespace.model_base_path:
-        return (ModelOptions(namespace.model_name, namespace.model_base_path),)
-    from serving.server.model_config import read_model_config
-
-    return read_model_config(namespace.model_config_file)
-
-
-def _bundle_models(bundle: Path) -> tuple[ModelOptions, ...]:
-    if not bundle.is_dir():
-        raise StartError(f"--bundle {bundle}: there is no such directory")
-    manifest = bundle / "manifest.json"
-    try:
-        form = json.loads(manifest.read_text(encoding="utf-8"))["format"]
-    except FileNotFoundError:
-        raise StartError(f"--bundle {bundle}: no manifest.json; it is no bundle, or its export never finished") from None
-    except (ValueError, KeyError, TypeError):
-        raise StartError(f"--bundle {bundle}: manifest.json is not a bundle's manifest") from None
-    if form != 1:
-        raise StartError(f"--bundle {bundle} has format {form}; this server reads format 1")
-    homes = sorted(path for path in (bundle / "models").glob("*") if path.is_dir())
-    if not homes:
-        raise StartError(f"--bundle {bundle}: no model below {bundle / 'models'}")
-    return tuple(ModelOptions(home.name, home) for home in homes)
-
-
-def _api_key(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get(API_KEY_VARIABLE) or None
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise StartError(f"--api_key_file {file}: {error.strerror}") from None
-    if not key:
-        raise StartError(f"--api_key_file {file} is empty")
-    return key
+def _reader(default: object) -> Any:
+    if isinstance(default, bool):
+        return _boolean
+    return {int: _count, str: str}.get(type(default), Path)
 
 
 def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1"):
-        return True
-    if text.lower() in ("false", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() in ("true", "1")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)

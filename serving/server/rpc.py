@@ -1,12 +1,12 @@
-"""The gRPC API: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus, and the health service."""
+"""The gRPC API: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus, and health."""
 
 import hmac
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -17,146 +17,169 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.errors import Code, RequestError, StartError, invalid
+from serving.server.manager import Manager
+from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
-from serving.server.predict import Predictor, Spec
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.server.tensors import to_array, to_proto
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+SIGNATURE_DEF = "signature_def"
 
 
-def grpc_server(predictor: Predictor, options: ServerOptions) -> grpc.Server:
-    """Returns a server bound to its port, not yet started; raises `StartError` where the port is taken."""
-    limit = options.max_body_bytes
-    server = grpc.server(
-        ThreadPoolExecutor(options.threads, thread_name_prefix="grpc"),
-        interceptors=[ApiKey(options.api_key)] if options.api_key else [],
-        options=[
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(predictor), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(predictor), server)
-    servicer = health.HealthServicer()
-    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    address = f"[{options.host}]:{options.grpc_port}" if ":" in options.host else f"{options.host}:{options.grpc_port}"
-    try:
-        if options.tls_certificate and options.tls_key:
-            pair = (options.tls_key.read_bytes(), options.tls_certificate.read_bytes())
-            server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        else:
-            server.add_insecure_port(address)
-    except RuntimeError:
-        raise StartError(f"--port={options.grpc_port}: {address} is in use or cannot be bound; give another --port") from None
-    return server
+class GrpcServer:
+    """The gRPC port; `start` opens it."""
+
+    def __init__(self, manager: Manager, metrics: Metrics, options: ServerOptions) -> None:
+        self._options = options
+        self._health = health.HealthServicer()
+        limits = [(f"grpc.max_{way}_message_length", options.max_body_bytes) for way in ("receive", "send")]
+        key = options.api_key()
+        self._server = grpc.server(
+            ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc"),
+            interceptors=[] if key is None else [_ApiKey(key)],
+            options=[*limits, ("grpc.so_reuseport", 0)],
+        )
+        calls = _Calls(manager, metrics)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(calls, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(calls, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    def start(self) -> None:
+        """Opens the port and reports SERVING; raises StartError where the port is taken."""
+        options = self._options
+        address = (
+            f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}"
+        )
+        try:
+            if options.tls_certificate and options.tls_key:
+                pair = (options.tls_key.read_bytes(), options.tls_certificate.read_bytes())
+                self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            else:
+                self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise StartError(f"--port={options.port}: cannot listen on {address}; it may be in use") from None
+        self._server.start()
+        for name in ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> None:
+        """Takes no more calls, gives those that run their time, and returns when the last is done."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._options.drain_seconds).wait()
 
 
-class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the rest of the service is unimplemented, and says so."""
+class _Calls(
+    prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer
+):
+    def __init__(self, manager: Manager, metrics: Metrics) -> None:
+        self._manager, self._metrics = manager, metrics
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """The outputs of a signature."""
+        return self._answered("Predict", request, context, self._predict)
 
-    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Runs a signature."""
-        return _answered(context, lambda: self._predict(request))
+    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """The signatures of a version."""
+        return self._answered("GetModelMetadata", request, context, self._metadata)
 
-    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Returns the signatures."""
-        return _answered(context, lambda: self._metadata(request))
+    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """The states of a model's versions."""
+        return self._answered("GetModelStatus", request, context, self._status)
 
-    def _predict(self, request: Any) -> Any:
-        servable = self._predictor.servable(_spec(request))
-        signature = request.model_spec.signature_name
-        definition = servable.signature(signature)
-        inputs = {}
-        for name, tensor in request.inputs.items():
-            if name not in definition.inputs:
-                known = ", ".join(sorted(definition.inputs))
-                raise invalid(f"input tensor alias not found in signature: {name}. Inputs expected to be in the set {{{known}}}.")
-            if tensor.dtype != definition.inputs[name].dtype:
-                want, got = (tf.dtypes.as_dtype(one).name for one in (definition.inputs[name].dtype, tensor.dtype or 1))
-                raise invalid(f"input {name} is of type {got}; expected {want}")
-            try:
-                inputs[name] = tf.make_ndarray(tensor)
-            except (ValueError, TypeError) as error:
-                raise invalid(f"input {name} is no valid tensor: {error}") from None
-        outputs = self._predictor.predict(servable, signature, inputs, "GRPC")
+    def _unsupported(self, request: Any, context: grpc.ServicerContext) -> Any:
+        name = type(request).__name__
+        return context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported by the embedded server; use Predict"
+        )
+
+    Classify = Regress = MultiInference = HandleReloadConfigRequest = _unsupported
+
+    def _answered(
+        self, api: str, request: Any, context: grpc.ServicerContext, work: Callable[[Any, float | None], Any]
+    ) -> Any:
+        started, code = time.perf_counter(), Code.OK
+        try:
+            if not request.HasField("model_spec"):
+                raise invalid("Missing ModelSpec")
+            return work(request, context.time_remaining())
+        except Exception as fault:
+            error = RequestError.of(fault)
+            code = error.code
+            return context.abort(CODES[code], error.message)
+        finally:
+            name = request.model_spec.name if self._manager.knows(request.model_spec.name) else ""
+            took = (time.perf_counter() - started) * 1e6
+            self._metrics.count("serving:request_count", model_name=name, status=code.name)
+            self._metrics.observe(
+                "serving:request_latency", took, model_name=name, API=api, entrypoint="GRPC"
+            )
+
+    def _servable(self, request: Any) -> Servable:
+        if not request.model_spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        return self._manager.get(*_which(request.model_spec))
+
+    def _predict(self, request: Any, timeout: float | None) -> Any:
+        servable = self._servable(request)
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
+        outputs = servable.predict(name, inputs, tuple(request.output_filter), timeout)
         response = predict_pb2.PredictResponse()
-        wanted = list(request.output_filter) or list(outputs)
-        for name in wanted:
-            if name not in outputs:
-                raise invalid(f"output tensor alias not found in signature: {name}")
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
-        response.model_spec.name = servable.name
-        response.model_spec.version.value = servable.version
-        response.model_spec.signature_name = signature or "serving_default"
+        _describe(response.model_spec, servable, name)
+        for alias, array in outputs.items():
+            response.outputs[alias].CopyFrom(to_proto(array))
         return response
 
-    def _metadata(self, request: Any) -> Any:
-        if list(request.metadata_field) != ["signature_def"]:
-            fields = list(request.metadata_field)
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field" if not fields else f"Metadata field {fields[0]} is not supported")
-        servable = self._predictor.servable(_spec(request))
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        for name, definition in servable.signatures.items():
-            signatures.signature_def[name].CopyFrom(definition)
+    def _metadata(self, request: Any, _timeout: float | None) -> Any:
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != SIGNATURE_DEF:
+                raise invalid(f"Metadata field {field} is not supported")
+        servable = self._servable(request)
+        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = servable.name
-        response.model_spec.version.value = servable.version
-        response.metadata["signature_def"].Pack(signatures)
+        _describe(response.model_spec, servable)
+        response.metadata[SIGNATURE_DEF].Pack(signatures)
         return response
 
-
-class Status(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-
-    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Returns the states of a model's versions."""
-        return _answered(context, lambda: self._status(request))
-
-    def _status(self, request: Any) -> Any:
-        spec = _spec(request)
+    def _status(self, request: Any, _timeout: float | None) -> Any:
         response = get_model_status_pb2.GetModelStatusResponse()
-        kind = get_model_status_pb2.ModelVersionStatus
-        for version, state in self._predictor.manager.status(spec.name, spec.version, spec.label):
-            entry = response.model_version_status.add(version=version, state=kind.State.Value(state.state))
-            entry.status.error_code = Code[state.code].value
-            entry.status.error_message = state.message
+        states = get_model_status_pb2.ModelVersionStatus.State
+        for version in self._manager.status(*_which(request.model_spec)):
+            entry = response.model_version_status.add(
+                version=version.number, state=states.Value(version.state)
+            )
+            entry.status.error_code, entry.status.error_message = version.code.value, version.message
         return response
 
 
-class ApiKey(grpc.ServerInterceptor):
+class _ApiKey(grpc.ServerInterceptor):
     """Refuses calls without the key; the health service needs none."""
 
     def __init__(self, key: str) -> None:
-        self._expected = f"Bearer {key}".encode()
+        self._credentials = f"Bearer {key}".encode()
         self._refusal = grpc.unary_unary_rpc_method_handler(
             lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "A valid API key is needed")
         )
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Returns the handler, or one that refuses."""
+        """The handler of a call, or one that refuses it."""
         given = dict(details.invocation_metadata).get("authorization", "")
-        known = hmac.compare_digest(str(given).encode(), self._expected)
-        return continuation(details) if known or details.method.startswith("/grpc.health.v1.") else self._refusal
+        given = given if isinstance(given, bytes) else given.encode()
+        free = details.method.startswith("/grpc.health.v1.")
+        return (
+            continuation(details) if free or hmac.compare_digest(given, self._credentials) else self._refusal
+        )
 
 
-def _spec(request: Any) -> Spec:
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    spec = request.model_spec
+def _which(spec: Any) -> tuple[str, int | None, str | None]:
     choice = spec.WhichOneof("version_choice")
     version = spec.version.value if choice == "version" else None
-    return Spec(spec.name, version, spec.version_label if choice == "version_label" else None)
+    return spec.name, version, spec.version_label if choice == "version_label" else None
 
 
-def _answered(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
-    try:
-        return work()
-    except RequestError as error:
-        context.abort(CODES[error.code.value], str(error))
+def _describe(spec: Any, servable: Servable, signature_name: str = "") -> None:
+    spec.name, spec.signature_name = servable.name, signature_name
+    spec.version.value = servable.version

@@ -1,204 +1,251 @@
-"""Requests and responses in JSON, by the rules of TensorFlow Serving's REST API (its page "RESTful API").
+"""Arrays to and from JSON, by the rules and in the words of TensorFlow Serving's RESTful API.
 
-Row format (`instances`, one element an example, all of the same shape) and columnar format (`inputs`, whole tensors); strings that are
-bytes travel as `{"b64": ...}`; NaN and Infinity are bare tokens.
+Row format has one element of `instances` per example, columnar format one whole tensor per input. Bytes travel as
+`{"b64": ...}`, NaN and Infinity as bare tokens. Stricter than the real one in one thing: text must be valid UTF-8.
 """
 
 import base64
 import binascii
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from serving.server.errors import invalid
-from serving.server.servable import Arrays, as_array, input_type
+from serving.server.errors import Code, RequestError, invalid
+from serving.server.servable import Arrays
 
-INTEGERS = (tf.int8, tf.uint8, tf.int16, tf.int32, tf.int64, tf.uint32, tf.uint64)
-NAMES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", bool: "Bool", type(None): "Null"}
-SHOWN = 500  # characters of a wrong value that an error repeats
+MAYBE_TOO_BIG = re.compile("[0-9][eE][+]?[0-9]{3}")
+DEEPEST = 32  # dimensions of a tensor
+SHOWN = 2_000  # characters of a wrong value that an error repeats
+INT32 = (-(2**31), 2**31 - 1)
+RANGES = {
+    **dict.fromkeys(("int8", "int16", "int32", "uint8"), INT32),
+    **{"int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "uint64": (0, 2**64 - 1)},
+}
+LARGEST = {"float": (2**24 - 1, float(np.finfo(np.float32).max)), "double": (2**53 - 1, math.inf)}
+_BATCHED = "multiple input tensors required as per tensorinfo_map"
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Returns the request's JSON object."""
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
+    """The object that a request's body holds, with a text, if anything, for its `signature_name`."""
     try:
-        document = json.loads(body.decode("utf-8"))
-    except json.JSONDecodeError as error:
-        raise invalid(f"JSON Parse error: Invalid value. at offset: {error.pos}") from None
+        text = body.decode("utf-8")
+        document = json.loads(text)
+        if MAYBE_TOO_BIG.search(text):
+            json.loads(text, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode(
+                "utf-8"
+            )  # finds the surrogates that have no partner
     except UnicodeDecodeError as error:
-        raise invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from None
+        raise _unparsable("Invalid encoding in string.", error.start) from None
+    except UnicodeEncodeError:
+        raise _unparsable("The surrogate pair in string is invalid.", 0) from None
+    except json.JSONDecodeError as error:
+        raise _unparsable("Invalid value." if body.strip() else "The document is empty", error.pos) from None
     except RecursionError:
-        raise invalid("JSON Parse error: nested too deep") from None
-    except ValueError:
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
+        raise _unparsable("The document is nested too deep.", 0) from None
+    except ValueError:  # a float beyond double, or an integer of thousands of digits
+        raise _unparsable("Number too big to be stored in double.", 0) from None
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {_show(document)} Is not object")
     if not isinstance(document.get("signature_name", ""), str):
-        raise invalid(f"JSON Value: {_show(document)} not formatted correctly. 'signature_name' key must be a string value.")
+        text = "not formatted correctly. 'signature_name' key must be a string value."
+        raise invalid(f"JSON Value: {_show(document)} {text}")
     return document
 
 
-def read_inputs(document: Mapping[str, Any], definition: Any) -> tuple[dict[str, npt.NDArray[Any]], bool]:
-    """Returns the input arrays by name, and whether the request was in row format."""
-    if "instances" in document and "inputs" in document:
-        raise invalid(f"JSON Value: {_show(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ")
-    if "instances" in document:
-        return _from_rows(document, definition), True
-    if "inputs" in document:
-        return _from_columns(document["inputs"], definition), False
-    raise invalid("Missing 'inputs' or 'instances' key")
-
-
-def write_outputs(outputs: Arrays, rows: bool) -> bytes:
-    """Returns the response's body."""
-    if not rows:
-        texts = {name: _text(array, _leaf_writer(name, array)) for name, array in outputs.items()}
-        return f'{{"outputs": {_object(texts) if len(texts) > 1 else next(iter(texts.values()))}}}'.encode()
-    sizes = {array.shape[0] if array.ndim else None for array in outputs.values()}
-    if len(sizes) != 1 or None in sizes:
-        raise invalid(
-            "Tensors in the response do not share one batch size; row format needs that, columnar format ('inputs') does not"
-        )
-    writers = {name: _leaf_writer(name, array) for name, array in outputs.items()}
-    columns = {name: [_text(row, writers[name]) for row in array] for name, array in outputs.items()}
-    if len(columns) == 1:
-        (lines,) = columns.values()
-    else:
-        lines = [_object(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return f'{{"predictions": [{", ".join(lines)}]}}'.encode()
-
-
-def _from_rows(document: Mapping[str, Any], definition: Any) -> dict[str, npt.NDArray[Any]]:
-    elements, names = document["instances"], set(definition.inputs)
-    if not isinstance(elements, list):
-        raise invalid(f"JSON Value: {_show(document)} Excepting 'instances' to be an list/array")
-    if not elements:
-        raise invalid(f"JSON Value: {_show(document)} No values in 'instances' array")
-    if not isinstance(elements[0], dict) and len(names) > 1:
-        raise invalid("instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map")
-    if not _is_object(elements[0]):
-        (name,) = names
-        return {name: _stack(elements, definition, name)}
-    for place, element in enumerate(elements):
-        if not _is_object(element):
-            raise invalid(f"Expecting object but got list at item {place} of input list")
-        for name in element:
-            if name not in names:
-                raise invalid(
-                    f"Failed to process element: {place} key: {name} of 'instances' list. "
-                    f"Error: INVALID_ARGUMENT: JSON object: does not have named input: {name}"
-                )
-        if set(element) != names:
-            raise invalid(
-                f"Failed to process element: {place} of 'instances' list. JSON object: {_show(element)} "
-                f"keys must be equal to: {','.join(sorted(names))}"
-            )
-    return {name: _stack([element[name] for element in elements], definition, name, f" key: {name}") for name in names}
-
-
-def _stack(elements: list[Any], definition: Any, name: str, key: str = "") -> npt.NDArray[Any]:
-    """Returns one array of elements that must be of one shape."""
-    shape: list[int] | None = None
-    flat: list[Any] = []
-    for place, element in enumerate(elements):
-        if shape is None and _is_object(element):
-            raise invalid(f"Expecting value/list but got object at item {place} of input list")
-        try:
-            own = _shape(element)
-            _fill(element, own, 0, input_type(definition, name), flat)
-            if shape is not None and own != shape:
-                size, expected = int(np.prod(own)), int(np.prod(shape))
-                if size != expected:
-                    raise invalid(f"Expecting tensor size: {expected} but got: {size}")
-                raise invalid(f"Expecting shape {_brackets(shape)} but got: {_brackets(own)}")
-        except Exception as error:
-            text = f"Failed to process element: {place}{key} of 'instances' list. Error: INVALID_ARGUMENT: {error}"
-            raise invalid(text) from None
-        shape = own
-    return as_array(flat, input_type(definition, name)).reshape([len(elements), *(shape or [])])
-
-
-def _from_columns(inputs: Any, definition: Any) -> dict[str, npt.NDArray[Any]]:
-    names = sorted(definition.inputs)
-    if not _is_object(inputs):
-        if len(names) > 1:
-            raise invalid("inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map")
-        inputs = {names[0]: inputs}
-    arrays = {}
-    for name in names:
-        if name not in inputs:
-            raise invalid(f"Missing named input: {name} in 'inputs' object.")
-        shape, flat = _shape(inputs[name]), list[Any]()
-        _fill(inputs[name], shape, 0, input_type(definition, name), flat)
-        arrays[name] = as_array(flat, input_type(definition, name)).reshape(shape)
-    return arrays
-
-
-def _shape(value: Any) -> list[int]:
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        if not value:
-            break
-        value = value[0]
-    return shape
-
-
-def _fill(value: Any, shape: list[int], level: int, dtype: Any, flat: list[Any]) -> None:
-    """Appends the leaves of a nested list to `flat`, each checked for its place and type."""
-    if not isinstance(value, list):
-        if level != len(shape):
-            raise invalid(f"JSON Value: {_show(value)} found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}")
-        flat.append(_leaf(value, dtype))
-        return
-    if level >= len(shape):
-        raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
-    if len(value) != shape[level]:
-        raise invalid(f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}")
-    for element in value:
-        _fill(element, shape, level + 1, dtype, flat)
-
-
-def _leaf(value: Any, dtype: Any) -> Any:
-    if dtype == tf.string:
-        if isinstance(value, str):
-            return value.encode("utf-8", "surrogatepass")
-        if isinstance(value, dict):
-            return _decode(value)
-    elif dtype.is_floating and isinstance(value, int | float) and not isinstance(value, bool):
-        return _decimal(value, dtype)
-    elif dtype == tf.bool and isinstance(value, bool):
-        return value
-    elif dtype in INTEGERS and isinstance(value, int) and not isinstance(value, bool):
-        held = tf.int32 if dtype.size < 4 else dtype
-        if held.min <= value <= held.max:
-            return value
-    raise invalid(f"JSON Value: {_show(value)} Type: {_type_name(value)} is not of expected type: {dtype.name}")
-
-
-def _decimal(value: float, dtype: Any) -> float:
-    target = "float" if dtype == tf.float32 else "double"
-    exact = 2 ** (24 if dtype == tf.float32 else 53) - 1
-    if isinstance(value, int) and abs(value) > exact:
-        raise invalid(f"Cannot convert JSON value: {value} to {target} without loss of precision.")
-    if np.isfinite(value) and abs(value) > dtype.max:
-        raise invalid(f"Cannot convert JSON value: {value} to {target} without loss of precision.")
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
     return value
 
 
-def _decode(value: dict[str, Any]) -> bytes:
+def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bool]:
+    """The input arrays by alias, and whether the request is in row format."""
+    if not signature.inputs:
+        name = document.get("signature_name") or "DEFAULT"
+        raise invalid(f"Failed to get input map for signature: {name}")
+    kinds = {alias: tf.as_dtype(info.dtype) for alias, info in sorted(signature.inputs.items())}
+    if "instances" in document and "inputs" in document:
+        text = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+        raise invalid(f"JSON Value: {_show(document)} {text}")
+    if "instances" in document:
+        instances = document["instances"]
+        if not isinstance(instances, list):
+            raise invalid(f"JSON Value: {_show(document)} Excepting 'instances' to be an list/array")
+        if not instances:
+            raise invalid(f"JSON Value: {_show(document)} No values in 'instances' array")
+        return _from_rows(instances, kinds), True
+    if "inputs" in document:
+        return _from_columns(document["inputs"], kinds), False
+    raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def _from_rows(instances: list[Any], kinds: Mapping[str, tf.DType]) -> Arrays:
+    if not isinstance(instances[0], dict) and len(kinds) > 1:
+        raise invalid(f"instances is a plain list, but expecting list of objects as {_BATCHED}")
+    named = _is_object(instances[0])
+    columns = {alias: _Column(kind) for alias, kind in kinds.items()}
+    (first, *_) = kinds
+    for place, element in enumerate(instances):
+        if named != _is_object(element):
+            text = "Expecting object but got list" if named else "Expecting value/list but got object"
+            raise invalid(f"{text} at item {place} of input list")
+        for alias, value in element.items() if named else [(first, element)]:
+            try:
+                if alias not in columns:
+                    raise invalid(f"JSON object: does not have named input: {alias}")
+                columns[alias].add(value)
+            except RequestError as error:
+                key = f" key: {alias}" if named else ""
+                reason = f"{error.code.name}: {error.message}"
+                raise invalid(
+                    f"Failed to process element: {place}{key} of 'instances' list. Error: {reason}"
+                ) from None
+        if named and set(element) != set(kinds):
+            text = (
+                f"of 'instances' list. JSON object: {_show(element)} must only have keys: {','.join(kinds)}"
+            )
+            raise invalid(f"Failed to process element: {place} {text}")
+    return {alias: column.array(len(instances)) for alias, column in columns.items()}
+
+
+def _from_columns(inputs: Any, kinds: Mapping[str, tf.DType]) -> Arrays:
+    if not _is_object(inputs):
+        if len(kinds) > 1:
+            raise invalid(f"inputs is a plain value/list, but expecting an object as {_BATCHED}")
+        inputs = dict.fromkeys(kinds, inputs)
+    arrays = {}
+    for alias, kind in kinds.items():
+        if alias not in inputs:
+            raise invalid(f"Missing named input: {alias} in 'inputs' object.")
+        column = _Column(kind)
+        column.add(inputs[alias])
+        arrays[alias] = column.array(None)
+    return arrays
+
+
+class _Column:
+    """The values of one input, gathered from elements that must all be of one shape."""
+
+    def __init__(self, kind: tf.DType) -> None:
+        self._kind, self._leaf = kind, _leaf_reader(kind)
+        self._shape: list[int] | None = None
+        self._flat: list[Any] = []
+
+    def add(self, element: Any) -> None:
+        """Takes in one element; raises INVALID_ARGUMENT where its nesting, size or type is wrong."""
+        shape: list[int] = []
+        inner = element
+        while isinstance(inner, list):
+            shape.append(len(inner))
+            if not inner:
+                break
+            inner = inner[0]
+        if len(shape) > DEEPEST:
+            raise invalid(f"A list nested {len(shape)} deep is no tensor; the limit is {DEEPEST}")
+        self._fill(element, shape, 0)
+        if self._shape is None:
+            self._shape = shape
+        elif math.prod(shape) != math.prod(self._shape):
+            raise invalid(f"Expecting tensor size: {math.prod(self._shape)} but got: {math.prod(shape)}")
+        elif shape != self._shape:
+            raise invalid(f"Expecting shape {_brackets(self._shape)} but got: {_brackets(shape)}")
+
+    def array(self, rows: int | None) -> NDArray[Any]:
+        """Everything taken in as one array, with a leading dimension of `rows` unless that is None."""
+        kind = object if self._kind == tf.string else self._kind.as_numpy_dtype
+        wide = (
+            np.int64 if kind in (np.int8, np.int16, np.uint8) else kind
+        )  # small ones wrap, as in TensorFlow
+        shape = [*([] if rows is None else [rows]), *(self._shape or [])]
+        return np.asarray(self._flat, dtype=wide).astype(kind, copy=False).reshape(shape)
+
+    def _fill(self, value: Any, shape: list[int], level: int) -> None:
+        if not isinstance(value, list):
+            if level != len(shape):
+                text = (
+                    f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
+                )
+                raise invalid(f"JSON Value: {_show(value)} {text}")
+            self._flat.append(self._leaf(value))
+            return
+        if level >= len(shape):
+            raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        if len(value) != shape[level]:
+            text = f"at level: {level} expected size: {shape[level]}"
+            raise invalid(f"Encountered list at unexpected size: {len(value)} {text}")
+        for element in value:
+            self._fill(element, shape, level + 1)
+
+
+def _leaf_reader(kind: tf.DType) -> Callable[[Any], Any]:
+    """What turns one JSON value into a value of a type, or raises."""
+    if kind == tf.string:
+        return _bytes
+    if kind in (tf.float32, tf.float64):
+        return lambda value: _decimal(value, "float" if kind == tf.float32 else "double")
+    if kind == tf.bool:
+        return lambda value: value if isinstance(value, bool) else _mistyped(value, "bool")
+    if kind.name in RANGES:
+        low, high = RANGES[kind.name]
+        return lambda value: (
+            value if type(value) is int and low <= value <= high else _mistyped(value, _name(kind))
+        )
+
+    def unknown(value: Any) -> Any:
+        if isinstance(value, dict):
+            _mistyped(value, _name(kind))
+        raise RequestError(
+            Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_show(value)} to type: {_name(kind)}"
+        )
+
+    return unknown
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    if not isinstance(value, dict):
+        _mistyped(value, "string")
     if not _is_base64(value):
         raise invalid(f"JSON Value: {_show(value)} not formatted correctly for base64 data")
+    text = value["b64"].rstrip("=")
     try:
-        return base64.b64decode(value["b64"] + "=" * (-len(value["b64"]) % 4), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise invalid("Unable to base64 decode") from None
+
+
+def _decimal(value: Any, target: str) -> float:
+    if type(value) not in (int, float):
+        _mistyped(value, target)
+    exact, largest = LARGEST[target]
+    whole = isinstance(value, int) and -(2**63) <= value < 2**64
+    if (whole and abs(value) > exact) or (largest < abs(value) < math.inf):
+        raise invalid(f"Cannot convert JSON value: {_show(value)} to {target} without loss of precision.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
+
+
+def _name(kind: tf.DType) -> str:
+    """A type's name in error texts, which differs from NumPy's for some."""
+    return {"float16": "half", "float32": "float", "float64": "double"}.get(str(kind.name), str(kind.name))
+
+
+def _mistyped(value: Any, kind: str) -> Any:
+    kinds = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
+    name = str(value) if isinstance(value, bool) else kinds[type(value)]
+    raise invalid(f"JSON Value: {_show(value)} Type: {name} is not of expected type: {kind}")
 
 
 def _is_base64(value: Any) -> bool:
@@ -209,53 +256,101 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and not _is_base64(value)
 
 
-def _type_name(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    return NAMES[type(value)]
+def _unparsable(reason: str, place: int) -> RequestError:
+    where = "" if reason.endswith("empty") else f" at offset: {place}"
+    return invalid(f"JSON Parse error: {reason}{where}")
 
 
 def _show(value: Any) -> str:
-    try:
-        text = json.dumps(value, indent=4, ensure_ascii=False)
-    except RecursionError:
-        return "(nested too deep)"
+    text = json.dumps(value, indent=4, ensure_ascii=False)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _brackets(shape: list[int]) -> str:
+def _brackets(shape: Iterable[int]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def _object(members: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in members.items()) + "}"
+def write_outputs(outputs: Arrays, rows: bool) -> bytes:
+    """The body that answers a request: `predictions`, one element per row, or `outputs`, whole tensors.
+
+    Raises INVALID_ARGUMENT where row format is asked of outputs that do not share a dimension 0.
+    """
+    texts = {alias: _texts(alias, array) for alias, array in outputs.items()}
+    if not rows:
+        members = {alias: _nested(text, outputs[alias].shape) for alias, text in texts.items()}
+        return f'{{\n    "outputs": {_object(members, 4)}\n}}'.encode("utf-8", "surrogateescape")
+    size = _row_count(outputs)
+    columns = {}
+    for alias, text in texts.items():
+        step, shape = len(text) // size, outputs[alias].shape[1:]
+        columns[alias] = [_nested(text[row * step : (row + 1) * step], shape) for row in range(size)]
+    if len(columns) == 1:
+        (lines,) = columns.values()
+        body = ", ".join(lines)
+    else:
+        elements = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        body = ",".join("\n        " + _object(element, 8) for element in elements)
+    return f'{{\n    "predictions": [{body}\n    ]\n}}'.encode("utf-8", "surrogateescape")
 
 
-def _text(array: Any, write: Callable[[Any], str]) -> str:
-    """Returns an array, or one of its values, as JSON."""
-    if not isinstance(array, np.ndarray) or array.ndim == 0:
-        return write(array.item() if isinstance(array, np.ndarray | np.generic) else array)
-    if array.ndim == 1:
-        return "[" + ", ".join(map(write, array.tolist())) + "]"
-    return "[" + ", ".join(_text(part, write) for part in array) + "]"
+def _row_count(outputs: Arrays) -> int:
+    size = 0
+    for alias, array in outputs.items():
+        if array.ndim == 0:
+            raise invalid(f"Tensor name: {alias} has no shape information ")
+        if array.shape[0] < 1:
+            raise invalid(f"Tensor name: {alias} has invalid batch size: {array.shape[0]}")
+        if size not in (0, array.shape[0]):
+            text = f"Tensor name: {alias} has inconsistent batch size: {array.shape[0]} expecting: {size}"
+            raise invalid(text)
+        size = array.shape[0]
+    return size
 
 
-def _leaf_writer(name: str, array: npt.NDArray[Any]) -> Callable[[Any], str]:
-    if array.dtype == object:
-        if name.endswith("_bytes"):
-            return lambda value: json.dumps({"b64": base64.b64encode(value).decode()})
-        return lambda value: json.dumps(value.decode("utf-8", "replace"), ensure_ascii=False)
-    if array.dtype.kind == "f":
-        kind, digits = (np.float64, 17) if array.dtype == np.float64 else (np.float32, 9)
-        return lambda value: number_text(value, kind, digits)
-    return json.dumps
+def _object(members: Mapping[str, str], indent: int) -> str:
+    """One value as it is, several as an object."""
+    if len(members) == 1:
+        return next(iter(members.values()))
+    inner = "\n" + " " * (indent + 4)
+    lines = (f"{inner}{json.dumps(name)}: {text}" for name, text in members.items())
+    return "{" + ",".join(lines) + "\n" + " " * indent + "}"
 
 
-def number_text(value: float, kind: Any, digits: int) -> str:
-    """Returns a float in six digits where that is exact, else in all of its; whole numbers end in `.0`."""
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    text = f"{value:.6g}"
-    if kind(text) != kind(value):
-        text = f"{value:.{digits}g}"
-    return text if "." in text or "e" in text else f"{text}.0"
+def _nested(flat: list[str], shape: tuple[int, ...]) -> str:
+    """The values of a tensor, last dimension first, in the brackets of its shape."""
+    if 0 in shape:
+        before = shape[: shape.index(0)]
+        flat, shape = ["[]"] * math.prod(before), before
+    for size in reversed(shape):
+        flat = [f"[{', '.join(flat[start : start + size])}]" for start in range(0, len(flat), size)]
+    return flat[0]
+
+
+def _texts(alias: str, array: NDArray[Any]) -> list[str]:
+    """Each value of a tensor as JSON."""
+    values, kind = array.ravel().tolist(), array.dtype.name
+    if kind == "object":
+        if alias.endswith("_bytes"):
+            return [json.dumps({"b64": base64.b64encode(value).decode()}) for value in values]
+        return [json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False) for value in values]
+    if kind in ("float32", "float64"):
+        return _decimals(array.ravel(), values)
+    if kind == "bool":
+        return ["true" if value else "false" for value in values]
+    if kind not in RANGES:
+        raise invalid(f"Failed to write JSON value for tensor type: {_name(tf.as_dtype(array.dtype))}")
+    return list(map(str, values))
+
+
+def _decimals(array: NDArray[Any], values: list[float]) -> list[str]:
+    """Floats in six digits where these give the same float back, else in 9 (or 17); whole ones end in `.0`."""
+    texts = [f"{value:.6g}" for value in values]
+    digits = 9 if array.dtype == np.float32 else 17
+    with np.errstate(over="ignore"):
+        same = np.asarray(list(map(float, texts)), dtype=array.dtype) == array
+    for place in np.flatnonzero(~same):
+        value = values[place]
+        if math.isfinite(value):
+            texts[place] = f"{value:.{digits}g}"
+    special = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return [special.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in texts]

@@ -47,7 +47,7 @@ def test_a_run_writes_both_files(ring, screen, tmp_path):
     assert popularity["difference"][0] < 0 and popularity["seconds"] >= 0 and popularity["memory_mb"] >= 0
     assert len(popularity["intervals"]["ndcg@10"]) == 2
     text = (tmp_path / "leaderboard.md").read_text()
-    assert "| popularity |" in text and "significant" in text and "## Ranking, by rmse" in text
+    assert "| popularity |" in text and "ndcg@10 - model" in text and "## Ranking, by rmse" in text
     assert "retrieval, test" in screen.file.getvalue()
 
 
@@ -64,6 +64,6 @@ def test_an_unknown_baseline_is_an_error(ring, screen):
 
 def test_the_cost_of_a_block_is_its_time_and_memory():
     with leaderboard.costing() as cost:
-        block = np.ones(40 * 2**20, np.uint8)
+        block = np.ones(300 * 2**20, np.uint8)  # more than an allocator keeps for later
     assert block.sum() and cost.seconds > 0
-    assert 30 < cost.memory_mb < 200
+    assert 200 < cost.memory_mb < 600

@@ -229,7 +229,7 @@ def test_the_api_key_comes_from_the_environment(
     assert {headers["authorization"] for _, headers, _ in server.requests} == {"Bearer secret"}
 
 
-@pytest.mark.parametrize("verb", [verb for verb in command_line.VERBS if verb != "serve"])
+@pytest.mark.parametrize("verb", [verb for verb in command_line.VERBS if verb not in ("serve", "demo")])
 def test_help_helps(shell: Shell, verb: str) -> None:
     code, out, _ = shell(verb, "--help")
     assert code == 0 and "--url" in out and "--json" in out

@@ -23,7 +23,7 @@ def test_latest_small(latest_small):
     assert data.interactions.has_time and data.interactions.has_ratings
     assert data.schema.title == "title"
     assert {feature.name: feature.kind for feature in data.schema.item} == {"title": "text", "genres": "bag"}
-    assert settings.split.method == "leave_last_out"
+    assert settings.split.method == "auto"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])

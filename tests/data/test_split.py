@@ -1,10 +1,12 @@
+import dataclasses
+
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import SplitSettings
-from trainer.data.split import split
+from trainer.data.split import resolve, split
 from trainer.errors import UserError
 
 METHODS = ("leave_last_out", "time", "random")
@@ -37,9 +39,18 @@ def test_at_one_moment_the_order_is_that_of_the_file(make):
 
 
 def test_without_times_the_order_is_that_of_the_file(make):
-    parts = split(make([("A", "b"), ("B", "a"), ("A", "a"), ("A", "c")]), SplitSettings())
+    parts = split(make([("A", "b"), ("B", "a"), ("A", "a"), ("A", "c")]), SplitSettings(method="leave_last_out"))
     assert pairs(parts.test) == [("A", "c")]
     assert parts.ordered
+
+
+def test_auto_takes_what_the_data_brings(make):
+    timed = make([("A", "a", 1), ("B", "a", 1), ("A", "b", 2), ("B", "b", 2)])
+    untimed = make([("A", "a"), ("B", "a"), ("A", "b"), ("B", "b")])
+    published = dataclasses.replace(timed, test=timed.interactions)
+    methods = [resolve(data, "auto") for data in (timed, untimed, published)]
+    assert methods == ["leave_last_out", "random", "predefined"]
+    assert resolve(published, "time") == "time"
 
 
 def test_users_with_one_or_two_events(make):

@@ -201,7 +201,7 @@ def test_the_guard_names_the_batch_after_a_resume_too(tmp_path):
         broken.run()
     resumed = Session(tmp_path, values)
     resumed.inputs[7] = np.nan
-    with pytest.raises(UserError, match="loss became nan at training step 7 .*the rows of step 7"):
+    with pytest.raises(UserError, match=r"loss became nan at training step 7 .*the rows of step 7"):
         resumed.run()
 
 

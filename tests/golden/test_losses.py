@@ -1,13 +1,15 @@
-"""Losses against their formulas in NumPy, alone and through `tfrs.tasks.Retrieval`."""
+"""Losses against their formulas in NumPy, alone and with all that the retrieval model lays around them."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 from scipy.special import logsumexp
 
 from trainer import losses, registry
+from trainer.config import with_settings
 from trainer.errors import UserError
+from trainer.input_pipeline import context_key
+from trainer.models import RetrievalModel
 
 BATCH, CANDIDATES = 5, 8
 
@@ -36,38 +38,42 @@ def test_equals_its_formula(name, scores):
     np.testing.assert_allclose(found, FORMULAS[name](scores.astype(np.float64)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-def test_wrapped_is_the_weighted_mean_over_the_batch(name, scores):
-    weight = np.array([1, 0, 2, 0.5, 1], np.float32)
-    labels = np.eye(BATCH, CANDIDATES, dtype=np.float32)
-    found = losses.wrap(name, {})(labels, scores, sample_weight=weight)
-    np.testing.assert_allclose(found, (weight * FORMULAS[name](scores)).sum() / BATCH, rtol=1e-5)
-
-
 def test_scores_of_any_size_stay_finite():
     huge = tf.constant([[1e4, -1e4, 0.0], [1e4, -1e4, 1e4]])
     assert np.isfinite(losses.softmax(tf.eye(2, 3), huge)).all()
 
 
-def test_in_the_task_temperature_correction_and_accidental_hits_come_first():
-    """The whole of what training minimises, written out: scores / t - log q, and same-id negatives taken out."""
-    rng = np.random.default_rng(3)
-    queries, candidates = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
-    ids, chance = np.array([11, 12, 11, 13, 12]), np.array([0.3, 0.1, 0.3, 0.2, 0.1])
-    task = tfrs.tasks.Retrieval(
-        loss=losses.wrap("softmax", {}), temperature=0.5, remove_accidental_hits=True, metrics=None
-    )
-    found = task(
-        tf.constant(queries, tf.float32),
-        tf.constant(candidates, tf.float32),
-        candidate_sampling_probability=tf.constant(chance, tf.float32),
-        candidate_ids=tf.constant(ids),
-        compute_metrics=False,
-    )
-    logits = queries @ candidates.T / 0.5 - np.log(chance)
-    own = np.eye(3, 5, dtype=bool)
-    logits[(ids[:3, None] == ids) & ~own] = -np.inf
-    np.testing.assert_allclose(found, softmax(logits).mean(), rtol=1e-5)
+@pytest.mark.parametrize("negatives", [{"name": "in_batch"}, {"name": "mixed", "extra": 37}])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_what_training_minimises_written_out(tiny_config, tiny_prepared, negatives, normalise):
+    """Scores / temperature - log(probability), the positive's repeats among the negatives taken out, weighted mean."""
+    chosen = {
+        "retrieval.negatives": negatives,
+        "retrieval.normalise": normalise,
+        "retrieval.temperature": 0.3,
+    }
+    model = RetrievalModel(with_settings(tiny_config, chosen).retrieval, tiny_prepared, seed=5)
+    events = tiny_prepared.train
+    rows = np.concatenate([np.arange(0, 300, 10), [0, 0, 10]])  # some events twice: accidental hits
+    raw = {name: tf.constant(column[rows]) for name, column in events.context.items()}
+    weight = np.random.default_rng(0).uniform(0, 2, len(rows)).astype(np.float32)
+    inputs = {
+        "user": tf.constant(events.user[rows]),
+        "item": tf.constant(events.item[rows]),
+        "history": tf.constant(events.item[rows - 1][:, None]),
+        "weight": tf.constant(weight),
+    } | {context_key(name): column for name, column in model.retriever.encode_context(raw).items()}
+    found = float(model.compute_loss(inputs))
+
+    drawn = model.sampler.draw(tf.constant([5, 0])).numpy()  # the seed, and step 0
+    ids = np.concatenate([events.item[rows], drawn])
+    queries = np.asarray(model.query_tower(inputs), np.float64)
+    logits = queries @ np.asarray(model.candidate_tower(tf.constant(ids)), np.float64).T / 0.3
+    counts = np.bincount(events.item, minlength=len(tiny_prepared.items))
+    share, batch, extra = counts / counts.sum(), len(rows), len(drawn)
+    logits -= np.log((batch * share[ids] + extra / tiny_prepared.items.trained) / (batch + extra))
+    logits[(ids[:batch, None] == ids) & ~np.eye(batch, len(ids), dtype=bool)] = -np.inf
+    assert found == pytest.approx((weight * softmax(logits)).mean(), rel=1e-4)
 
 
 def test_an_unknown_setting_is_named():

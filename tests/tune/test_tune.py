@@ -152,10 +152,8 @@ def test_when_all_trials_fail_the_reason_is_told(config, tmp_path, pretend):
 
 def test_bayesian_comes_near(config, tmp_path, pretend):
     ranges = {"retrieval.temperature": {"float": [0.01, 1.0], "log": True}}
-    settings = {"tune.algorithm": "bayesian", "tune.trials": 7, "tune.parameters": ranges}
-    best = load(
-        None, tune.run(config.model_copy(update={"tune": with_settings(config, settings).tune}), tmp_path)
-    )
+    search = config.tune.model_copy(update={"algorithm": "bayesian", "trials": 7, "parameters": ranges})
+    best = load(None, tune.run(config.model_copy(update={"tune": search}), tmp_path))
     assert len(pretend.trained) == 7
     assert 0.1 < best.retrieval.temperature < 0.4
 

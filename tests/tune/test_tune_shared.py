@@ -38,9 +38,9 @@ def start(tmp_path, tiny_arguments, port):
     shared = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
 
     def begin(name: str, trials: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "trainer", "tune", "--config", str(settings), *tiny_arguments]
         process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "tune", "--config", str(settings), *tiny_arguments]
-            + ["train.epochs=2", "--trials", str(trials), "--workdir", str(tmp_path / "search")],
+            [*command, "train.epochs=2", "--trials", str(trials), "--workdir", str(tmp_path / "search")],
             cwd=ROOT,
             env={**os.environ, **shared, "KERASTUNER_TUNER_ID": name},
             stdout=subprocess.PIPE,

@@ -1,0 +1,138 @@
+"""Concurrent requests merged into one run, by the rules of TensorFlow Serving's batching parameters."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.server.config import Batching
+from serving.server.errors import Code, RequestError, invalid
+from serving.server.metrics import Metrics
+
+Rows = list[NDArray[Any]]
+Run = Callable[[Rows], Sequence[NDArray[Any]]]
+
+
+@dataclass
+class _Task:
+    inputs: Rows
+    rows: int
+    done: Future[Sequence[NDArray[Any]]] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class _Batch:
+    run: Run
+    due: float
+    tasks: list[_Task] = field(default_factory=list)
+    rows: int = 0
+
+
+class Batcher:
+    """Queues of open batches, and the threads that run those that are full or have waited long enough.
+
+    Requests meet only where signature, types and trailing shapes agree, so that none can fail for its neighbours.
+    """
+
+    def __init__(self, settings: Batching, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._changed = threading.Condition()
+        self._open: dict[Hashable, _Batch] = {}
+        self._closed: list[_Batch] = []
+        for number in range(settings.num_batch_threads):
+            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
+
+    def submit(self, key: Hashable, inputs: Rows, run: Run) -> Future[Sequence[NDArray[Any]]]:
+        """The outcome of `run` on `inputs`, in due course; `key` names what may be merged with what.
+
+        Raises INVALID_ARGUMENT for inputs that have no common dimension 0 or more rows than a batch takes, and
+        UNAVAILABLE when the queue is full.
+        """
+        task = _Task(inputs, self._rows(inputs))
+        key = (key, tuple((array.dtype, array.shape[1:]) for array in inputs))
+        self._metrics.observe("serving:batching_session:input_batch_size", task.rows)
+        with self._changed:
+            batch = self._open.get(key)
+            if batch is not None and batch.rows + task.rows > self._settings.max_batch_size:
+                self._closed.append(self._open.pop(key))
+                batch = None
+            if batch is None:
+                if len(self._open) + len(self._closed) >= self._settings.max_enqueued_batches:
+                    text = "The batch scheduling queue to which this task was submitted is full"
+                    raise RequestError(Code.UNAVAILABLE, text)
+                batch = self._open[key] = _Batch(
+                    run, task.arrived + self._settings.batch_timeout_micros / 1e6
+                )
+            batch.tasks.append(task)
+            batch.rows += task.rows
+            if batch.rows == self._settings.max_batch_size:
+                self._closed.append(self._open.pop(key))
+            self._changed.notify()
+        return task.done
+
+    def _rows(self, inputs: Rows) -> int:
+        if not inputs:
+            raise invalid("Batching Run() must have at least one input tensor")
+        if any(array.ndim == 0 for array in inputs):
+            raise invalid("Batching Run() input tensors must have at least one dimension")
+        if len({array.shape[0] for array in inputs}) > 1:
+            raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+        rows, most = inputs[0].shape[0], self._settings.max_batch_size
+        if rows > most:
+            raise invalid(f"Task size {rows} is larger than maximum input batch size {most}")
+        return int(rows)
+
+    def _work(self) -> None:
+        while True:
+            batch = self._next()
+            tasks = [task for task in batch.tasks if task.done.set_running_or_notify_cancel()]
+            if not tasks:
+                continue
+            try:
+                outcome = self._run(batch.run, tasks)
+            except Exception as error:
+                for task in tasks:
+                    task.done.set_exception(error)
+            else:
+                for task, outputs in zip(tasks, outcome, strict=True):
+                    task.done.set_result(outputs)
+
+    def _next(self) -> _Batch:
+        with self._changed:
+            while True:
+                if self._closed:
+                    return self._closed.pop(0)
+                key = min(self._open, key=lambda key: self._open[key].due, default=None)
+                wait = None if key is None else self._open[key].due - time.monotonic()
+                if key is not None and wait is not None and wait <= 0:
+                    return self._open.pop(key)
+                self._changed.wait(wait)
+
+    def _run(self, run: Run, tasks: Sequence[_Task]) -> list[Sequence[NDArray[Any]]]:
+        """The outputs of each task, cut from one run over all of them."""
+        now, rows = time.monotonic(), sum(task.rows for task in tasks)
+        for task in tasks:
+            self._metrics.observe("serving:batching_session:queuing_latency", (now - task.arrived) * 1e6)
+        padding = next((size for size in self._settings.allowed_batch_sizes if size >= rows), rows) - rows
+        self._metrics.observe("serving:batching_session:processed_batch_size", rows + padding)
+        if padding:
+            self._metrics.observe(
+                "serving:batching_session:padding_size", padding, execution_batch_size=str(rows + padding)
+            )
+        if len(tasks) == 1 and not padding:
+            return [run(tasks[0].inputs)]
+        fill = [array[:1] for array in tasks[0].inputs]
+        columns = zip(*(task.inputs for task in tasks), *[fill] * padding, strict=True)
+        outputs = run([np.concatenate(column) for column in columns])
+        if any(array.ndim == 0 or array.shape[0] != rows + padding for array in outputs):
+            text = "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
+            raise RequestError(Code.FAILED_PRECONDITION, text)
+        cuts = np.cumsum([task.rows for task in tasks])
+        pieces = [np.split(array[:rows], cuts[:-1]) for array in outputs]
+        return [[piece[place] for piece in pieces] for place in range(len(tasks))]

@@ -1,0 +1,188 @@
+"""What the configuration files say, read by the official text formats."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.server.errors import StartError
+from serving.server.options import ServerOptions
+
+# The two messages that the tensorflow-serving-api package leaves out: (field, type, repeated).
+_INT64 = ".google.protobuf.Int64Value"
+_MESSAGES = {
+    "BatchingParameters": (
+        ("max_batch_size", _INT64, False),
+        ("batch_timeout_micros", _INT64, False),
+        ("max_enqueued_batches", _INT64, False),
+        ("num_batch_threads", _INT64, False),
+        ("thread_pool_name", ".google.protobuf.StringValue", False),
+        ("allowed_batch_sizes", "int64", True),
+        ("pad_variable_length_inputs", "bool", False),
+        ("enable_large_batch_splitting", ".google.protobuf.BoolValue", False),
+        ("max_execution_batch_size", _INT64, False),
+    ),
+    "PrometheusConfig": (("enable", "bool", False), ("path", "string", False)),
+    "MonitoringConfig": (("prometheus_config", ".serving.PrometheusConfig", False),),
+}
+BUNDLE_FORMAT = 1
+PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model: where its versions lie, which of them to load, and the labels that name some of them."""
+
+    name: str
+    base_path: Path
+    policy: Any = field(default_factory=lambda: model_server_config_pb2.ModelConfig().model_version_policy)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    def versions(self) -> dict[int, Path]:
+        """The version directories by number; a name that is not a number, such as `.tmp-3`, is not one."""
+        if not self.base_path.is_dir():
+            raise StartError(f"model {self.name!r}: there is no directory {self.base_path}")
+        children = (path for path in self.base_path.iterdir() if re.fullmatch("[0-9]+", path.name))
+        return {int(path.name): path for path in children if path.is_dir()}
+
+    def aspired(self) -> dict[int, Path]:
+        """Those of `versions()` that the policy wants loaded: the latest one unless it says otherwise."""
+        found = self.versions()
+        choice = self.policy.WhichOneof("policy_choice") or "latest"
+        if choice == "specific":
+            return {number: found[number] for number in self.policy.specific.versions if number in found}
+        count = len(found) if choice == "all" else max(1, self.policy.latest.num_versions)
+        return {number: found[number] for number in sorted(found, reverse=True)[:count]}
+
+    def check(self) -> None:
+        """Raises StartError where there is nothing to load: no version, or one that was never finished."""
+        if not self.aspired():
+            raise StartError(f"model {self.name!r}: there is no version to serve in {self.base_path}")
+        for path in self.aspired().values():
+            if not any((path / f"saved_model.{ending}").is_file() for ending in ("pb", "pbtxt")):
+                raise StartError(
+                    f"model {self.name!r}: {path} has no saved_model.pb; its export never finished"
+                )
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How concurrent requests are merged: rows, microseconds, batches and threads."""
+
+    max_batch_size: int = 1000
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 10
+    num_batch_threads: int = 2
+    allowed_batch_sizes: tuple[int, ...] = ()
+
+
+def read_models(options: ServerOptions) -> list[ModelConfig]:
+    """The models that `options` name, by --bundle, --model_config_file or --model_base_path."""
+    given = [flag for flag in ("bundle", "model_config_file", "model_base_path") if getattr(options, flag)]
+    if len(given) != 1:
+        have = " and ".join(f"--{flag}" for flag in given) or "none of them"
+        raise StartError(f"give one of --bundle, --model_config_file and --model_base_path; there is {have}")
+    if options.bundle:
+        return _bundled(options.bundle)
+    if options.model_config_file:
+        return _configured(options.model_config_file)
+    assert options.model_base_path is not None
+    return [ModelConfig(options.model_name, options.model_base_path)]
+
+
+def _bundled(bundle: Path) -> list[ModelConfig]:
+    try:
+        version = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["format"]
+    except FileNotFoundError:
+        text = f"--bundle {bundle}: no manifest.json; it is no bundle, or its export never finished"
+        raise StartError(text) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StartError(f"--bundle {bundle}: manifest.json is not a bundle's manifest") from None
+    if version != BUNDLE_FORMAT:
+        raise StartError(f"--bundle {bundle} has format {version}; this server reads format {BUNDLE_FORMAT}")
+    folders = sorted(path for path in (bundle / "models").glob("[!.]*") if path.is_dir())
+    if not folders:
+        raise StartError(f"--bundle {bundle}: no model in {bundle / 'models'}")
+    return [ModelConfig(folder.name, folder) for folder in folders]
+
+
+def _configured(file: Path) -> list[ModelConfig]:
+    listed = _read(file, model_server_config_pb2.ModelServerConfig()).model_config_list.config
+    names = [model.name for model in listed]
+    if not names or "" in names or len(set(names)) < len(names):
+        raise StartError(f"{file}: models need names of their own in model_config_list")
+    for model in listed:
+        if model.model_platform not in ("", "tensorflow"):
+            raise StartError(f"{file}: model {model.name!r} is for the platform {model.model_platform!r}")
+    return [
+        ModelConfig(model.name, Path(model.base_path), model.model_version_policy, dict(model.version_labels))
+        for model in listed
+    ]
+
+
+def read_batching(options: ServerOptions) -> Batching | None:
+    """The batching parameters, or None where batching is off."""
+    if not options.enable_batching:
+        return None
+    if options.batching_parameters_file is None:
+        return Batching()
+    parameters = _read(options.batching_parameters_file, message("BatchingParameters"))
+    for name in ("pad_variable_length_inputs", "enable_large_batch_splitting"):
+        value = getattr(parameters, name)
+        if getattr(value, "value", value):
+            raise StartError(f"{options.batching_parameters_file}: {name} is not supported")
+    wanted = {
+        name: getattr(parameters, name).value
+        for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+        if parameters.HasField(name)
+    }
+    batching = Batching(**wanted, allowed_batch_sizes=tuple(parameters.allowed_batch_sizes))
+    sizes: Sequence[int] = batching.allowed_batch_sizes
+    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != batching.max_batch_size):
+        raise StartError(
+            f"{options.batching_parameters_file}: allowed_batch_sizes must rise, up to max_batch_size"
+        )
+    return batching
+
+
+def read_monitoring(options: ServerOptions) -> str | None:
+    """The path that serves the metrics, or None where no file turns them on."""
+    if options.monitoring_config_file is None:
+        return None
+    prometheus = _read(options.monitoring_config_file, message("MonitoringConfig")).prometheus_config
+    return (prometheus.path or PROMETHEUS_PATH) if prometheus.enable else None
+
+
+def _read(file: Path, into: Any) -> Any:
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), into)
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise StartError(f"{file} is not a text {into.DESCRIPTOR.name}: {error}") from error
+
+
+def message(name: str) -> Any:
+    """An empty `BatchingParameters` or `MonitoringConfig`, for the text format to fill in."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="serving.proto",
+        package="serving",
+        syntax="proto3",
+        dependency=["google/protobuf/wrappers.proto"],
+    )
+    for owner, columns in _MESSAGES.items():
+        shape = file.message_type.add(name=owner)
+        for number, (column, kind, repeated) in enumerate(columns, start=1):
+            entry = shape.field.add(name=column, number=number, label=3 if repeated else 1)
+            if kind.startswith("."):
+                entry.type, entry.type_name = kinds.TYPE_MESSAGE, kind
+            else:
+                entry.type = getattr(kinds, f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"serving.{name}"))()

@@ -1,0 +1,61 @@
+"""Counters and histograms under TensorFlow Serving's names, in Prometheus' text format.
+
+The official client library insists on a `_total` suffix and so cannot write these names.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+
+BOUNDS = tuple(10 * 1.8**power for power in range(33))  # microseconds, and rows
+Labels = tuple[tuple[str, str], ...]
+
+
+class Metrics:
+    """What the server has counted; safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
+        self._histograms: dict[str, dict[Labels, list[float]]] = defaultdict(dict)
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Adds `amount` to the counter `:tensorflow:<name>`."""
+        with self._lock:
+            self._counters[name][tuple(labels.items())] += amount
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Records `value`, in microseconds or rows, in the histogram `:tensorflow:<name>`."""
+        with self._lock:
+            cells = self._histograms[name].setdefault(tuple(labels.items()), [0.0] * (len(BOUNDS) + 2))
+            cells[bisect_left(BOUNDS, value)] += 1
+            cells[-1] += value
+
+    def page(self) -> str:
+        """Everything counted so far, as Prometheus reads it."""
+        lines = []
+        with self._lock:
+            for name, series in sorted(self._counters.items()):
+                lines.append(f"# TYPE :tensorflow:{name} counter")
+                lines += [f":tensorflow:{name}{{{_text(key)}}} {value:.15g}" for key, value in series.items()]
+            for name, histogram in sorted(self._histograms.items()):
+                lines.append(f"# TYPE :tensorflow:{name} histogram")
+                for labels, cells in histogram.items():
+                    lines += _histogram(f":tensorflow:{name}", labels, cells)
+        return "\n".join(lines) + "\n"
+
+
+def _histogram(name: str, labels: Labels, cells: list[float]) -> list[str]:
+    lines, total = [], 0.0
+    for bound, cell in zip([f"{bound:g}" for bound in BOUNDS] + ["+Inf"], cells[:-1], strict=True):
+        total += cell
+        lines.append(f"{name}_bucket{{{_text((*labels, ('le', bound)))}}} {total:.15g}")
+    sums = (("sum", cells[-1]), ("count", total))
+    return lines + [f"{name}_{suffix}{{{_text(labels)}}} {value:.15g}" for suffix, value in sums]
+
+
+def _text(labels: Labels) -> str:
+    escaped = (
+        (key, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for key, value in labels
+    )
+    return ",".join(f'{key}="{value}"' for key, value in escaped)

@@ -1,0 +1,40 @@
+"""TensorProto to and from NumPy, in the typed fields (`float_val` and so on) that TensorFlow Serving answers with."""
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.core.framework import tensor_pb2
+
+from serving.server.errors import invalid
+
+_FIELDS = {
+    **dict.fromkeys(("int8", "int16", "int32", "uint8", "uint16"), "int_val"),
+    **{"float32": "float_val", "float64": "double_val", "int64": "int64_val", "bool": "bool_val"},
+    **{"uint32": "uint32_val", "uint64": "uint64_val", "object": "string_val"},
+}
+MOST_ELEMENTS = 1 << 27  # a proto of a few bytes may claim any shape
+
+
+def to_array(proto: Any, alias: str = "") -> NDArray[Any]:
+    """The array in a TensorProto, strings as an object array of bytes; raises INVALID_ARGUMENT if it holds none."""
+    dims = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or math.prod(dims) > MOST_ELEMENTS:
+        raise invalid(f"tensor parsing error: {alias}")
+    try:
+        return np.asarray(tf.make_ndarray(proto))
+    except (TypeError, ValueError, KeyError, IndexError):
+        raise invalid(f"tensor parsing error: {alias}") from None
+
+
+def to_proto(array: NDArray[Any]) -> Any:
+    """The TensorProto of an array."""
+    if array.dtype.name not in _FIELDS:
+        return tf.make_tensor_proto(array)
+    proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    getattr(proto, _FIELDS[array.dtype.name]).extend(array.ravel().tolist())
+    return proto

@@ -1,0 +1,573 @@
+"""The REST API as TensorFlow Serving documents it (tensorflow.org/tfx/serving/api_rest) and as its server behaves.
+
+Each case names the section or rule it stands for. `SERVING_URL` points the suite at another server.
+"""
+
+import json
+import math
+import os
+
+import httpx
+import pytest
+
+EMBEDDED = pytest.mark.skipif(
+    "SERVING_URL" in os.environ, reason="the embedded server differs here, on purpose"
+)
+HALF, KINDS = "/v1/models/half", "/v1/models/kinds"
+
+
+def error(response):
+    assert response.headers["content-type"].startswith("application/json")
+    document = response.json()
+    assert set(document) == {"error"}
+    return document["error"]
+
+
+def echo(kind, value, form="inputs"):
+    return {"signature_name": f"echo_{kind}", form: value}
+
+
+# --- predict: request and response formats ------------------------------------------------------------------------
+
+ANSWERS = [
+    pytest.param(
+        HALF, {"instances": [1.0, 2.0, 5.0]}, {"predictions": [3.5, 4.0, 5.5]}, id="row format, one input"
+    ),
+    pytest.param(HALF, {"instances": [{"x": 1.0}]}, {"predictions": [3.5]}, id="row format, input by name"),
+    pytest.param(HALF, {"inputs": [1.0, 2.0]}, {"outputs": [3.5, 4.0]}, id="column format, one input"),
+    pytest.param(HALF, {"inputs": {"x": [1.0]}}, {"outputs": [3.5]}, id="column format, input by name"),
+    pytest.param(
+        HALF, {"inputs": {"x": [1.0], "other": 3}}, {"outputs": [3.5]}, id="inputs: more keys are ignored"
+    ),
+    pytest.param(
+        HALF, {"inputs": [1.0], "more": 0}, {"outputs": [3.5]}, id="unknown keys beside are ignored"
+    ),
+    pytest.param(
+        HALF, {"signature_name": "", "inputs": [1]}, {"outputs": [3.5]}, id="empty signature is the default"
+    ),
+    pytest.param(HALF, {"inputs": []}, {"outputs": []}, id="column format, no rows"),
+    pytest.param(f"{HALF}/versions/1", {"instances": [1]}, {"predictions": [2.5]}, id="URL: version"),
+    pytest.param(
+        f"{HALF}/versions/002", {"instances": [1]}, {"predictions": [3.5]}, id="URL: version with zeros"
+    ),
+    pytest.param(f"{HALF}/labels/stable", {"instances": [1]}, {"predictions": [2.5]}, id="URL: label"),
+    pytest.param(
+        f"{HALF}/labels/canary", {"instances": [1]}, {"predictions": [3.5]}, id="URL: another label"
+    ),
+    pytest.param(
+        "/V1/Models/half", {"instances": [1]}, {"predictions": [3.5]}, id="URL: case does not matter"
+    ),
+    pytest.param(
+        "/v1/models/h%61lf", {"instances": [1]}, {"predictions": [3.5]}, id="URL: names are unescaped"
+    ),
+    pytest.param(
+        KINDS,
+        {"instances": [{"text": "a", "pair": [1, 2]}, {"text": "ü", "pair": [3, 4]}]},
+        {"predictions": [{"joined": "a!", "total": 3.0}, {"joined": "ü!", "total": 7.0}]},
+        id="row format, several inputs and outputs",
+    ),
+    pytest.param(
+        KINDS,
+        {"inputs": {"text": ["a", "b"], "pair": [[1, 2], [3, 4]]}},
+        {"outputs": {"joined": ["a!", "b!"], "total": [3.0, 7.0]}},
+        id="column format, several inputs and outputs",
+    ),
+    pytest.param(KINDS, echo("float32", 2.5), {"outputs": 2.5}, id="column format, a scalar"),
+    pytest.param(KINDS, echo("int32", [[[1], [2]]]), {"outputs": [[[1], [2]]]}, id="column format, rank 3"),
+    pytest.param(
+        KINDS, echo("float32", [[], []]), {"outputs": [[], []]}, id="column format, an empty dimension"
+    ),
+    pytest.param(
+        KINDS,
+        echo("int32", [[1, 2], [3, 4]], "instances"),
+        {"predictions": [[1, 2], [3, 4]]},
+        id="rows of lists",
+    ),
+    pytest.param(KINDS, echo("bool", [True, False]), {"outputs": [True, False]}, id="JSON mapping: bool"),
+    pytest.param(
+        KINDS,
+        echo("int64", [2**53 + 1, -(2**63)]),
+        {"outputs": [2**53 + 1, -(2**63)]},
+        id="JSON mapping: int64",
+    ),
+    pytest.param(KINDS, echo("uint64", [2**64 - 1]), {"outputs": [2**64 - 1]}, id="JSON mapping: uint64"),
+    pytest.param(KINDS, echo("uint32", [2**32 - 1]), {"outputs": [2**32 - 1]}, id="JSON mapping: uint32"),
+    pytest.param(KINDS, echo("uint8", [255]), {"outputs": [255]}, id="JSON mapping: uint8"),
+    pytest.param(
+        KINDS,
+        echo("string", ['a"\\\n\u0007é😀']),
+        {"outputs": ['a"\\\n\u0007é😀']},
+        id="JSON mapping: string",
+    ),
+    pytest.param(
+        KINDS, echo("string", {"b64": "QXVz"}), {"outputs": "Aus"}, id="binary values: b64 as a scalar"
+    ),
+    pytest.param(
+        KINDS,
+        echo("string", [{"b64": "QXVz"}, "x"]),
+        {"outputs": ["Aus", "x"]},
+        id="binary values: b64 in a list",
+    ),
+    pytest.param(
+        KINDS,
+        echo("string", [{"b64": "QQ"}], "instances"),
+        {"predictions": ["A"]},
+        id="binary values: no padding",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "raw", "instances": [{"b64": "/wA="}]},
+        {"predictions": [{"b64": "/wA="}]},
+        id="binary values: an output named *_bytes",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "raw", "instances": [{"x": {"b64": "/wA="}}]},
+        {"predictions": [{"b64": "/wA="}]},
+        id="binary values: b64 by name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "body", "answer"), ANSWERS)
+def test_predict_answers(server, model, body, answer):
+    response = server.post(f"{model}:predict", body)
+    assert (response.status_code, response.json()) == (200, answer)
+    assert response.headers["content-type"] == "application/json"
+
+
+NUMBERS = [  # JSON mapping: floats in six digits where these are exact, else in 9 (or 17); whole ones with `.0`
+    ("float32", "1", "1.0"),
+    ("float32", "0.2", "0.2"),
+    ("float32", "0.669074059", "0.669074059"),
+    ("float32", "16777215", "16777215.0"),
+    ("float32", "1000000", "1e+06"),
+    ("float32", "0.00003", "3e-05"),
+    ("float32", "-0.0", "-0.0"),
+    ("float64", "0.1", "0.1"),
+    ("float64", "0.30000000000000004", "0.30000000000000004"),
+    ("float64", "3", "3.0"),
+    ("float64", "1e300", "1e+300"),
+    ("float32", "NaN", "NaN"),
+    ("float32", "Infinity", "Infinity"),
+    ("float64", "-Infinity", "-Infinity"),
+    ("int32", "-7", "-7"),
+]
+
+
+@pytest.mark.parametrize(("kind", "sent", "printed"), NUMBERS)
+def test_numbers_print_as_documented(server, kind, sent, printed):
+    body = f'{{"signature_name": "echo_{kind}", "instances": [{sent}]}}'
+    response = server.post(f"{KINDS}:predict", body)
+    assert response.text.split("[")[1].split("]")[0].strip() == printed
+
+
+def test_what_is_not_finite_is_a_bare_token(server):
+    response = server.post(f"{KINDS}:predict", {"signature_name": "divide", "instances": [0.0, 1.0, -1.0]})
+    values = json.loads(response.text)["predictions"]  # Python reads the tokens, strict JSON has none
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, -math.inf]
+
+
+# --- predict: what is refused, with which status and text ----------------------------------------------------------
+
+NOT_JSON = "JSON Parse error: "
+ROW = "Failed to process element: {} of 'instances' list. Error: INVALID_ARGUMENT: {}"
+REFUSALS = [
+    pytest.param(HALF, "", 400, f"{NOT_JSON}The document is empty", id="empty body"),
+    pytest.param(HALF, "{", 400, NOT_JSON, id="not JSON"),
+    pytest.param(HALF, '{"instances": [1.0,]}', 400, NOT_JSON, id="a trailing comma"),
+    pytest.param(HALF, b'{"instances": ["\xff"]}', 400, NOT_JSON, id="not UTF-8", marks=EMBEDDED),
+    pytest.param(HALF, '{"instances": ["\\ud800"]}', 400, NOT_JSON, id="half a surrogate pair"),
+    pytest.param(HALF, "[1]", 400, "Is not object", id="not an object"),
+    pytest.param(HALF, "{}", 400, "Missing 'inputs' or 'instances' key", id="neither format"),
+    pytest.param(
+        HALF,
+        {"inputs": [1], "instances": [1]},
+        400,
+        "expecting only one of 'inputs' or 'instances'",
+        id="both formats",
+    ),
+    pytest.param(
+        HALF, {"instances": 1}, 400, "Excepting 'instances' to be an list/array", id="instances is no list"
+    ),
+    pytest.param(HALF, {"instances": []}, 400, "No values in 'instances' array", id="no instances"),
+    pytest.param(
+        HALF,
+        {"signature_name": 5, "inputs": [1]},
+        400,
+        "'signature_name' key must be a string value.",
+        id="signature is no string",
+    ),
+    pytest.param(
+        HALF,
+        {"signature_name": "no", "inputs": [1]},
+        400,
+        'Serving signature name: "no" not found in signature def',
+        id="unknown signature",
+    ),
+    pytest.param(
+        "/v1/models/no",
+        {"inputs": [1]},
+        404,
+        "Servable not found for request: Latest(no)",
+        id="unknown model",
+    ),
+    pytest.param(
+        "/v1/models/..%2F..%2Fetc",
+        {"inputs": [1]},
+        404,
+        "Servable not found for request: Latest(../../etc)",
+        id="a path for a name",
+    ),
+    pytest.param(
+        f"{HALF}/versions/7",
+        {"inputs": [1]},
+        404,
+        "Servable not found for request: Specific(half, 7)",
+        id="unknown version",
+    ),
+    pytest.param(
+        f"{HALF}/labels/no",
+        {"inputs": [1]},
+        400,
+        "Unrecognized servable version label: no",
+        id="unknown label",
+    ),
+    pytest.param(
+        f"{HALF}/labels/gone",
+        {"inputs": [1]},
+        404,
+        "Servable not found for request: Specific(half, 9)",
+        id="label of no version",
+    ),
+    pytest.param("/v1/models/no", "{", 400, NOT_JSON, id="JSON is read before the model is looked up"),
+    pytest.param(
+        f"{HALF}/versions/{2**63}",
+        {"inputs": [1]},
+        400,
+        "Failed to convert version: 9223372036854775808 to numeric.",
+        id="version out of range",
+    ),
+    pytest.param(
+        HALF,
+        {"instances": [[1.0], [2.0, 3.0]]},
+        400,
+        ROW.format(1, "Expecting tensor size: 1 but got: 2"),
+        id="rows of different sizes",
+    ),
+    pytest.param(
+        HALF,
+        {"instances": [[[1, 2]], [[1], [2]]]},
+        400,
+        ROW.format(1, "Expecting shape [1,2] but got: [2,1]"),
+        id="rows of different shapes",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [[1.0], [2.0, 3.0]]},
+        400,
+        "Encountered list at unexpected size: 2 at level: 1 expected size: 1",
+        id="ragged",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [1.0, [2.0]]},
+        400,
+        "Encountered list at unexpected level: 1 expected < 1",
+        id="too deep",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [[1.0], 2.0]},
+        400,
+        "JSON Value: 2.0 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
+        id="too shallow",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": ["a"]},
+        400,
+        'JSON Value: "a" Type: String is not of expected type: float',
+        id="a string for a float",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [None]},
+        400,
+        "JSON Value: null Type: Null is not of expected type: float",
+        id="null for a float",
+    ),
+    pytest.param(
+        HALF, {"inputs": [True]}, 400, "Type: True is not of expected type: float", id="a bool for a float"
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [{"a": 1}]},
+        400,
+        "Type: Object is not of expected type: float",
+        id="an object for a float",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [2**24]},
+        400,
+        "Cannot convert JSON value: 16777216 to float without loss of precision.",
+        id="an integer that no float holds",
+    ),
+    pytest.param(
+        HALF,
+        {"inputs": [1e39]},
+        400,
+        "to float without loss of precision.",
+        id="a number that no float holds",
+    ),
+    pytest.param(
+        KINDS,
+        echo("int32", [1.0]),
+        400,
+        "JSON Value: 1.0 Type: Number is not of expected type: int32",
+        id="a decimal for an integer",
+    ),
+    pytest.param(
+        KINDS, echo("int32", [2**31]), 400, "is not of expected type: int32", id="out of int32's range"
+    ),
+    pytest.param(
+        KINDS, echo("uint32", [-1]), 400, "is not of expected type: uint32", id="negative for unsigned"
+    ),
+    pytest.param(
+        KINDS, echo("int64", [2**63]), 400, "is not of expected type: int64", id="out of int64's range"
+    ),
+    pytest.param(
+        KINDS,
+        echo("bool", [1]),
+        400,
+        "JSON Value: 1 Type: Number is not of expected type: bool",
+        id="a number for a bool",
+    ),
+    pytest.param(
+        KINDS,
+        echo("string", [1]),
+        400,
+        "JSON Value: 1 Type: Number is not of expected type: string",
+        id="a number for a string",
+    ),
+    pytest.param(
+        KINDS,
+        echo("string", [{"b64": 1}]),
+        400,
+        "not formatted correctly for base64 data",
+        id="b64 is no string",
+    ),
+    pytest.param(
+        KINDS,
+        echo("string", [{"b64": "A", "c": 1}]),
+        400,
+        "not formatted correctly for base64 data",
+        id="b64 has company",
+    ),
+    pytest.param(
+        KINDS, echo("string", [{"b64": "a$b"}]), 400, "Unable to base64 decode", id="b64 does not decode"
+    ),
+    pytest.param(
+        KINDS,
+        echo("half", [1.0]),
+        501,
+        "Conversion of JSON Value: 1.0 to type: half",
+        id="a type JSON cannot send",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "to_half", "inputs": [1.0]},
+        400,
+        "Failed to write JSON value for tensor type: half",
+        id="a type JSON cannot print",
+    ),
+    pytest.param(
+        KINDS,
+        {"instances": [1.0]},
+        400,
+        "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map",
+        id="rows without names",
+    ),
+    pytest.param(
+        KINDS,
+        {"inputs": [1.0]},
+        400,
+        "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map",
+        id="columns without names",
+    ),
+    pytest.param(
+        KINDS,
+        {"inputs": {"text": ["a"]}},
+        400,
+        "Missing named input: pair in 'inputs' object.",
+        id="columns: one is missing",
+    ),
+    pytest.param(
+        KINDS,
+        {"instances": [{"text": "a"}]},
+        400,
+        "Failed to process element: 0 of 'instances' list. JSON object: ",
+        id="rows: one is missing",
+    ),
+    pytest.param(
+        KINDS,
+        {"instances": [{"text": "a", "pair": [1, 2], "no": 1}]},
+        400,
+        "Failed to process element: 0 key: no of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not have named input: no",
+        id="rows: one too many",
+    ),
+    pytest.param(
+        HALF,
+        {"instances": [{"x": 1.0}, 2.0]},
+        400,
+        "Expecting object but got list at item 1 of input list",
+        id="rows: objects, then a value",
+    ),
+    pytest.param(
+        HALF,
+        {"instances": [1.0, {"x": 2.0}]},
+        400,
+        "Expecting value/list but got object at item 1 of input list",
+        id="rows: values, then an object",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "scalar_out", "instances": [1.0]},
+        400,
+        "Tensor name: y has no shape information ",
+        id="row format of a scalar",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "empty_out", "instances": [1.0]},
+        400,
+        "Tensor name: y has invalid batch size: 0",
+        id="row format of nothing",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "uneven", "instances": [1.0]},
+        400,
+        "has inconsistent batch size: ",
+        id="row format of uneven outputs",
+    ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "refuses", "instances": [10.0]},
+        400,
+        "x must be below ten",
+        id="the graph refuses",
+    ),
+    pytest.param(
+        KINDS, {"inputs": {"text": ["a"], "pair": [1.0]}}, 400, "", id="a rank the graph cannot take"
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "body", "status", "text"), REFUSALS)
+def test_predict_refuses(server, model, body, status, text):
+    response = server.post(f"{model}:predict", body)
+    assert response.status_code == status, response.text
+    assert text in error(response)
+
+
+ROUTES = [  # "Malformed request: <method> <path>" is the answer to every other route below /v1/
+    ("GET", f"{HALF}:predict", 400, f"Malformed request: GET {HALF}:predict"),
+    ("POST", HALF, 400, f"Malformed request: POST {HALF}"),
+    ("PUT", f"{HALF}:predict", 400, "Malformed request: PUT"),
+    ("DELETE", HALF, 400, "Malformed request: DELETE"),
+    ("POST", f"{HALF}:explode", 400, "Malformed request: POST"),
+    ("POST", f"{HALF}:PREDICT", 400, "Malformed request: POST"),
+    ("POST", f"{HALF}/versions/x:predict", 400, "Malformed request: POST"),
+    ("POST", f"{HALF}/versions/1/labels/stable:predict", 400, "Malformed request: POST"),
+    ("POST", f"{HALF}:predict?a=b", 400, "Malformed request: POST"),
+    ("GET", f"{HALF}?a=b", 404, "Could not find any versions of model half?a=b"),
+    ("GET", f"{HALF}/metadata?a=b", 400, "Malformed request: GET"),
+    ("GET", f"{HALF}/", 400, "Malformed request: GET"),
+    ("GET", "/v1/half", 400, "Malformed request: GET"),
+    ("GET", "/v1/models", 400, "Missing model name in request."),
+    ("GET", "/v1/models/no", 404, "Could not find any versions of model no"),
+    ("GET", f"{HALF}/versions/7", 404, "Could not find version 7 of model half"),
+    ("GET", f"{HALF}/labels/no", 400, "Unrecognized servable version label: no"),
+    ("GET", "/v1/models/no/metadata", 404, "Servable not found for request: Latest(no)"),
+    ("GET", f"{HALF}/versions/7/metadata", 404, "Servable not found for request: Specific(half, 7)"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "text"), ROUTES)
+def test_routes_refuse(server, method, path, status, text):
+    response = httpx.request(method, f"{server.rest}{path}", content=b'{"instances": [1]}', trust_env=False)
+    assert response.status_code == status
+    assert text in error(response)
+
+
+def test_outside_of_v1_there_is_nothing(server):
+    assert [server.get(path).status_code for path in ("/", "/v2/models/half")] == [404, 404]
+
+
+@EMBEDDED
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_classify_and_regress_are_refused_by_name(server, verb):
+    response = server.post(f"{HALF}:{verb}", {"examples": [{"x": 1.0}]})
+    assert response.status_code == 501
+    assert verb in error(response)
+
+
+# --- model status and metadata -------------------------------------------------------------------------------------
+
+
+def test_status_lists_versions_the_highest_first(server):
+    entries = server.get(HALF).json()["model_version_status"]
+    fine = {"error_code": "OK", "error_message": ""}
+    assert entries == [{"version": version, "state": "AVAILABLE", "status": fine} for version in ("2", "1")]
+
+
+@pytest.mark.parametrize("which", ["versions/1", "labels/stable"])
+def test_status_of_one_version(server, which):
+    (entry,) = server.get(f"{HALF}/{which}").json()["model_version_status"]
+    assert (entry["version"], entry["state"]) == ("1", "AVAILABLE")
+
+
+def test_metadata_describes_the_signatures(server):
+    document = server.get(f"{KINDS}/metadata").json()
+    assert document["model_spec"] == {"name": "kinds", "signature_name": "", "version": "1"}
+    signature = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    pair = signature["inputs"]["pair"]
+    sizes = [{"size": "-1", "name": ""}, {"size": "2", "name": ""}]
+    assert (pair["dtype"], pair["tensor_shape"]) == ("DT_FLOAT", {"dim": sizes, "unknown_rank": False})
+    assert set(signature["outputs"]) == {"joined", "total"}
+
+
+@pytest.mark.parametrize(("which", "version"), [("versions/1/", "1"), ("labels/canary/", "2"), ("", "2")])
+def test_metadata_of_a_version(server, which, version):
+    assert server.get(f"{HALF}/{which}metadata").json()["model_spec"]["version"] == version
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_have_the_real_names(server):
+    server.post(f"{HALF}:predict", {"instances": [1.0]})
+    page = server.get("/monitoring/prometheus/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    lines = page.text.splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    counts = [
+        line
+        for line in lines
+        if line.startswith(':tensorflow:serving:request_count{model_name="half",status="OK"}')
+    ]
+    assert float(counts[0].split()[-1]) >= 1
+    assert "# TYPE :tensorflow:serving:request_latency histogram" in lines
+    assert any(
+        line.startswith(":tensorflow:serving:request_latency_bucket{") and 'le="708235"' in line
+        for line in lines
+    )
+    assert any(line.startswith(":tensorflow:serving:runtime_latency_count{") for line in lines)
+    assert any(
+        ":tensorflow:cc:saved_model:load_attempt_count{" in line and 'status="success"' in line
+        for line in lines
+    )

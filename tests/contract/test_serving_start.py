@@ -1,0 +1,179 @@
+"""What the server says when it cannot start: one line that names the flag or the path, and an exit code other than 0."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import free_ports
+
+pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
+
+
+def serve(*flags, **environment):
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        "serve",
+        "--port=0",
+        f"--rest_api_port={free_ports(1)[0]}",
+        *flags,
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+def refusal(*flags, **environment):
+    done = serve(*flags, **environment)
+    assert done.returncode not in (0, -15), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def base_path(models, tmp_path):
+    """A base path with a version of its own, to break."""
+    shutil.copytree(models / "half" / "1", tmp_path / "half" / "1")
+    return tmp_path / "half"
+
+
+def test_a_port_in_use(base_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(f"--model_base_path={base_path}", f"--rest_api_port={port}")
+    assert f"--rest_api_port={port}" in said
+
+
+def test_a_grpc_port_in_use(base_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(f"--model_base_path={base_path}", f"--port={port}", "--rest_api_port=0")
+    assert f"--port={port}" in said
+
+
+def test_one_port_for_both(base_path):
+    assert "--port and --rest_api_port are both 8500" in refusal(
+        f"--model_base_path={base_path}", "--port=8500", "--rest_api_port=8500"
+    )
+
+
+def test_a_port_that_is_none(base_path):
+    assert "--rest_api_port=70000" in refusal(f"--model_base_path={base_path}", "--rest_api_port=70000")
+
+
+def test_nothing_to_serve():
+    assert "--bundle" in refusal()
+
+
+def test_a_base_path_that_is_not_there(tmp_path):
+    assert str(tmp_path / "no") in refusal(f"--model_base_path={tmp_path / 'no'}")
+
+
+def test_a_base_path_without_versions(tmp_path):
+    assert "no version" in refusal(f"--model_base_path={tmp_path}")
+
+
+def test_a_version_half_written(base_path):
+    (base_path / "1" / "saved_model.pb").unlink()
+    assert "saved_model.pb" in refusal(f"--model_base_path={base_path}")
+
+
+def test_a_version_that_does_not_load(base_path):
+    (base_path / "1" / "saved_model.pb").write_bytes(b"\xff" * 100)
+    said = refusal(f"--model_base_path={base_path}")
+    assert f"{base_path / '1'} does not load" in said
+
+
+def test_a_bundle(base_path, tmp_path):
+    assert "manifest.json" in refusal(f"--bundle={tmp_path}")
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{")
+    assert "not a bundle's manifest" in refusal(f"--bundle={tmp_path}")
+    manifest.write_text(json.dumps({"format": 99}))
+    assert "format 99" in refusal(f"--bundle={tmp_path}")
+    manifest.write_text(json.dumps({"format": 1}))
+    assert str(tmp_path / "models") in refusal(f"--bundle={tmp_path}")
+
+
+def test_flags_that_only_the_real_server_has(base_path):
+    said = refusal(f"--model_base_path={base_path}", "--enable_profiler=true")
+    assert "--enable_profiler is not supported" in said
+
+
+def test_a_flag_that_nobody_has(base_path):
+    assert "--no_such_flag" in refusal(f"--model_base_path={base_path}", "--no_such_flag=1")
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "said"),
+    [
+        ("model_config_file", "model_config_list { config { nam", "ModelServerConfig"),
+        ("model_config_file", "", "model_config_list"),
+        (
+            "model_config_file",
+            'model_config_list { config { name: "a" } config { name: "a" } }',
+            "names of their own",
+        ),
+        ("batching_parameters_file", "max_batch { value: 3 }", "BatchingParameters"),
+        (
+            "batching_parameters_file",
+            "allowed_batch_sizes: 8 max_batch_size { value: 4 }",
+            "allowed_batch_sizes",
+        ),
+        (
+            "batching_parameters_file",
+            "pad_variable_length_inputs: true",
+            "pad_variable_length_inputs is not supported",
+        ),
+        ("monitoring_config_file", "prometheus { }", "MonitoringConfig"),
+        ("api_key_file", "  ", "holds no key"),
+    ],
+)
+def test_files_that_are_wrong(base_path, tmp_path, flag, text, said):
+    file = tmp_path / "file"
+    file.write_text(text)
+    flags = [f"--{flag}={file}"]
+    if flag != "model_config_file":
+        flags.append(f"--model_base_path={base_path}")
+    if flag == "batching_parameters_file":
+        flags.append("--enable_batching")
+    assert said in refusal(*flags)
+
+
+def test_a_file_that_is_not_there(base_path, tmp_path):
+    assert f"--tls_key: there is no file {tmp_path / 'key'}" in refusal(
+        f"--model_base_path={base_path}",
+        f"--tls_key={tmp_path / 'key'}",
+        f"--tls_certificate={sys.executable}",
+    )
+
+
+def test_the_real_server_is_missing(base_path):
+    said = refusal(f"--model_base_path={base_path}", "--engine=tensorflow", PATH="/nowhere")
+    assert "no tensorflow_model_server on the PATH" in said
+
+
+def test_the_real_server_gets_the_same_flags(base_path, tmp_path):
+    binary = tmp_path / "bin" / "tensorflow_model_server"
+    binary.parent.mkdir()
+    binary.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    binary.chmod(0o755)
+    flags = [f"--model_base_path={base_path}", "--model_name=half", "--rest_api_port=8511"]
+    done = serve(*flags, "--engine=tensorflow", PATH=f"{binary.parent}:{os.environ['PATH']}")
+    assert set(done.stdout.split()) == {*flags, "--port=0"}
+
+
+def test_help_is_quick():
+    code = (
+        "import sys; from serving.__main__ import main\n"
+        "try: main(['serve', '--help'])\n"
+        "except SystemExit: assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "--model_config_file" in done.stdout

@@ -1,0 +1,274 @@
+"""The bundle on disk: whole or not there, readable without this project, and no larger than it must be."""
+
+import importlib.util
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.__main__ import main
+from trainer.errors import UserError
+
+SIDES = ("config.toml", "manifest.json", "metrics.json", "vocabularies.json")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Returns all that lies below a folder, hidden files too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def manifest(bundle: Path) -> dict:
+    return json.loads((bundle / "manifest.json").read_text())
+
+
+@pytest.fixture
+def copy(workdir, tmp_path) -> Path:
+    """A run of one's own."""
+    return Path(shutil.copytree(workdir, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def serving_model(run):
+    from trainer import registry
+    from trainer.experiment import histories
+    from trainer.serving_model import ServingModel
+
+    index = registry.build("index", "brute_force", {})
+    return ServingModel(
+        run.retrieval.retriever, run.prepared, histories(run), index, run.ranking.network, 10
+    )
+
+
+@pytest.fixture
+def publish(run, serving_model):
+    """Publishes into a bundle; the settings of `export` by keyword."""
+    from trainer.export import export
+
+    def call(bundle: Path, **settings):
+        config = run.config.model_copy(
+            update={"export": run.config.export.model_copy(update=settings)}
+        )
+        return export(serving_model, run.prepared, config, {"retrieval": {}}, "fingerprint", bundle)
+
+    return call
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Writes next to nothing in place of a SavedModel, where only the publishing is looked at."""
+
+    def write(serving, config, directory):
+        del serving, config
+        directory.mkdir(parents=True)
+        (directory / "saved_model.pb").write_text("a model")
+
+    monkeypatch.setattr("trainer.export._write_model", write)
+
+
+def test_what_lies_in_a_bundle(workdir, run):
+    bundle = workdir / "bundle"
+    assert sorted(path.name for path in bundle.iterdir()) == [*SIDES[:2], "metrics.json", "models", SIDES[3]]
+    assert [path.name for path in (bundle / "models" / "recommender").iterdir()] == ["1"]
+    assert json.loads((bundle / "metrics.json").read_text()) == json.loads((workdir / "metrics.json").read_text())
+    vocabularies = json.loads((bundle / "vocabularies.json").read_text())
+    assert vocabularies["users"] == list(run.prepared.users.values)
+    assert vocabularies["items"] == list(run.prepared.items.values)
+    assert vocabularies["titles"] == list(run.prepared.titles[1:])
+    told = manifest(bundle)
+    assert told["data_fingerprint"] == run.fingerprint
+    assert (told["format"], told["version"], told["items"]) == (1, 1, len(run.prepared.items) - 1)
+    inside = bundle / "models" / "recommender" / "1" / "assets.extra" / "manifest.json"
+    assert json.loads(inside.read_text()) == told
+
+
+def test_the_settings_in_the_bundle_are_those_of_the_run(workdir, tiny_config):
+    from trainer.config import load
+
+    assert load(None, workdir / "bundle" / "config.toml") == load(None, workdir / "config.toml") == tiny_config
+
+
+def test_nothing_is_saved_that_does_not_answer(workdir, run):
+    """No optimizer slot, no step counter; and every variable as often as it is needed."""
+    import tensorflow as tf
+
+    path = workdir / "bundle" / "models" / "recommender" / "1" / "variables" / "variables"
+    shapes = dict(tf.train.list_variables(str(path)))
+    names = " ".join(shapes).lower()
+    for word in ("optimizer", "accumulator", "slot", "adagrad", "step", "sampler"):
+        assert word not in names
+    numbers = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.startswith("_"))
+    retriever = run.retrieval.retriever
+    index = len(run.prepared.items) * (manifest(workdir / "bundle")["dimension"] + 1)
+    towers = sum(int(np.prod(v.shape)) for v in retriever.query_tower.variables)
+    blocks = sum(int(np.prod(v.shape)) for block in retriever.blocks for v in block.variables)
+    ranker = sum(int(np.prod(v.shape)) for v in run.ranking.network.variables)
+    assert numbers == index + towers + blocks + ranker
+
+
+def test_a_second_export_is_a_second_version(copy, weighing, asking_of, run):
+    """With all of the history, and with the towers left out of the blend, which then are not saved either."""
+    import tensorflow as tf
+
+    before = files(copy / "bundle" / "models" / "recommender" / "1")
+    with weighing((0.0, 0.1)):
+        assert main(["export", "--workdir", str(copy), "--allow-below-baseline", "export.history=all"]) == 0
+    home = copy / "bundle" / "models" / "recommender"
+    assert sorted(path.name for path in home.iterdir()) == ["1", "2"]
+    assert files(home / "1") == before
+    assert manifest(copy / "bundle")["version"] == 2
+    assert "history" in (copy / "bundle" / "config.toml").read_text()
+    variables = " ".join(name for name, _ in tf.train.list_variables(str(home / "2" / "variables" / "variables")))
+    assert "tower" not in variables
+    first, second = (asking_of(tf.saved_model.load(str(home / version))) for version in "12")
+    cases, prepared = run.prepared.test, run.prepared
+    users, positives = prepared.users.decode(cases.user), prepared.items.decode(cases.positives.items)
+    newest = second("history", user_id=users, k=[1] * len(users))["item_id"][:, 0]
+    assert newest.tolist() == positives
+    count = [1000] * len(users)
+    for user, positive in zip(first("history", user_id=users, k=count)["item_id"], positives, strict=True):
+        assert positive not in user
+    asked = {"user_id": users[:2], "k": [5] * 2, "exclude": [[""]] * 2}
+    inside = second("recommend_in_context", **asked, device=["phone"] * 2, hour=[7.0] * 2)
+    assert inside["item_id"].tolist() == second("recommend", **asked)["item_id"].tolist()
+
+
+def test_versions_count_on_and_old_ones_go(publish, quick, tmp_path):
+    bundle = tmp_path / "bundle"
+    home = bundle / "models" / "recommender"
+    for _ in range(4):
+        last = publish(bundle, keep_versions=2)
+    assert sorted(path.name for path in home.iterdir()) == ["3", "4"]
+    assert last == home / "4"
+    (home / "10").mkdir()
+    (home / "notes").mkdir()
+    publish(bundle, keep_versions=2)
+    assert sorted(path.name for path in home.iterdir()) == ["10", "11", "notes"]
+    assert manifest(bundle)["version"] == 11
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), "tensorflow"])
+def test_a_failed_export_leaves_everything_as_it_was(publish, quick, monkeypatch, tmp_path, error):
+    import tensorflow as tf
+
+    if error == "tensorflow":
+        error = tf.errors.ResourceExhaustedError(None, None, "variables.data; No space left on device")
+    bundle = tmp_path / "bundle"
+    publish(bundle)
+    before = files(bundle)
+
+    def fail(serving, config, directory):
+        directory.mkdir(parents=True)
+        (directory / "saved_model.pb").write_text("hal")
+        raise error
+
+    monkeypatch.setattr("trainer.export._write_model", fail)
+    with pytest.raises(UserError, match="could not write the bundle.*No space left on device"):
+        publish(bundle)
+    assert files(bundle) == before
+    assert [path.name for path in bundle.glob(".*")] == []
+
+
+def test_a_disk_that_fills_up_for_real(publish, tmp_path):
+    """The limit on file sizes makes TensorFlow's own writes fail, as a full disk does."""
+    bundle = tmp_path / "bundle"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(UserError, match="could not write the bundle"):
+            publish(bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(bundle) == {}
+
+
+def test_a_broken_export_keeps_the_old_version_over_the_command_line(copy, monkeypatch, capsys, weighing):
+    import tensorflow as tf
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    before = files(copy / "bundle")
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with weighing((0.4, 0.1)):
+        assert main(["export", "--workdir", str(copy), "--allow-below-baseline"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "No space left on device" in lines[0]
+    assert files(copy / "bundle") == before
+
+
+def test_a_bundle_that_cannot_be_written_is_told(publish, quick, tmp_path):
+    (tmp_path / "bundle").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="could not write the bundle"):
+        publish(tmp_path / "bundle")
+    assert (tmp_path / "bundle").read_text() == "a file where the folder should be"
+
+
+ALONE = """
+import json, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("trainer", "serving", "tensorflow_recommenders", "tf_keras"):
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Refuse())
+import tensorflow as tf
+
+directory, users = sys.argv[1], json.loads(sys.argv[2])
+k, exclude = [10] * len(users), [[""]] * len(users)
+loaded = tf.saved_model.load(directory).signatures["recommend"]
+answer = loaded(user_id=tf.constant(users), k=tf.constant(k), exclude=tf.constant(exclude))
+eager = [[item.decode() for item in row] for row in answer["item_id"].numpy().tolist()]
+v1 = tf.compat.v1
+with v1.Session(graph=v1.Graph()) as session:
+    meta = v1.saved_model.load(session, ["serve"], directory)
+    signature = meta.signature_def["recommend"]
+    feed = {"user_id": users, "k": k, "exclude": exclude}
+    found = session.run(
+        signature.outputs["item_id"].name, {signature.inputs[name].name: value for name, value in feed.items()}
+    )
+print(json.dumps([eager, [[item.decode() for item in row] for row in found.tolist()]]))
+"""
+
+
+def test_opens_where_trainer_cannot_be_imported(workdir, offline, tmp_path):
+    """As TensorFlow Serving opens it, too: into a session, by tags, through the signature's tensor names."""
+    wanted = offline(context=False)
+    directory = workdir / "bundle" / "models" / "recommender" / "1"
+    command = [sys.executable, "-c", ALONE, str(directory), json.dumps(wanted.users[:25])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    eager, session = json.loads(done.stdout)
+    assert eager == session == wanted.ids[:25]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("scann") is None, reason="scann is not installed")
+def test_a_scann_bundle_recommends_as_brute_force_does(copy, weighing, asking_of, offline):
+    """All leaves are searched and all candidates scored again, so that the approximation is exact."""
+    import tensorflow as tf
+
+    settings = ["leaves=4", "leaves_to_search=4", "reorder=300", "name=scann"]
+    overrides = [f"export.index.{setting}" for setting in settings]
+    with weighing((0.4, 0.1)):
+        assert main(["export", "--workdir", str(copy), "--allow-below-baseline", *overrides]) == 0
+    assert manifest(copy / "bundle")["index"] == {
+        "name": "scann", "leaves": 4, "leaves_to_search": 4, "reorder": 300
+    }  # fmt: skip
+    ask = asking_of(tf.saved_model.load(str(copy / "bundle" / "models" / "recommender" / "2")))
+    wanted = offline(context=False)
+    count = len(wanted.users)
+    found = ask("recommend", user_id=wanted.users, k=[10] * count, exclude=[[""]] * count)
+    assert found["item_id"].tolist() == wanted.ids
+    np.testing.assert_allclose(found["score"], wanted.scores, rtol=1e-4, atol=1e-4)
+    best = wanted.ids[0][:3]
+    without = ask("recommend", user_id=wanted.users[:1], k=[5], exclude=[best])["item_id"][0].tolist()
+    assert without == wanted.ids[0][3:8]
+    assert ask("recommend", user_id=wanted.users[:1], k=[400], exclude=[[""]])["item_id"].shape[1] <= 301
+    assert ask("recommend", user_id=None, k=None, exclude=None)["item_id"].size == 0
+    assert best[0] not in ask("similar_items", item_id=best[:1], k=[10])["item_id"]
