@@ -160,8 +160,7 @@ class Factorisation:
         return basis, np.maximum(values, 0.0), vectors, np.asarray(counts.T @ basis)
 
     def _popularity(self, power: float) -> npt.NDArray[np.float64]:
-        damped: npt.NDArray[np.float64] = self.degree[:, None] ** -power
-        return damped
+        return np.asarray(self.degree[:, None] ** -power, dtype=np.float64)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._cache:

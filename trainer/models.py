@@ -110,7 +110,9 @@ class RetrievalModel(tfrs.Model):
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step])
         negatives = self.sampler.draw(tf.cast(seed, tf.int32))
         candidates = tf.concat([inputs["item"], negatives], axis=0)
-        candidate_vectors, history_vectors = self._vectors(candidates, inputs["history"], seed if training else None)
+        candidate_vectors, history_vectors = self._vectors(
+            candidates, inputs["history"], seed if training else None
+        )
         queries = self.query_tower(self._drop_user(inputs, seed, training), history_vectors)
         correction = tf.math.log(self.sampler.probability(candidates, tf.size(inputs["item"])))
         loss = self.task(

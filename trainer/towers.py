@@ -88,7 +88,9 @@ class QueryTower(tf.keras.layers.Layer):
         self.context = ContextFeatures(schema, prepared.train.context, dimension) if schema else None
         encoder = settings.encoder
         self.encoder = (
-            build("encoder", encoder.name, encoder.settings, "retrieval.encoder") if settings.history else None
+            build("encoder", encoder.name, encoder.settings, "retrieval.encoder")
+            if settings.history
+            else None
         )
         self.bias = self.add_weight(name="bias", shape=(dimension,), initializer="uniform")
         self.dense = dense_layers(settings.layers, dimension)

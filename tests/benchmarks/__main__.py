@@ -12,10 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import trainer  # noqa: F401  selects Keras 2, before any benchmark loads TensorFlow
+
 BARS = {  # key -> the ratio to reach
     "training_examples_vs_tutorial": 1.4,
     "training_examples_vs_matrix_products": 0.4,
-    "evaluation_vs_factorized_top_k": 50.0,
+    "evaluation_times_factorized_top_k": 50.0,
 }
 
 

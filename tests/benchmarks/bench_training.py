@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import trainer  # noqa: F401  selects Keras 2
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 

@@ -8,8 +8,6 @@ import os
 import grpc
 import numpy as np
 import pytest
-
-pytest.importorskip("tensorflow_serving")
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (

@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 
 import grpc
@@ -255,6 +257,26 @@ def test_the_key_over_grpc(batched):
         with pytest.raises(grpc.RpcError) as caught:
             call(request)
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_tls_on_both_ports(start, half, tmp_path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        ["openssl", *make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    flags = (
+        f"--tls_certificate={certificate}",
+        f"--tls_key={key}",
+        "--model_name=half",
+        f"--model_base_path={half}",
+    )
+    server = start(*flags, scheme="https")
+    trusting = ssl.create_default_context(cafile=certificate)
+    assert server.get("/v1/models/half", verify=trusting).status_code == 200
+    with grpc.secure_channel(server.grpc, grpc.ssl_channel_credentials(certificate.read_bytes())) as channel:
+        grpc.channel_ready_future(channel).result(timeout=20)
 
 
 # --- hostile input -------------------------------------------------------------------------------------------------

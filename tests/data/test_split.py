@@ -39,7 +39,9 @@ def test_at_one_moment_the_order_is_that_of_the_file(make):
 
 
 def test_without_times_the_order_is_that_of_the_file(make):
-    parts = split(make([("A", "b"), ("B", "a"), ("A", "a"), ("A", "c")]), SplitSettings(method="leave_last_out"))
+    parts = split(
+        make([("A", "b"), ("B", "a"), ("A", "a"), ("A", "c")]), SplitSettings(method="leave_last_out")
+    )
     assert pairs(parts.test) == [("A", "c")]
     assert parts.ordered
 

@@ -141,9 +141,7 @@ def offline(run) -> Callable[..., Lists]:
             }
             cases = dataclasses.replace(cases, context=nothing)
         settings = run.config.evaluate.model_copy(update={"cutoffs": (10,)})
-        rows = evaluate_retrieval(
-            scorer(run.retrieval.retriever, prepared), cases, prepared, settings
-        ).lists
+        rows = evaluate_retrieval(scorer(run.retrieval.retriever, prepared), cases, prepared, settings).lists
         scores = np.take_along_axis(scorer(run.retrieval.retriever, prepared).scores(cases), rows, axis=1)
         return Lists(
             prepared.users.decode(cases.user), [prepared.items.decode(row) for row in rows], scores.tolist()

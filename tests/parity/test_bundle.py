@@ -39,9 +39,7 @@ def serving_model(run):
     from trainer.serving_model import ServingModel
 
     index = registry.build("index", "brute_force", {})
-    return ServingModel(
-        run.retrieval.retriever, run.prepared, histories(run), index, run.ranking.network, 10
-    )
+    return ServingModel(run.retrieval.retriever, run.prepared, histories(run), index, run.ranking.network, 10)
 
 
 @pytest.fixture
@@ -50,9 +48,7 @@ def publish(run, serving_model):
     from trainer.export import export
 
     def call(bundle: Path, **settings):
-        config = run.config.model_copy(
-            update={"export": run.config.export.model_copy(update=settings)}
-        )
+        config = run.config.model_copy(update={"export": run.config.export.model_copy(update=settings)})
         return export(serving_model, run.prepared, config, {"retrieval": {}}, "fingerprint", bundle)
 
     return call
@@ -74,7 +70,9 @@ def test_what_lies_in_a_bundle(workdir, run):
     bundle = workdir / "bundle"
     assert sorted(path.name for path in bundle.iterdir()) == [*SIDES[:2], "metrics.json", "models", SIDES[3]]
     assert [path.name for path in (bundle / "models" / "recommender").iterdir()] == ["1"]
-    assert json.loads((bundle / "metrics.json").read_text()) == json.loads((workdir / "metrics.json").read_text())
+    assert json.loads((bundle / "metrics.json").read_text()) == json.loads(
+        (workdir / "metrics.json").read_text()
+    )
     vocabularies = json.loads((bundle / "vocabularies.json").read_text())
     assert vocabularies["users"] == list(run.prepared.users.values)
     assert vocabularies["items"] == list(run.prepared.items.values)
@@ -89,7 +87,9 @@ def test_what_lies_in_a_bundle(workdir, run):
 def test_the_settings_in_the_bundle_are_those_of_the_run(workdir, tiny_config):
     from trainer.config import load
 
-    assert load(None, workdir / "bundle" / "config.toml") == load(None, workdir / "config.toml") == tiny_config
+    assert (
+        load(None, workdir / "bundle" / "config.toml") == load(None, workdir / "config.toml") == tiny_config
+    )
 
 
 def test_nothing_is_saved_that_does_not_answer(workdir, run):
@@ -122,7 +122,9 @@ def test_a_second_export_is_a_second_version(copy, weighing, asking_of, run):
     assert files(home / "1") == before
     assert manifest(copy / "bundle")["version"] == 2
     assert "history" in (copy / "bundle" / "config.toml").read_text()
-    variables = " ".join(name for name, _ in tf.train.list_variables(str(home / "2" / "variables" / "variables")))
+    variables = " ".join(
+        name for name, _ in tf.train.list_variables(str(home / "2" / "variables" / "variables"))
+    )
     assert "tower" not in variables
     first, second = (asking_of(tf.saved_model.load(str(home / version))) for version in "12")
     cases, prepared = run.prepared.test, run.prepared

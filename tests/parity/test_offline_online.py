@@ -13,7 +13,9 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 def test_saved_model_equals_the_evaluator(offline, ask):
     wanted = offline(context=False)
-    found = ask("recommend", user_id=wanted.users, k=[K] * len(wanted.users), exclude=[[""]] * len(wanted.users))
+    found = ask(
+        "recommend", user_id=wanted.users, k=[K] * len(wanted.users), exclude=[[""]] * len(wanted.users)
+    )
     assert found["item_id"].tolist() == wanted.ids
     np.testing.assert_allclose(found["score"], wanted.scores, **CLOSE)
 
@@ -109,7 +111,9 @@ def test_served_verbs_equal_the_saved_model(run, server, ask):
         titles = recommender.titles([*some, "nothing"])
         past = recommender.history(user, 3)
         vector = recommender.embed(user_id=user)
-    assert [found.item_id for found in alike] == ask("similar_items", item_id=[item], k=[5])["item_id"][0].tolist()
+    assert [found.item_id for found in alike] == ask("similar_items", item_id=[item], k=[5])["item_id"][
+        0
+    ].tolist()
     scores = dict(zip(some, ask("rank", user_id=[user], item_id=[some])["score"][0].tolist(), strict=True))
     assert dict(ranked) == pytest.approx(scores, rel=1e-5)
     assert titles == [*run.prepared.titles[1:6], ""]

@@ -44,13 +44,17 @@ def test_a_history_decides(ask, items):
     histories = [items[:3], items[50:53]]
     found = ask("recommend_history", history=histories, k=[10] * 2, exclude=[[""]] * 2)["item_id"]
     assert found[0].tolist() != found[1].tolist()
-    swapped = ask("recommend_history", history=[items[:3][::-1], [items[50], "", ""]], k=[10] * 2, exclude=[[""]] * 2)
+    swapped = ask(
+        "recommend_history", history=[items[:3][::-1], [items[50], "", ""]], k=[10] * 2, exclude=[[""]] * 2
+    )
     assert swapped["item_id"][0].tolist() != found[0].tolist(), "the order of the events has no say"
 
 
 def test_excluded_items_make_room_for_the_next(ask, users):
     plain = ask("recommend", user_id=users[:1], k=[15], exclude=[[""]])["item_id"][0].tolist()
-    found = ask("recommend", user_id=users[:1], k=[10], exclude=[["", plain[0], "nothing", plain[3], plain[3], ""]])
+    found = ask(
+        "recommend", user_id=users[:1], k=[10], exclude=[["", plain[0], "nothing", plain[3], plain[3], ""]]
+    )
     assert found["item_id"][0].tolist() == [item for item in plain if item not in (plain[0], plain[3])][:10]
 
 

@@ -1,0 +1,159 @@
+"""serving/deploy: every file is read by what reads it in earnest, or by its schema, since no container engine runs here."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from google.protobuf import text_format
+
+from serving.server.config import PROMETHEUS_PATH, message, read_batching, read_models, read_monitoring
+from serving.server.options import OWN, UNSUPPORTED, ServerOptions, described
+
+DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"]
+MANIFESTS = [
+    document
+    for file in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for document in yaml.safe_load_all(file.read_text())
+]
+CONFIG_MAP = next(one for one in MANIFESTS if one["kind"] == "ConfigMap")["data"]
+DEPLOYMENT = next(one for one in MANIFESTS if one["kind"] == "Deployment")
+CONTAINER = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
+STOCK_FLAGS = {flag.name for flag in fields(ServerOptions) if not described(flag.name)[1]} | set(UNSUPPORTED)
+
+
+def flags(words):
+    return dict(word.removeprefix("--").split("=", 1) for word in words)
+
+
+@pytest.mark.parametrize("service", sorted(COMPOSE))
+def test_compose_services_are_closed_to_the_outside(service):
+    described_as = COMPOSE[service]
+    assert all(port.startswith("127.0.0.1:") for port in described_as["ports"])
+    for volume in described_as["volumes"]:
+        assert volume.endswith(":ro")
+        source = volume.split(":")[0]
+        assert source.startswith("${BUNDLE") or (DEPLOY / source).exists(), volume
+    assert "build" in described_as or re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", described_as["image"]), (
+        "a pinned image"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [COMPOSE["serving"]["command"], CONTAINER["args"]], ids=["compose", "kubernetes"]
+)
+def test_the_stock_server_gets_flags_that_it_has(words):
+    given = flags(words)
+    assert set(given) <= STOCK_FLAGS
+    assert {Path(given[name]).name for name in given if name.endswith("_file")} == set(CONFIG_MAP)
+
+
+def test_the_embedded_server_moves_to_the_stock_one_unchanged():
+    own = {flag.name for flag in fields(ServerOptions) if described(flag.name)[1]}
+    embedded = flags(COMPOSE["embedded"]["command"])
+    assert {name: value for name, value in embedded.items() if name not in own} == flags(
+        COMPOSE["serving"]["command"]
+    )
+    assert OWN is not None
+
+
+def test_the_config_files_say_what_the_server_reads():
+    options = ServerOptions(
+        model_config_file=DEPLOY / "config" / "models.config",
+        enable_batching=True,
+        batching_parameters_file=DEPLOY / "config" / "batching.config",
+        monitoring_config_file=DEPLOY / "config" / "monitoring.config",
+    )
+    (model,) = read_models(options)
+    assert (model.name, str(model.base_path)) == ("recommender", "/bundle/models/recommender")
+    assert dict(model.labels) == {"stable": 1, "canary": 2}
+    batching = read_batching(options)
+    assert batching is not None
+    assert (batching.max_batch_size, batching.batch_timeout_micros) == (256, 1000)
+    assert read_monitoring(options) == PROMETHEUS_PATH
+
+
+def test_the_config_map_holds_the_same_files():
+    from tensorflow_serving.config import model_server_config_pb2
+
+    kinds = {
+        "models.config": model_server_config_pb2.ModelServerConfig,
+        "batching.config": lambda: message("BatchingParameters"),
+        "monitoring.config": lambda: message("MonitoringConfig"),
+    }
+    for name, empty in kinds.items():
+        here = text_format.Parse(CONFIG_MAP[name], empty())
+        there = text_format.Parse((DEPLOY / "config" / name).read_text(), empty())
+        assert text_format.MessageToString(here) == text_format.MessageToString(there)
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
+def test_kubernetes_manifests_fit_their_schemas(manifest):
+    kubernetes_validate.validate(manifest, "1.31", strict=True)
+
+
+def test_kubernetes_probes_need_nothing_in_the_image():
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert {"httpGet", "grpc"} & set(CONTAINER[probe])
+        assert "exec" not in CONTAINER[probe]
+
+
+def test_kubernetes_parts_find_each_other():
+    names = {(one["kind"], one["metadata"]["name"]) for one in MANIFESTS}
+    pod = DEPLOYMENT["spec"]["template"]
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert ("PersistentVolumeClaim", volumes["bundle"]["persistentVolumeClaim"]["claimName"]) in names
+    assert ("ConfigMap", volumes["config"]["configMap"]["name"]) in names
+    assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == set(volumes)
+    for service in (one for one in MANIFESTS if one["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+        ports = {port["name"] for port in CONTAINER["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    scaler = next(one for one in MANIFESTS if one["kind"] == "HorizontalPodAutoscaler")["spec"]
+    assert ("Deployment", scaler["scaleTargetRef"]["name"]) in names
+    adapter = yaml.safe_load((DEPLOY / "monitoring" / "prometheus-adapter.yaml").read_text())["rules"][
+        "custom"
+    ]
+    assert [rule["name"]["as"] for rule in adapter] == [scaler["metrics"][0]["pods"]["metric"]["name"]]
+
+
+def test_prometheus_scrapes_the_server():
+    (job,) = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["metrics_path"] == PROMETHEUS_PATH
+    assert job["static_configs"] == [{"targets": ["serving:8501"]}]
+    assert CONTAINER["ports"][1]["containerPort"] == int(
+        DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
+    )
+
+
+def test_the_dashboard_draws_what_the_server_counts():
+    board = json.loads((DEPLOY / "monitoring" / "dashboard.json").read_text())
+    source = "".join(path.read_text() for path in (DEPLOY.parent / "server").glob("*.py"))
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            names = re.findall(r":tensorflow:([\w:]+)", target["expr"])
+            assert names
+            for name in names:
+                assert f'"{re.sub("_(bucket|sum|count)$", "", name)}"' in source or f'"{name}"' in source, (
+                    name
+                )
+    provider = yaml.safe_load((DEPLOY / "monitoring" / "dashboards.yml").read_text())["providers"][0]
+    assert any(provider["options"]["path"] in volume for volume in COMPOSE["grafana"]["volumes"])
+    datasource = yaml.safe_load((DEPLOY / "monitoring" / "grafana.yml").read_text())["datasources"][0]
+    assert {panel["datasource"]["uid"] for panel in board["panels"]} == {datasource["uid"]}
+
+
+def test_the_image_runs_as_nobody_and_has_what_it_copies():
+    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    user = next(line.split()[1] for line in lines if line.startswith("USER"))
+    assert user.isdecimal()
+    assert int(user) > 0
+    for line in lines:
+        if line.startswith("COPY"):
+            for source in line.split()[1:-1]:
+                assert (DEPLOY.parents[1] / source).exists(), source
+    assert 'ENTRYPOINT ["python", "-m", "serving", "serve"]' in lines
