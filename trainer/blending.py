@@ -6,8 +6,10 @@ may end with weight 0, and then they are left out of the vectors: training never
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,23 +79,61 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def attach(retriever: Retriever, config: Config, prepared: Prepared, reporter: Reporter) -> None:
-    """Chooses blocks and weights on validation, fits the blocks to all that came before the test, and hangs them on the retriever."""
+@dataclass(frozen=True)
+class Recipe:
+    """What validation chose: the blocks' settings, the unit of each block's scale, the weights of towers and popularity."""
+
+    choice: Choice
+    spreads: dict[str, float]
+    towers: float
+    popularity: float
+
+    def write(self, path: Path) -> None:
+        """Writes the recipe as JSON, beside and renamed."""
+        chosen = {one.family: dataclasses.asdict(one) for one in self.choice}
+        values = {"blocks": chosen, "spreads": self.spreads, "towers": self.towers, "popularity": self.popularity}
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        beside.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """Returns the recipe that `write` left."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        choice = tuple(type(one)(**values["blocks"][one.family]) for one in START)
+        return cls(choice, values["spreads"], values["towers"], values["popularity"])
+
+
+def attach(retriever: Retriever, config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> None:
+    """Chooses blocks and weights on validation, fits the blocks to all that came before the test, and hangs them on the retriever.
+
+    What was chosen is kept in `workdir/blend.json` and not chosen again.
+    """
     if config.retrieval.factorisation == "none":
         return
     rank, items = config.retrieval.factorisation_rank, len(prepared.items)
-    lists, cases = rehearsal(prepared)
+    kept = workdir / "blend.json"
     with reporter.step("factorise", len(STEPS) + 2) as advance:
-        choice, spreads = START, {Ease.family: 1.0}
-        if len(cases):
-            choice, spreads = choose(Factorisation(lists, items, rank), cases, advance)
-        train = prepared.train.by_user(len(prepared.users))
-        before = blocks(Factorisation(train, items, rank), choice, spreads)
-        tower, prior = weigh_towers(retriever, before, prepared)
-        advance(len(STEPS) + 1, f"towers {tower:g}")
-        everything = known(prepared.before_test).by_user(len(prepared.users))
-        final = Factorisation(everything, items, rank)
-        retriever.combine(tower, [*blocks(final, choice, spreads), popularity_block(final.degree, prior)])
+        if kept.exists():
+            recipe = Recipe.read(kept)
+        else:
+            recipe = find_recipe(retriever, prepared, rank, advance)
+            recipe.write(kept)
+        advance(len(STEPS) + 1, f"towers {recipe.towers:.3g}")
+        final = Factorisation(known(prepared.before_test).by_user(len(prepared.users)), items, rank)
+        prior = popularity_block(final.degree, recipe.popularity)
+        retriever.combine(recipe.towers, [*blocks(final, recipe.choice, recipe.spreads), prior])
+
+
+def find_recipe(retriever: Retriever, prepared: Prepared, rank: int, advance: Advance) -> Recipe:
+    """Returns what validation chooses; the defaults where there is no validation."""
+    items = len(prepared.items)
+    lists, cases = rehearsal(prepared)
+    choice, spreads = START, {Ease.family: 1.0}
+    if len(cases):
+        choice, spreads = choose(Factorisation(lists, items, rank), cases, advance)
+    train = Factorisation(prepared.train.by_user(len(prepared.users)), items, rank)
+    return Recipe(choice, spreads, *weigh_towers(retriever, blocks(train, choice, spreads), prepared))
 
 
 def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:

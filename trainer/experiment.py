@@ -103,7 +103,7 @@ def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = Fal
     )
     retrieval, ranking = _fit(config, prepared, workdir, reporter)
     if retrieval is not None:
-        blending.attach(retrieval.retriever, config, prepared, reporter)
+        blending.attach(retrieval.retriever, config, prepared, workdir, reporter)
     return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter)
 
 

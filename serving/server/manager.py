@@ -1,5 +1,6 @@
 """Which versions are loaded: polled from disk, the new one loaded before the old one goes."""
 
+import gc
 import logging
 import os
 import threading
@@ -166,6 +167,7 @@ class Manager:
             if number not in aspired and version.servable is not None:
                 version.servable, version.state = None, "END"
                 logger.info("unloaded %s version %d", name, number)
+                gc.collect()  # a graph is full of cycles, and holds its constants
 
     def _number(self, name: str, version: int | None, label: str | None) -> int | None:
         if label is None:

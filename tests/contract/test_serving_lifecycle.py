@@ -15,8 +15,8 @@ import threading
 
 import grpc
 import pytest
-from conftest import eventually, running
 from serving_models import write_half
+from serving_process import eventually, running
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 MODELS = ("swap", "broken", "rollback", "ignored", "several")

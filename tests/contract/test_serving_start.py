@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import free_ports
+from serving_process import free_ports
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 

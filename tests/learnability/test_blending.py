@@ -147,24 +147,32 @@ def test_the_vectors_of_both_sides_add_up_the_parts(tiny_config, tiny_prepared, 
     assert retriever.queries(tf.constant([1]), ragged(make_lists([[1, 2]])), {}).shape == [1, 3]
 
 
-def test_without_factorisation_the_towers_stand_alone(tiny_config, tiny_prepared, quiet):
+def test_without_factorisation_the_towers_stand_alone(tiny_config, tiny_prepared, tmp_path, quiet):
     alone = with_settings(tiny_config, {"retrieval.factorisation": "none"})
     retriever = Retriever(alone.retrieval, tiny_prepared)
-    blending.attach(retriever, alone, tiny_prepared, quiet)
+    blending.attach(retriever, alone, tiny_prepared, tmp_path, quiet)
     assert retriever.describe() == [{"name": "towers", "scale": 1.0}]
 
 
-def test_attaching_without_validation_cases(tiny_config, tiny_prepared, quiet):
+def test_attaching_without_validation_cases(tiny_config, tiny_prepared, tmp_path, quiet):
     """Users of two events leave none: the blocks keep their defaults."""
     none = tiny_prepared.validation.take(np.arange(0))
     retriever = Retriever(tiny_config.retrieval, tiny_prepared)
-    blending.attach(retriever, tiny_config, dataclasses.replace(tiny_prepared, validation=none), quiet)
+    blending.attach(retriever, tiny_config, dataclasses.replace(tiny_prepared, validation=none), tmp_path, quiet)
     assert "ease" in [part["name"] for part in retriever.describe()]
     assert measure(scorer(retriever, tiny_prepared), tiny_prepared.test, tiny_prepared, "recall@20") > 0
 
 
-def test_the_bound_rank_is_kept(tiny_config, tiny_prepared, quiet):
+def test_the_bound_rank_is_kept(tiny_config, tiny_prepared, tmp_path, quiet):
     small = with_settings(tiny_config, {"retrieval.factorisation_rank": 5})
     retriever = Retriever(small.retrieval, tiny_prepared)
-    blending.attach(retriever, small, tiny_prepared, quiet)
+    blending.attach(retriever, small, tiny_prepared, tmp_path, quiet)
     assert all(part.get("rank", 0) <= 5 for part in retriever.describe())
+
+
+def test_what_was_chosen_is_not_chosen_again(tiny_config, tiny_prepared, tmp_path, quiet, monkeypatch):
+    first, again = (Retriever(tiny_config.retrieval, tiny_prepared) for _ in range(2))
+    blending.attach(first, tiny_config, tiny_prepared, tmp_path, quiet)
+    monkeypatch.setattr(blending, "find_recipe", None)
+    blending.attach(again, tiny_config, tiny_prepared, tmp_path, quiet)
+    assert again.describe() == first.describe()

@@ -41,9 +41,10 @@ def world(request, config, tmp_path_factory):
         shuffled = frame.with_columns(dataset.items.frame["item_id"].gather(blind))
         dataset = dataclasses.replace(dataset, interactions=Interactions(shuffled))
     prepared = prepare(dataset, config.data)
-    model = train_retrieval(config, prepared, tmp_path_factory.mktemp("run"), quiet)
+    workdir = tmp_path_factory.mktemp("run")
+    model = train_retrieval(config, prepared, workdir, quiet)
     found = {"towers": recall(scorer(model.retriever, prepared), prepared)}
-    blending.attach(model.retriever, config, prepared, quiet)
+    blending.attach(model.retriever, config, prepared, workdir, quiet)
     found["blended"] = recall(scorer(model.retriever, prepared), prepared)
     popularity = registry.build("baseline", "popularity", {}).fit(prepared)
     found["popularity"] = recall(popularity, prepared)

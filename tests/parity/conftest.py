@@ -8,7 +8,6 @@ import contextlib
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from serving.client import Recommender
 from trainer.__main__ import main
 
 TOWERS = (0.4, 0.1)  # weights of the towers and of popularity
@@ -155,14 +155,9 @@ def predict(server) -> Callable[..., dict[str, Any]]:
     """Asks a signature over REST, in the column format."""
 
     def call(signature: str, inputs: Any) -> dict[str, Any]:
+        with Recommender(server[0]) as recommender:
+            recommender.wait_until_ready(START_SECONDS)
         url = f"{server[0]}/v1/models/recommender"
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(url, trust_env=False).status_code == 200:
-                    break
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.2)
         body = {"signature_name": signature, "inputs": inputs}
         response = httpx.post(f"{url}:predict", json=body, trust_env=False, timeout=30)
         assert response.status_code == 200, response.text

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.server.errors import HTTP_STATUS, Code, RequestError
-from serving.server.tensor_json import parse, read_inputs, write_outputs
+from serving.server.json_input import parse, read_inputs
+from serving.server.json_output import write_outputs
 
 KINDS = [
     tf.float32,

@@ -1,0 +1,101 @@
+"""Arrays to JSON, laid out and printed as by TensorFlow Serving: NaN and Infinity are bare tokens, bytes are base64."""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from serving.server.errors import invalid
+from serving.server.json_input import RANGES, type_name
+from serving.server.servable import Arrays
+
+
+def write_outputs(outputs: Arrays, rows: bool) -> bytes:
+    """The body that answers a request: `predictions`, one element per row, or `outputs`, whole tensors.
+
+    Raises INVALID_ARGUMENT where row format is asked of outputs that do not share a dimension 0.
+    """
+    texts = {alias: _texts(alias, array) for alias, array in outputs.items()}
+    if not rows:
+        members = {alias: _nested(text, outputs[alias].shape) for alias, text in texts.items()}
+        return f'{{\n    "outputs": {_object(members, 4)}\n}}'.encode("utf-8", "surrogateescape")
+    size = _row_count(outputs)
+    columns = {}
+    for alias, text in texts.items():
+        step, shape = len(text) // size, outputs[alias].shape[1:]
+        columns[alias] = [_nested(text[row * step : (row + 1) * step], shape) for row in range(size)]
+    if len(columns) == 1:
+        (lines,) = columns.values()
+        body = ", ".join(lines)
+    else:
+        elements = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        body = ",".join("\n        " + _object(element, 8) for element in elements)
+    return f'{{\n    "predictions": [{body}\n    ]\n}}'.encode("utf-8", "surrogateescape")
+
+
+def _row_count(outputs: Arrays) -> int:
+    size = 0
+    for alias, array in outputs.items():
+        if array.ndim == 0:
+            raise invalid(f"Tensor name: {alias} has no shape information ")
+        if array.shape[0] < 1:
+            raise invalid(f"Tensor name: {alias} has invalid batch size: {array.shape[0]}")
+        if size not in (0, array.shape[0]):
+            text = f"Tensor name: {alias} has inconsistent batch size: {array.shape[0]} expecting: {size}"
+            raise invalid(text)
+        size = array.shape[0]
+    return size
+
+
+def _object(members: Mapping[str, str], indent: int) -> str:
+    """One value as it is, several as an object."""
+    if len(members) == 1:
+        return next(iter(members.values()))
+    inner = "\n" + " " * (indent + 4)
+    lines = (f"{inner}{json.dumps(name)}: {text}" for name, text in members.items())
+    return "{" + ",".join(lines) + "\n" + " " * indent + "}"
+
+
+def _nested(flat: list[str], shape: tuple[int, ...]) -> str:
+    """The values of a tensor, last dimension first, in the brackets of its shape."""
+    if 0 in shape:
+        before = shape[: shape.index(0)]
+        flat, shape = ["[]"] * math.prod(before), before
+    for size in reversed(shape):
+        flat = [f"[{', '.join(flat[start : start + size])}]" for start in range(0, len(flat), size)]
+    return flat[0]
+
+
+def _texts(alias: str, array: NDArray[Any]) -> list[str]:
+    """Each value of a tensor as JSON."""
+    values, kind = array.ravel().tolist(), array.dtype.name
+    if kind == "object":
+        if alias.endswith("_bytes"):
+            return [json.dumps({"b64": base64.b64encode(value).decode()}) for value in values]
+        return [json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False) for value in values]
+    if kind in ("float32", "float64"):
+        return _decimals(array.ravel(), values)
+    if kind == "bool":
+        return ["true" if value else "false" for value in values]
+    if kind not in RANGES:
+        raise invalid(f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(array.dtype))}")
+    return list(map(str, values))
+
+
+def _decimals(array: NDArray[Any], values: list[float]) -> list[str]:
+    """Floats in six digits where these give the same float back, else in 9 (or 17); whole ones end in `.0`."""
+    texts = [f"{value:.6g}" for value in values]
+    digits = 9 if array.dtype == np.float32 else 17
+    with np.errstate(over="ignore"):
+        same = np.asarray(list(map(float, texts)), dtype=array.dtype) == array
+    for place in np.flatnonzero(~same):
+        value = values[place]
+        if math.isfinite(value):
+            texts[place] = f"{value:.{digits}g}"
+    special = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return [special.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in texts]

@@ -1,0 +1,92 @@
+"""The work directory: one run each, nothing else's, and nothing thrown away by mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer.config import Config, from_values, to_toml
+
+SMALL = (
+    "data.source.interactions=1000",
+    "train.epochs=1",
+    "ranking.enabled=false",
+    "retrieval.factorisation_rank=4",
+)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def another(tmp_path) -> Path:
+    """A folder that holds a run with other settings."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.toml").write_text(to_toml(from_values({"name": "earlier", "train": {"epochs": 7}})))
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_that_holds_another_run(trainer, another):
+    before = contents(another)
+    line = trainer("train", "--workdir", str(another), *SMALL).error
+    assert "holds another run (earlier; its settings differ in data, retrieval, ranking, train)" in line
+    assert "--workdir" in line and "--restart" in line
+    assert contents(another) == before
+
+
+def test_a_folder_that_holds_something_else(trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.doc").write_text("years of work")
+    for words in ([], ["--restart"]):
+        line = trainer("train", "--workdir", "run", *SMALL, *words).error
+        assert line == "run is not empty and holds no run; give another --workdir"
+    assert contents(tmp_path / "run") == {"thesis.doc": b"years of work"}
+
+
+def test_a_config_of_another_program_is_no_run_to_throw_away(trainer, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "config.toml").write_text('baseURL = "https://example.org"\n')
+    (tmp_path / "site" / "post.md").write_text("hello")
+    before = contents(tmp_path / "site")
+    assert "baseURL" in trainer("train", "--workdir", "site", "--restart", *SMALL).error
+    assert contents(tmp_path / "site") == before
+
+
+def test_a_file_in_place_of_a_folder(trainer, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    assert "holds no run" in trainer("train", "--workdir", "run", *SMALL).error
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_restart_with_bad_settings_or_data_keeps_the_earlier_run(trainer, another):
+    before = contents(another)
+    for words in (
+        ["train.epoch=1"],
+        ["retrieval.encoder.name=meen"],
+        ["data.source.name=table", "data.source.path=no"],
+    ):
+        assert trainer("train", "--workdir", str(another), "--restart", *words).error
+        assert contents(another) == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "export"])
+def test_a_folder_without_a_run(trainer, tmp_path, verb):
+    line = trainer(verb, "--workdir", "nowhere").error
+    assert line == "nowhere holds no run: there is no nowhere/config.toml"
+    (tmp_path / "empty").mkdir()
+    assert "holds no run" in trainer(verb, "--workdir", "empty").error
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "export"])
+def test_a_run_is_not_reopened_with_other_training_settings(trainer, another, verb):
+    before = contents(another)
+    assert "differ in train" in trainer(verb, "--workdir", str(another), "train.epochs=9").error
+    assert "unknown baseline" in trainer(verb, "--workdir", str(another), "evaluate.baselines=['x']").error
+    assert contents(another) == before
+
+
+def test_default_settings_are_a_run_of_their_own(tmp_path):
+    assert from_values({}) == Config()
