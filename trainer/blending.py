@@ -79,6 +79,16 @@ STEPS: tuple[Step, ...] = (
 )
 
 
+# Events without times, as sets: their order in the file may mean nothing, and no step may read it.
+UNORDERED_STEPS = tuple(
+    dataclasses.replace(
+        step, grid=tuple(values for values in step.grid if "half_life" not in step.names or INF in values)
+    )
+    for step in STEPS
+    if step.family != 1 and step.names != ("half_life",)
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What validation chose: the blocks' settings, the unit of each block's scale, the weights of towers and popularity."""
@@ -91,7 +101,12 @@ class Recipe:
     def write(self, path: Path) -> None:
         """Writes the recipe as JSON, beside and renamed."""
         chosen = {one.family: dataclasses.asdict(one) for one in self.choice}
-        values = {"blocks": chosen, "spreads": self.spreads, "towers": self.towers, "popularity": self.popularity}
+        values = {
+            "blocks": chosen,
+            "spreads": self.spreads,
+            "towers": self.towers,
+            "popularity": self.popularity,
+        }
         beside = path.with_suffix(".new")
         beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         beside.replace(path)
@@ -104,7 +119,9 @@ class Recipe:
         return cls(choice, values["spreads"], values["towers"], values["popularity"])
 
 
-def attach(retriever: Retriever, config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> None:
+def attach(
+    retriever: Retriever, config: Config, prepared: Prepared, workdir: Path, reporter: Reporter
+) -> None:
     """Chooses blocks and weights on validation, fits the blocks to all that came before the test, and hangs them on the retriever.
 
     What was chosen is kept in `workdir/blend.json` and not chosen again.
@@ -131,7 +148,8 @@ def find_recipe(retriever: Retriever, prepared: Prepared, rank: int, advance: Ad
     lists, cases = rehearsal(prepared)
     choice, spreads = START, {Ease.family: 1.0}
     if len(cases):
-        choice, spreads = choose(Factorisation(lists, items, rank), cases, advance)
+        steps = STEPS if prepared.timed or prepared.ordered else UNORDERED_STEPS
+        choice, spreads = choose(Factorisation(lists, items, rank), cases, advance, steps)
     train = Factorisation(prepared.train.by_user(len(prepared.users)), items, rank)
     return Recipe(choice, spreads, *weigh_towers(retriever, blocks(train, choice, spreads), prepared))
 
@@ -172,11 +190,13 @@ def known(events: Events) -> Events:
     return events.take((events.user > 0) & (events.item > 0))
 
 
-def choose(factorisation: Factorisation, cases: Cases, advance: Advance) -> tuple[Choice, dict[str, float]]:
+def choose(
+    factorisation: Factorisation, cases: Cases, advance: Advance, steps: Sequence[Step] = STEPS
+) -> tuple[Choice, dict[str, float]]:
     """Returns the settings of each family, and the spread of each chosen block's scores (its unit of scale)."""
     board = Board(factorisation, cases)
     choice, best = START, board.value(START)
-    for number, step in enumerate(STEPS):
+    for number, step in enumerate(steps):
         if choice[step.family].scale or "scale" in step.names:
             search = climb if len(step.names) == 1 else scan
             choice, best = search(board, choice, best, step)

@@ -31,6 +31,7 @@ GRAM_EVENTS = (
     400_000  # events behind the transitions' Gram matrix at most: it is rank x rank and needs no more
 )
 GRAM_BLOCK = 20_000
+MOST_COUNTS = 4_000_000  # transition counts that the basis is read from: of more, the largest
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Factorisation:
         if symmetric:
             counts = (counts + counts.T).tocsr()
         damp = sparse.diags(self.degree**-damping)
-        _, left = truncated_svd((damp @ counts @ damp).T, self.rank)
+        _, left = truncated_svd(_largest((damp @ counts @ damp).T.tocsr(), MOST_COUNTS), self.rank)
         basis = _float32(self.degree[:, None] ** -damping * left)
         values, vectors = np.linalg.eigh(_gram(past, basis))
         return basis, np.maximum(values, 0.0), vectors, np.asarray(counts.T @ basis)
@@ -184,6 +185,14 @@ def lagged(lists: Lists, items: int, lags: range, half_life: float) -> sparse.cs
         weights.append(np.full(len(events), 0.5 ** (step / half_life), np.float32))
     entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
     return sparse.csr_matrix(entries, shape=(len(lists.items), items))
+
+
+def _largest(matrix: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """Returns the matrix with its `most` largest entries."""
+    if matrix.nnz > most:
+        matrix.data[matrix.data < np.partition(matrix.data, -most)[-most]] = 0
+        matrix.eliminate_zeros()
+    return matrix
 
 
 def _gram(past: sparse.csr_matrix, basis: Floats) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The client starts quickly and brings no TensorFlow: measured in fresh processes."""
+"""The client brings no TensorFlow: looked at in fresh processes. How fast it starts is in tests/benchmarks."""
 
 import subprocess
 import sys
@@ -16,20 +16,11 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8501", "grpc://127.0.0.1:8500"])
-def test_a_client_is_there_in_a_blink(url: str) -> None:
-    code = (
-        "import time; began = time.perf_counter()\n"
-        "from serving.client import AsyncRecommender, Recommender\n"
-        f"Recommender({url!r}); AsyncRecommender({url!r})\n"
-        "print(time.perf_counter() - began)"
-    )
-    assert min(float(run(code)) for _ in range(3)) < 0.3
-
-
 @pytest.mark.parametrize(
     "code",
     [
+        "from serving.client import Recommender; Recommender('http://127.0.0.1:8501')",
+        "from serving.client import Recommender; Recommender('grpc://127.0.0.1:8500')",
         "import serving.client.rest, serving.client.rpc, serving.client.hedging, serving.client.comparison",
         "from serving.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from serving.__main__ import main; assert main(['recommend', '--k', '0']) == 2",

@@ -25,23 +25,11 @@ START_SECONDS = 120
 
 
 @pytest.fixture(scope="session")
-def weighing() -> Callable[..., Any]:
-    """Returns a context in which blending weighs the towers as said."""
-
-    @contextlib.contextmanager
-    def fixed(weights: tuple[float, float]) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trainer.blending.weigh_towers", lambda *_: weights)
-            yield
-
-    return fixed
-
-
-@pytest.fixture(scope="session")
-def workdir(tmp_path_factory, tiny_arguments, weighing) -> Path:
+def workdir(tmp_path_factory, tiny_arguments) -> Path:
     """The run as `train` leaves it. Nobody writes here; who must, copies it."""
     home = tmp_path_factory.mktemp("parity") / "run"
-    with weighing(TOWERS):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.blending.weigh_towers", lambda *_: TOWERS)
         assert main(["train", "--workdir", str(home), "--allow-below-baseline", *tiny_arguments]) == 0
     return home
 
@@ -66,12 +54,11 @@ def server(workdir) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def run(server, workdir, weighing) -> Any:
+def run(server, workdir) -> Any:
     """The run opened again: what the offline evaluator measures. The server loads its models meanwhile."""
     from trainer import experiment
 
-    with weighing(TOWERS):
-        return experiment.reopen(workdir, [])
+    return experiment.reopen(workdir, [])
 
 
 @pytest.fixture(scope="session")

@@ -144,3 +144,15 @@ def test_every_example_of_the_manifest_is_answered_as_declared(workdir, model, a
 
 def fits(shape, promised) -> bool:
     return len(shape) == len(promised) and all(p in (-1, s) for s, p in zip(shape, promised, strict=True))
+
+
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_ten_thousand_excluded_ids_over_the_wire(offline, server, protocol):
+    wanted = offline(context=False)
+    many = [*(f"unknown-{n}" for n in range(9_997)), *wanted.ids[0][:3]]
+    with Recommender(server[protocol == "gRPC"]) as recommender:
+        recommender.wait_until_ready()
+        found = recommender.recommend(wanted.users[0], 7, exclude=many)
+        stranger = recommender.recommend("nobody", 1_000)
+    assert [item.item_id for item in found] == wanted.ids[0][3:]
+    assert len(stranger) == 300 and all(item.item_id for item in stranger)

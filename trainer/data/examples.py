@@ -152,3 +152,4 @@ class Prepared:
     before_test: Events  # `train` with the validation positives: what users had done when the test began
     everything: Events  # the test positives too
     best_reachable: Mapping[str, float] = field(default_factory=dict)
+    timed: bool = True  # whether the events carry times; else their order may mean nothing

@@ -56,6 +56,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         rated_validation=_known(validation, users, items),
         rated_test=_known(test, users, items),
         ordered=parts.ordered,
+        timed=dataset.interactions.has_time,
         before_test=_known(before_test, users, items),
         everything=_known(_merge(before_test, positives[2]), users, items),
         best_reachable=dataset.best_reachable if comparable else {},
