@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from serving.client import Recommendation, Recommender
+from serving.client import Recommendation, Recommender, RecommenderError
 
 STRANGER = "somebody-new"
 LISTED = 10  # recommendations, and events of the history, that are shown
@@ -34,27 +34,48 @@ def main(options: argparse.Namespace) -> int:
     users = json.loads((options.bundle / "vocabularies.json").read_text(encoding="utf-8"))["users"]
     with served(options.bundle) as url, Recommender(url, manifest["model"]) as recommender:
         with console.status("starting the server ..."):
-            recommender.wait_until_ready(START_SECONDS)
+            wait(recommender, options.bundle)
         console.print(f"serving version {manifest['version']} at {url}", highlight=False)
         for user in (users[0], users[len(users) // 2], STRANGER):
             console.print(beside(recommender, user))
     workdir = options.bundle.parent
     console.print("[green]✓[/] the server is stopped. What was made:", highlight=False)
-    console.print(f"  bundle   {options.bundle}\n  figures  {workdir / 'leaderboard.md'}", highlight=False)
     console.print(
-        f"[bold]Next:[/] make serve WORKDIR={workdir}, and in another terminal: make recommend USER_ID={users[0]}",
+        f"  bundle   {options.bundle}\n  figures  {workdir / 'leaderboard.md'}\n  log      {server_log(options.bundle)}",
+        highlight=False,
+    )
+    console.print("[bold]Next:[/]", highlight=False)
+    console.print(
+        f"  make serve WORKDIR={workdir}\n  make recommend USER_ID={users[0]}   (in another terminal)",
         highlight=False,
     )
     return 0
 
 
+def wait(recommender: Recommender, bundle: Path) -> None:
+    """Waits for the server; raises with the last line of its log where it does not come."""
+    try:
+        recommender.wait_until_ready(START_SECONDS)
+    except RecommenderError as error:
+        said = server_log(bundle).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise RuntimeError(
+            f"the server did not start: {said[-1] if said else error} (see {server_log(bundle)})"
+        ) from error
+
+
 @contextmanager
 def served(bundle: Path) -> Iterator[str]:
-    """Yields the URL of a server process on free loopback ports; it is stopped at the end, whatever happens."""
+    """Yields the URL of a server process on free loopback ports; it is stopped at the end, whatever happens.
+
+    What the server says goes into `server.log` beside the bundle.
+    """
     rest, grpc = free_ports(2)
     command = [sys.executable, "-m", "serving", "serve", "--bundle", str(bundle)]
     command += ["--rest_api_port", str(rest), "--port", str(grpc)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with (
+        server_log(bundle).open("wb") as file,
+        subprocess.Popen(command, stdout=file, stderr=file) as process,
+    ):
         try:
             yield f"http://127.0.0.1:{rest}"
         finally:
@@ -63,6 +84,11 @@ def served(bundle: Path) -> Iterator[str]:
                 process.wait(timeout=15)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def server_log(bundle: Path) -> Path:
+    """Returns the file that takes what the server says."""
+    return bundle.parent / "server.log"
 
 
 def free_ports(count: int) -> list[int]:
