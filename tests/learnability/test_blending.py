@@ -158,7 +158,9 @@ def test_attaching_without_validation_cases(tiny_config, tiny_prepared, tmp_path
     """Users of two events leave none: the blocks keep their defaults."""
     none = tiny_prepared.validation.take(np.arange(0))
     retriever = Retriever(tiny_config.retrieval, tiny_prepared)
-    blending.attach(retriever, tiny_config, dataclasses.replace(tiny_prepared, validation=none), tmp_path, quiet)
+    blending.attach(
+        retriever, tiny_config, dataclasses.replace(tiny_prepared, validation=none), tmp_path, quiet
+    )
     assert "ease" in [part["name"] for part in retriever.describe()]
     assert measure(scorer(retriever, tiny_prepared), tiny_prepared.test, tiny_prepared, "recall@20") > 0
 
