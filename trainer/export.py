@@ -5,7 +5,6 @@ Everything is written into a hidden sibling first and renamed into place, so a r
 
 import importlib.metadata
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,7 +35,7 @@ def export(
     Raises `UserError` where the bundle cannot be written; the versions already there stay as they are.
     """
     home = bundle / "models" / config.export.model_name
-    staging = bundle / f".staging-{os.getpid()}"
+    staging = bundle / ".staging"  # what a killed export left there goes with the next
     try:
         home.mkdir(parents=True, exist_ok=True)
         version = max(versions(home), default=0) + 1

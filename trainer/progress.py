@@ -52,6 +52,10 @@ class Reporter:
             def advance(done: int, note: str = "") -> None:
                 bar.update(task, completed=done, note=note)
 
-            yield advance
+            try:
+                yield advance
+            except BaseException:
+                bar.remove_task(task)  # what went wrong is told in a line of its own
+                raise
             bar.update(task, completed=total or 1)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import blending
+from trainer import blending, block_search
 from trainer.blocks import Block
 from trainer.config import with_settings
 from trainer.evaluate import measure
 from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
 from trainer.models import Retriever
+from trainer.rehearsal import rehearsal
 from trainer.train_retrieval import ragged, scorer
 
 LONG = [
@@ -34,7 +35,7 @@ def cases_of(cases):
 
 def test_the_rehearsal_by_hand(make_prepared):
     """A quarter of each history is held out, event by event, each with all before it; the test events take no part."""
-    lists, cases = blending.rehearsal(make_prepared(LONG))
+    lists, cases = rehearsal(make_prepared(LONG))
     assert [
         lists.items[a:b].tolist() for a, b in zip(lists.offsets[:-1], lists.offsets[1:], strict=True)
     ] == [
@@ -52,13 +53,13 @@ def test_the_rehearsal_by_hand(make_prepared):
 
 
 def test_the_rehearsal_passes_over_what_was_had_before(make_prepared):
-    _, cases = blending.rehearsal(make_prepared([[1, 2, 3, 4, 5, 6, 7, 1, 8]]))
+    _, cases = rehearsal(make_prepared([[1, 2, 3, 4, 5, 6, 7, 1, 8]]))
     assert cases_of(cases) == [(1, [1, 2, 3, 4, 5, 6], 7)]  # and not the 1 that follows
 
 
 def test_without_order_the_validation_cases_serve(make_prepared):
     prepared = make_prepared(LONG, ordered=False)
-    lists, cases = blending.rehearsal(prepared)
+    lists, cases = rehearsal(prepared)
     np.testing.assert_array_equal(lists.items, prepared.train.item)
     assert cases_of(cases) == cases_of(prepared.validation)
 
@@ -77,7 +78,9 @@ def test_accuracy_is_the_evaluators(tiny_prepared):
             return table[some.user].copy()
 
     wanted = sum(measure(Table(), cases, tiny_prepared, metric) for metric in ("recall@10", "ndcg@10"))
-    assert np.nanmean(blending.accuracies(table[cases.user].copy(), cases)) == pytest.approx(wanted, rel=1e-6)
+    assert np.nanmean(block_search.accuracies(table[cases.user].copy(), cases)) == pytest.approx(
+        wanted, rel=1e-6
+    )
 
 
 def test_accuracy_of_several_positives_is_the_evaluators(tiny_prepared):
@@ -94,15 +97,15 @@ def test_accuracy_of_several_positives_is_the_evaluators(tiny_prepared):
             return table[: len(some)].copy()
 
     wanted = sum(measure(Table(), cases, tiny_prepared, metric) for metric in ("recall@10", "ndcg@10"))
-    assert np.nanmean(blending.accuracies(table.copy(), cases)) == pytest.approx(wanted, rel=1e-6)
+    assert np.nanmean(block_search.accuracies(table.copy(), cases)) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_choosing_never_ends_below_its_start(tiny_prepared):
-    lists, cases = blending.rehearsal(tiny_prepared)
+    lists, cases = rehearsal(tiny_prepared)
     factorisation = Factorisation(lists, len(tiny_prepared.items), 16)
-    board = blending.Board(factorisation, cases)
-    begin = board.value(blending.START)
-    choice, spreads = blending.choose(factorisation, cases, lambda done, note: None)
+    board = block_search.Board(factorisation, cases)
+    begin = board.value(block_search.START)
+    choice, spreads = block_search.choose(factorisation, cases, lambda done, note: None)
     assert board.value(choice) >= begin
     assert set(spreads) == {settings.family for settings in choice if settings.scale}
     assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral]
@@ -122,7 +125,7 @@ def test_towers_that_know_come_in_and_towers_that_mislead_do_not(tiny_prepared, 
 
     monkeypatch.setattr(blending, "scorer", lambda retriever, prepared: Towers())
     train = tiny_prepared.train.by_user(len(tiny_prepared.users))
-    before = blending.blocks(
+    before = block_search.blocks(
         Factorisation(train, len(tiny_prepared.items), 16), (Ease(l2=50.0),), {"ease": 0.05}
     )
     tower, prior = blending.weigh_towers(None, before, tiny_prepared)

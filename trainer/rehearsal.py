@@ -1,0 +1,69 @@
+"""Validation as a rehearsal of the test: which lists the blocks are fitted to, and which queries choose their settings."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.examples import Cases, Events, Lists, Prepared
+
+CASES = 3000  # validation queries at most
+CELLS = 8e7  # scores held at a time at most, over all queries of one block
+POSITIONS = 5  # events at the end of a history that serve as validation, where users are few
+
+
+def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
+    """Returns lists to fit on and cases to choose by, from what lies before the test.
+
+    Where one event a user is held out and users are few, the last `POSITIONS` events of each history are rehearsed one by one: five
+    times the cases, and none of them the test's.
+    """
+    validation = prepared.validation
+    single = prepared.ordered and bool((validation.positives.lengths == 1).all())
+    if not (single and 0 < len(validation) < CASES):
+        return prepared.train.by_user(len(prepared.users)), sample(validation, len(prepared.items))
+    events = known(prepared.before_test)
+    lists = events.by_user(len(prepared.users))
+    positions = min(POSITIONS, -(-CASES // len(validation)))
+    held = np.minimum(positions, lists.lengths // 4)
+    ends = lists.offsets[1:]
+    fitted = Lists(np.concatenate([[0], np.cumsum(lists.lengths - held)]), *_cut(lists, held))
+    user = np.repeat(np.arange(len(lists)), held)
+    back = np.concatenate([np.arange(n, 0, -1) for n in held]) if held.sum() else np.zeros(0, np.int64)
+    place = ends[user] - back
+    size = place - lists.offsets[user]
+    history_offsets = np.concatenate([[0], np.cumsum(size)])
+    source = np.repeat(lists.offsets[user] - history_offsets[:-1], size) + np.arange(history_offsets[-1])
+    cases = Cases(
+        user=user.astype(np.int32),
+        history=Lists(history_offsets, lists.items[source], lists.timestamps[source]),
+        positives=Lists(np.arange(len(user) + 1), lists.items[place], lists.timestamps[place]),
+        timestamp=lists.timestamps[place],
+    )
+    return fitted, sample(_fresh(cases), len(prepared.items))
+
+
+def known(events: Events) -> Events:
+    """Returns the events of known users with known items."""
+    return events.take((events.user > 0) & (events.item > 0))
+
+
+def _cut(lists: Lists, held: npt.NDArray[np.integer]) -> tuple[Any, Any]:
+    left = np.repeat(lists.offsets[1:], lists.lengths) - np.arange(len(lists.items))
+    kept = left > np.repeat(held, lists.lengths)
+    return lists.items[kept], lists.timestamps[kept]
+
+
+def _fresh(cases: Cases) -> Cases:
+    """Returns the cases whose positive is not in the history."""
+    owner = np.repeat(np.arange(len(cases)), cases.history.lengths)
+    again = np.bincount(owner, cases.history.items == cases.positives.items[owner], minlength=len(cases)) > 0
+    return cases.take(np.flatnonzero(~again))
+
+
+def sample(cases: Cases, items: int) -> Cases:
+    """Returns the cases, or a fixed sample of them where there are many or the corpus is large."""
+    most = int(min(CASES, max(CELLS / items, 200)))
+    if len(cases) <= most:
+        return cases
+    return cases.take(np.sort(np.random.default_rng(0).choice(len(cases), most, replace=False)))
