@@ -20,6 +20,7 @@ import keras_tuner
 import matplotlib
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 from rich.table import Table
 
 from trainer import registry
@@ -223,15 +224,7 @@ def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
         points[0][:1], heights[:1], s=260, facecolor="none", edgecolor="crimson", linewidth=2, label="best"
     )
     for axis, values in ((axes.xaxis, points[0]), (axes.yaxis, heights)):
-        if (
-            all(isinstance(v, int | float) for v in values)
-            and min(values) > 0
-            and max(values) / min(values) > 5
-        ):
-            axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    if all(isinstance(v, int) for v in points[0]):
-        axes.set_xticks(sorted(set(points[0])), [str(v) for v in sorted(set(points[0]))], minor=False)
-        axes.minorticks_off()
+        _scale(axis, values)
     axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else objective, title=f"{len(rows)} trials")
     axes.legend(loc="best")
     figure.colorbar(colours, label=f"validation {objective}")
@@ -239,6 +232,19 @@ def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
     figure.savefig(beside, dpi=120)
     pyplot.close(figure)
     beside.replace(path)
+
+
+def _scale(axis: Any, values: Sequence[Any]) -> None:
+    """Marks an axis at its few whole numbers, and makes it logarithmic where the values span much."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values) or min(numbers) <= 0 or max(numbers) / min(numbers) <= 3:
+        return
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    distinct = sorted(set(numbers))
+    whole = len(distinct) <= 8 and all(isinstance(v, int) for v in distinct)
+    axis.set_major_locator(FixedLocator(distinct) if whole else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _worker() -> str | None:
