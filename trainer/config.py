@@ -83,7 +83,6 @@ class RetrievalSettings(Settings):
     id_dropout: float = Field(
         0.1, ge=0, lt=1
     )  # share of ids hidden in training, so that features learn to carry
-    embedding_dropout: float = Field(0.0, ge=0, lt=1)
     l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
     factorisation: Literal["auto", "none"] = (
         "auto"  # blocks of factorised interactions beside the learned one
