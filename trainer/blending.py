@@ -19,7 +19,7 @@ from trainer.blocks import Block
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.factorisation import Ease, Factorisation
-from trainer.models import Retriever
+from trainer.retriever import Retriever
 from trainer.progress import Advance, Reporter
 from trainer.rehearsal import known, rehearsal, sample
 from trainer.train_retrieval import scorer

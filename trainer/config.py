@@ -70,20 +70,31 @@ class RetrievalSettings(Settings):
     """The query and candidate towers and the retrieval task."""
 
     enabled: bool = True
-    embedding_dimension: int = Field(64, ge=1)  # length of the query and candidate vectors' learned block
-    layers: tuple[int, ...] = ()  # widths of dense layers above the summed features, in each tower
+    # length of the query and candidate vectors' learned block; auto: by the number of items
+    embedding_dimension: PositiveInt | Literal["auto"] = 64
+    embedding: Part = Part(name="table")  # the id embeddings of both towers
+    start: Part = Part(name="random")  # what the item embeddings start from
+    layers: tuple[int, ...] = ()  # widths of dense layers above the fused features, in each tower
     history: bool = True  # whether the query tower reads the history
     encoder: Part = Part(name="decay")  # pools the history
     user_id: bool = True  # whether the query tower embeds the user id
     features: bool = True  # whether the towers read the declared features
-    normalise: bool = True  # L2: scores are cosines
+    fusion: Part = Part(name="sum")  # how ids, features, history and context become one vector
+    similarity: Literal["cosine", "dot", "euclidean"] = "cosine"
     temperature: float = Field(0.1, gt=0)
+    learn_temperature: bool = False  # train the temperature too, starting from the one given
     negatives: Part = Part(name="mixed")
+    mask_positives: bool = False  # items of a user's history are no negatives of theirs
     loss: Part = Part(name="softmax")
+    event_half_life_days: float | None = Field(None, gt=0)  # an event this much older weighs half in the loss
     id_dropout: float = Field(
         0.1, ge=0, lt=1
     )  # share of ids hidden in training, so that features learn to carry
+    dropout: float = Field(0.0, ge=0, lt=1)  # share of an embedding's numbers hidden in training
     l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
+    max_norm: float | None = Field(
+        None, gt=0
+    )  # longest id embedding; longer ones are shortened as they are read
     factorisation: Literal["auto", "none"] = (
         "auto"  # blocks of factorised interactions beside the learned one
     )
@@ -98,6 +109,9 @@ class Target(Settings):
     column: str = "rating"  # rating, weight, or a context column
     threshold: float | None = None  # binary: the label is 1 where the column is at least this
     weight: float = Field(1.0, gt=0)  # in the total loss
+    score_weight: float = Field(
+        1.0, allow_inf_nan=False
+    )  # in the served score, a weighted sum; below 0: to avoid
 
 
 class RankingSettings(Settings):
@@ -105,8 +119,11 @@ class RankingSettings(Settings):
 
     enabled: bool = True
     embedding_dimension: int = Field(32, ge=1)
-    layers: tuple[int, ...] = (64,)
-    targets: tuple[Target, ...] = (Target(),)
+    network: Part = Part(name="mlp")  # how ids, features, context, prior and history meet
+    layers: tuple[PositiveInt, ...] = (64,)  # widths of the network's dense layers
+    history: Part = Part(name="none")  # how the user's events before this one are read; its length: data
+    heads: Part = Part(name="shared_bottom")  # how several targets share the network
+    targets: tuple[Target, ...] = Field((Target(),), min_length=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     id_dropout: float = Field(
         0.1, ge=0, lt=1
@@ -118,6 +135,18 @@ class RankingSettings(Settings):
     prior: Literal["auto", "none"] = "auto"  # ratings start from a Bayesian factorisation in closed form
     prior_rank: int = Field(12, ge=1)
     prior_sweeps: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _targets_apart(self) -> "RankingSettings":
+        names = [target.name for target in self.targets]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two targets are named {twice[0]!r}; give each of ranking.targets its own name")
+        if not any(target.score_weight for target in self.targets):
+            raise ValueError(
+                "score_weight is 0 in all of ranking.targets: every item would have the same score"
+            )
+        return self
 
 
 class TrainSettings(Settings):

@@ -127,17 +127,21 @@ class StaticFeatures(tf.keras.layers.Layer):
         super().__init__()
         self.towers: list[tf.keras.layers.Layer] = []
         self.tables: list[tf.Tensor] = []
+        self.names = [feature.name for feature in features]
         for feature in features:
             values = as_raw(feature.kind, raw[feature.name])
             tower = make(feature.kind, dimension, values[1 : trained + 1])
             self.towers.append(tower)
             self.tables.append(tf.constant(tower.encode(tf.constant(values))))
 
+    def parts(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns each feature's vectors `[..., dimension]` of rows `[...]`, by name."""
+        named = zip(self.names, self.towers, self.tables, strict=True)
+        return {name: tower(tf.gather(table, rows)) for name, tower, table in named}
+
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the summed feature vectors `[..., dimension]` of rows `[...]`."""
-        return tf.add_n(
-            [tower(tf.gather(table, rows)) for tower, table in zip(self.towers, self.tables, strict=True)]
-        )
+        return tf.add_n(list(self.parts(rows).values()))
 
 
 class ContextFeatures(tf.keras.layers.Layer):
@@ -151,9 +155,13 @@ class ContextFeatures(tf.keras.layers.Layer):
         """Returns the encoded inputs of raw columns by name."""
         return {name: tower.encode(raw[name]) for name, tower in self.towers.items()}
 
+    def parts(self, encoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns each feature's vectors `[batch, dimension]`, by name."""
+        return {name: tower(encoded[name]) for name, tower in self.towers.items()}
+
     def call(self, encoded: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the summed vectors `[batch, dimension]`."""
-        return tf.add_n([tower(encoded[name]) for name, tower in self.towers.items()])
+        return tf.add_n(list(self.parts(encoded).values()))
 
 
 def make(kind: FeatureKind, dimension: int, training: npt.NDArray[np.generic]) -> Any:

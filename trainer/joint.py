@@ -8,14 +8,13 @@ import tensorflow_recommenders as tfrs
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.evaluate import measure
 from trainer.fit import FitPlan, Metrics, fit, optimizer
-from trainer.input_pipeline import Batch, Windows, steps_per_epoch, training_batches
+from trainer.input_pipeline import Batch
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.train_ranking import build_ranking, validator
-from trainer.train_retrieval import describe_rows, scorer, validation_sample
+from trainer.train_retrieval import build_retrieval, describe_rows
 
 
 class JointModel(tfrs.Model):
@@ -53,36 +52,21 @@ def train_joint(
         raise UserError(
             "train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true"
         )
-    settings, events = config.train, prepared.train
-    retrieval = RetrievalModel(config.retrieval, prepared, settings.seed)
-    users, items = retrieval.query_tower.ids, retrieval.candidate_tower.ids
-    ready = build_ranking(config, prepared, reporter, users, items)
-    model = JointModel(retrieval, ready.model, settings.joint_ranking_weight)
+    settings, retrieval = config.train, build_retrieval(config, prepared)
+    tower = retrieval.model
+    ready = build_ranking(config, prepared, reporter, tower.query_tower.ids, tower.candidate_tower.ids)
+    model = JointModel(tower, ready.model, settings.joint_ranking_weight)
     model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
-    retriever = retrieval.retriever
-    windows = Windows(events, len(prepared.users), config.data.history_length, prepared.ordered)
-    retriever.history_length = windows.length
-    context = retriever.encode_context({name: tf.constant(column) for name, column in events.context.items()})
-    batch_size = min(settings.batch_size, len(events))
-    steps = steps_per_epoch(len(events), batch_size)
+    steps = retrieval.steps
 
     def batches(first: int) -> tf.data.Dataset:
-        return tf.data.Dataset.zip(
-            {
-                "retrieval": training_batches(
-                    events, windows, context, batch_size, settings.seed, first, settings.epochs
-                ),
-                "ranking": ready.batches(first * steps, settings.epochs * steps),
-            }
-        )
+        of_ranking = ready.batches(first * steps, settings.epochs * steps)
+        return tf.data.Dataset.zip({"retrieval": retrieval.batches(first), "ranking": of_ranking})
 
-    sample = validation_sample(prepared, settings.seed)
     ranking_loss = validator(ready.model, prepared.rated_validation)
-    traced = tf.function(retriever.queries, reduce_retracing=True)
 
     def validate() -> Metrics:
-        found = measure(scorer(retriever, prepared, traced), sample, prepared, settings.objective)
-        return {settings.objective: found, "ranking_loss": ranking_loss()["loss"]}
+        return retrieval.validate() | {"ranking_loss": ranking_loss()["loss"]}
 
     def describe_step(step: int) -> str:
         return f"in its ranking batch {describe_rows(ready.events, ready.rows(step).numpy(), prepared)}"
@@ -91,4 +75,5 @@ def train_joint(
     plan = FitPlan(settings.epochs, steps, settings.patience, settings.objective, maximise=True)
     with reporter.step("train jointly", settings.epochs * steps) as advance:
         fit(model, batches, validate, plan, workdir / "joint", advance, describe_step)
-    return retrieval, ready.model
+    tower.retriever.embedding.refresh()
+    return tower, ready.model

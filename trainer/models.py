@@ -1,6 +1,6 @@
-"""The retrieval model: two towers, and one inner product between what they and the blocks beside them give."""
+"""The retrieval model under training: the towers of a `Retriever` on the retrieval task, one step at a time."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,77 +8,19 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from trainer import losses
-from trainer.blocks import Block, BlockLayer
 from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
-from trainer.input_pipeline import Batch, context_key
-from trainer.negatives import Sampler
+from trainer.errors import UserError
+from trainer.input_pipeline import Batch
+from trainer.negatives import Hard, Sampler
 from trainer.registry import build
-from trainer.towers import CandidateTower, QueryTower
-
-
-class Retriever(tf.Module):
-    """What turns users and items into vectors: the towers, and beside them the blocks that a factorisation gave.
-
-    The vector of either side is its tower's output followed by the blocks', each scaled: one inner product scores all. This is the part
-    that is exported; it knows no loss and no optimizer.
-    """
-
-    def __init__(self, settings: RetrievalSettings, prepared: Prepared) -> None:
-        super().__init__()
-        self.history_length = 1  # events that the encoder reads; the fit sets it
-        self.candidate_tower = CandidateTower(settings, prepared)
-        self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
-        self.tower_scale = 1.0
-        self.blocks: list[BlockLayer] = []
-
-    def combine(self, tower_scale: float, blocks: Sequence[Block]) -> None:
-        """Sets the weight of the towers (0 leaves them out) and the blocks beside them."""
-        self.tower_scale = tower_scale
-        self.blocks = [BlockLayer(block) for block in blocks]
-
-    def queries(
-        self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
-    ) -> tf.Tensor:
-        """Returns query vectors `[batch, D]`: user rows `[batch]`, full histories (oldest first), encoded context columns."""
-        parts = [block.queries(history) for block in self.blocks]
-        if self.tower_scale:
-            recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
-            inputs = {"user": user, "history": recent} | {
-                context_key(name): column for name, column in context.items()
-            }
-            parts.insert(0, self.tower_scale * self.query_tower(inputs))
-        return tf.concat(parts, axis=1)
-
-    def candidates(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns candidate vectors `[n, D]` of item rows `[n]`, outside any graph."""
-        parts = [block.candidates(rows) for block in self.blocks]
-        if self.tower_scale:
-            parts.insert(0, self.candidate_tower(rows))
-        return tf.concat(parts, axis=1)
-
-    def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""
-        tower = self.query_tower.context
-        return {} if tower is None else tower.encode({name: raw[name] for name in tower.towers})
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Returns what the vectors consist of, part by part, for the metrics file."""
-        parts: list[dict[str, Any]] = (
-            [{"name": "towers", "scale": self.tower_scale}] if self.tower_scale else []
-        )
-        for layer in self.blocks:
-            block = layer.block
-            half_life = block.half_life if np.isfinite(block.half_life) else None
-            rank = int(block.candidates.shape[1])
-            parts.append(
-                {"name": block.name, "scale": float(block.scale), "rank": rank, "half_life_events": half_life}
-            )
-        return parts
+from trainer.retrieval_task import LEAST_TEMPERATURE, RetrievalTask
+from trainer.retriever import Retriever
+from trainer.similarity import candidate_side
 
 
 class RetrievalModel(tfrs.Model):
-    """The towers of a `Retriever` under training on `tfrs.tasks.Retrieval`."""
+    """Two towers and their loss. Batches hold single events with their histories, or whole sequences where the encoder reads those."""
 
     def __init__(self, settings: RetrievalSettings, prepared: Prepared, seed: int) -> None:
         super().__init__()
@@ -88,18 +30,39 @@ class RetrievalModel(tfrs.Model):
         self.retriever = Retriever(settings, prepared)
         self.candidate_tower = self.retriever.candidate_tower
         self.query_tower = self.retriever.query_tower
+        self.encoder: Any = self.query_tower.encoder
         counts = np.bincount(prepared.train.item, minlength=len(prepared.items))
         counts[0] = 0
+        negatives = settings.negatives
         self.sampler: Sampler = build(
-            "negatives",
-            settings.negatives.name,
-            settings.negatives.settings,
-            "retrieval.negatives",
-            counts=counts,
+            "negatives", negatives.name, negatives.settings, "retrieval.negatives", counts=counts
         )
-        self.task = tfrs.tasks.Retrieval(loss=losses.wrap(settings.loss.name, settings.loss.settings))
+        if isinstance(self.sampler, Hard):
+            self.sampler.prepare(len(prepared.users))
+        if self.by_sequence and settings.mask_positives:
+            raise UserError(
+                "retrieval.mask_positives: an encoder of whole sequences has no mask of positives yet"
+            )
+        self.log_temperature = tf.Variable(
+            np.log(settings.temperature), dtype=tf.float32, trainable=settings.learn_temperature
+        )
+        bounded = settings.similarity == "cosine" and settings.temperature >= LEAST_TEMPERATURE
+        self.task = RetrievalTask(
+            losses.wrap(settings.loss.name, settings.loss.settings, len(prepared.items) - 1),
+            self.sampler.in_batch and not self.by_sequence,
+            bounded and not settings.learn_temperature,
+        )
+        self.corrected = settings.loss.name == "softmax"
+        self.items = len(prepared.items)
+        lists = prepared.train.by_user(len(prepared.users))
+        self.positives = tf.RaggedTensor.from_row_splits(lists.items, lists.offsets, validate=False)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
+
+    @property
+    def by_sequence(self) -> bool:
+        """Returns whether a batch is whole sequences, every position predicted in one pass."""
+        return hasattr(self.encoder, "predict_each")
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """Returns the weighted mean loss of a batch; notes the first step whose loss was not finite.
@@ -108,45 +71,119 @@ class RetrievalModel(tfrs.Model):
         column: scores / temperature - log(probability) comes out of the one product, without a pass over the score matrix.
         """
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step])
-        negatives = self.sampler.draw(tf.cast(seed, tf.int32))
-        candidates = tf.concat([inputs["item"], negatives], axis=0)
-        candidate_vectors, history_vectors = self._vectors(
-            candidates, inputs["history"], seed if training else None
+        with self.retriever.embedding.step():
+            read = self._read_sequences if self.by_sequence else self._read_events
+            asked = read(inputs, seed, training)
+        if training:
+            self.sampler.after(asked.positives)
+        places, size, queries = asked.places, tf.size(asked.positives), self._chosen(asked)
+        queries = queries * tf.exp(-self.log_temperature)
+        positives, negatives = asked.vectors[:size], asked.vectors[size:]
+        if self.corrected:
+            queries = tf.concat([queries, tf.ones([size, 1])], axis=1)
+            correction = tf.math.log(self.sampler.probability(asked.rows, size))[:, None]
+            positives, negatives = (
+                tf.concat([vectors, -of], axis=1)
+                for vectors, of in ((positives, correction[:size]), (negatives, correction[size:]))
+            )
+        counted = tf.concat(
+            [tf.fill([size], int(self.task.in_batch)), tf.ones_like(asked.rows[size:])], axis=0
         )
-        queries = self.query_tower(self._drop_user(inputs, seed, training), history_vectors)
-        correction = tf.math.log(self.sampler.probability(candidates, tf.size(inputs["item"])))
-        loss = self.task(
-            tf.concat([queries / self.settings.temperature, tf.ones([tf.size(inputs["item"]), 1])], axis=1),
-            tf.concat([candidate_vectors, -correction[:, None]], axis=1),
-            compute_metrics=False,
-        )
-        loss = losses.without_repeats(loss, repeats(inputs["item"], candidates))
-        loss = tf.reduce_mean(loss * inputs["weight"])
+        counts = tf.math.unsorted_segment_sum(counted, places, tf.size(places))
+        mask = None if self.corrected and not self.settings.mask_positives else self._mask(asked)
+        loss = self.task(queries, positives, negatives, tf.gather(counts, places[:size]), mask)
+        loss = tf.reduce_sum(loss * asked.weight) / tf.maximum(tf.cast(size, tf.float32), 1.0)
         self._note(loss, training)
         return loss
 
-    def _vectors(
-        self, candidates: tf.Tensor, history: tf.Tensor, seed: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns candidate vectors `[n, dimension]` and, for the encoder, the history's `[batch, length, dimension]`."""
-        if self.query_tower.encoder is None:
-            vectors, of_history = self._embed(candidates, seed), None
-        else:
-            rows = tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
+    def _read_events(self, inputs: Batch, seed: tf.Tensor, training: bool) -> "Asked":
+        """Returns queries of single events, each from the history before it."""
+        item, history, encoder = inputs["item"], inputs["history"], self.encoder
+        negatives = self.sampler.draw(tf.cast(seed, tf.int32), inputs["user"])
+        candidates = tf.concat([item, negatives], axis=0)
+        rows = candidates if encoder is None else tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
+        vectors, places = self._embed(rows, seed, training)
+        encoded = None
+        if encoder is not None:
             split = [tf.size(candidates), tf.size(history)]
-            vectors, of_history = tf.split(self._embed(rows, seed), split)
+            vectors, of_history = tf.split(vectors, split)
             of_history = tf.reshape(of_history, [-1, history.shape[1], vectors.shape[-1]])
-        if self.candidate_tower.normalise:
-            vectors = tf.math.l2_normalize(vectors, axis=-1)
-        return vectors, of_history
+            encoded = encoder(of_history, history > 0)
+        queries = self.query_tower.fuse(self._drop_user(inputs, seed, training), encoded)
+        vectors = candidate_side(vectors, self.settings.similarity)
+        return Asked(
+            queries,
+            inputs["user"],
+            item,
+            candidates,
+            vectors,
+            places[: tf.size(candidates)],
+            inputs["weight"],
+        )
 
-    def _embed(self, rows: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Returns vectors of rows, each distinct row passing through the tower once."""
+    def _read_sequences(self, inputs: Batch, seed: tf.Tensor, training: bool) -> "Asked":
+        """Returns queries of every position that the encoder predicts, each row of it one query."""
+        sequence, encoder = inputs["sequence"], self.encoder
+        negatives = self.sampler.draw(tf.cast(seed, tf.int32), inputs["user"])
+        vectors, places = self._embed(
+            tf.concat([negatives, tf.reshape(sequence, [-1])], axis=0), seed, training
+        )
+        of_negatives, of_sequence = tf.split(vectors, [tf.size(negatives), tf.size(sequence)])
+        shape = tf.shape(sequence)
+        of_sequence = tf.reshape(of_sequence, [shape[0], shape[1], vectors.shape[-1]])
+        predictions, asked = encoder.predict_each(of_sequence, sequence > 0, tf.cast(seed, tf.int32))
+        where = tf.where(asked)
+        at = {name: tf.gather_nd(column, where) for name, column in inputs.items() if name not in ("user",)}
+        at["user"] = tf.gather(inputs["user"], where[:, 0])
+        queries = self.query_tower.fuse(self._drop_user(at, seed, training), tf.gather_nd(predictions, where))
+        vectors = tf.concat([tf.gather_nd(of_sequence, where), of_negatives], axis=0)
+        of_sequence = tf.reshape(places[tf.size(negatives) :], shape)
+        places = tf.concat([tf.gather_nd(of_sequence, where), places[: tf.size(negatives)]], axis=0)
+        return Asked(
+            queries,
+            at["user"],
+            at["sequence"],
+            tf.concat([at["sequence"], negatives], axis=0),
+            candidate_side(vectors, self.settings.similarity),
+            places,
+            at["weight"],
+        )
+
+    def _chosen(self, asked: "Asked") -> tf.Tensor:
+        """Returns one query vector an example: of several interests the one that answers for the positive."""
+        if asked.queries.shape.rank == 2:
+            return asked.queries
+        positives = asked.vectors[: tf.size(asked.positives)]
+        choose = getattr(self.encoder, "choose", nearest)
+        return choose(asked.queries, positives)
+
+    def _mask(self, asked: "Asked") -> tf.Tensor:
+        """Returns which candidates count for each query: not the positive's item again, and with `mask_positives` no item of the user's."""
+        size = tf.size(asked.positives)
+        others = asked.places if self.task.in_batch else asked.places[size:]
+        if self.settings.mask_positives:
+            owned = tf.gather(self.positives, asked.user)
+            column = tf.tensor_scatter_nd_max(tf.zeros([self.items], tf.int32), asked.rows[:, None], asked.places + 1)
+            owned = tf.stack(
+                [tf.cast(owned.value_rowids(), tf.int32), tf.gather(column, owned.flat_values)], axis=1
+            )
+            hits = tf.scatter_nd(owned, tf.ones_like(owned[:, 0]), [size, tf.size(asked.places) + 1])
+            mask = tf.gather(hits, others + 1, axis=1) == 0
+        else:
+            mask = asked.places[:size, None] != others[None, :]
+        return tf.linalg.set_diag(mask, tf.ones([size], tf.bool)) if self.task.in_batch else mask
+
+    def _embed(self, rows: tf.Tensor, seed: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the candidate tower's vectors of rows, and their places among the distinct rows, each of which passes the tower once."""
         distinct, places = tf.unique(rows)
         ids = distinct
-        if seed is not None and self.settings.id_dropout and not self.candidate_tower.is_table:
+        if training and self.settings.id_dropout and not self.candidate_tower.is_table:
             ids = self._dropped(distinct, seed + 1)
-        return tf.gather(self.candidate_tower.embed(distinct, ids), places)
+        vectors = self.candidate_tower.embed(distinct, ids)
+        if training and self.settings.dropout:
+            seed = tf.cast(seed + 3, tf.int32)
+            vectors = tf.nn.experimental.stateless_dropout(vectors, self.settings.dropout, seed)
+        return tf.gather(vectors, places), places
 
     def _drop_user(self, inputs: Batch, seed: tf.Tensor, training: bool) -> Batch:
         if not (training and self.settings.id_dropout):
@@ -165,8 +202,20 @@ class RetrievalModel(tfrs.Model):
         self.step.assign_add(1)
 
 
-def repeats(positives: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-    """Returns how often each of `positives` `[batch]` stands among `candidates` `[n]`, which hold it once already, beyond that."""
-    distinct, places, counts = tf.unique_with_counts(candidates)
-    del distinct
-    return tf.gather(counts, places[: tf.size(positives)]) - 1
+@dataclass(frozen=True)
+class Asked:
+    """What a batch asks, all that the loss needs: `n` queries, then candidates, the queries' positives first."""
+
+    queries: tf.Tensor  # [n, D] or [n, interests, D]
+    user: tf.Tensor  # [n]
+    positives: tf.Tensor  # [n] item rows
+    rows: tf.Tensor  # [n + negatives] item rows
+    vectors: tf.Tensor  # [n + negatives, D]
+    places: tf.Tensor  # [n + negatives] equal where the items are
+    weight: tf.Tensor  # [n]
+
+
+def nearest(interests: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
+    """Returns of each query's interests `[n, interests, D]` the one with the largest product with its positive `[n, D]`."""
+    best = tf.argmax(tf.einsum("nhd,nd->nh", interests, positive), axis=1)
+    return tf.gather(interests, best, batch_dims=1)

@@ -18,11 +18,17 @@ from trainer.errors import UserError
 _HOMES = {
     "source": "trainer.data",
     "encoder": "trainer.encoders",
+    "embedding": "trainer.encoders",
+    "fusion": "trainer.fusion",
+    "start": "trainer.starts",
     "loss": "trainer.losses",
     "negatives": "trainer.negatives",
     "baseline": "trainer.baselines",
     "rating_baseline": "trainer.baselines",
     "index": "trainer.index",
+    "ranking_network": "trainer.rankers",
+    "ranking_history": "trainer.rankers",
+    "ranking_heads": "trainer.rankers",
 }
 _PARTS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in _HOMES}
 _SEARCHED: set[str] = set()

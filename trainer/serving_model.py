@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.examples import Lists, Prepared
-from trainer.models import Retriever
+from trainer.retriever import Retriever
 from trainer.train_retrieval import in_blocks
 
 STRINGS = tf.TensorSpec([None], tf.string)

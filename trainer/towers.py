@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
+from trainer.dimension import dimension_of
 from trainer.features import ContextFeatures, StaticFeatures
 from trainer.input_pipeline import context_key
 from trainer.registry import build
+from trainer.similarity import candidate_side, query_side
 
 
 def dense_layers(widths: tuple[int, ...], dimension: int) -> list[tf.keras.layers.Layer]:
@@ -21,56 +25,83 @@ def dense_layers(widths: tuple[int, ...], dimension: int) -> list[tf.keras.layer
 
 
 class IdEmbedding(tf.keras.layers.Layer):
-    """Embeddings of trained rows; row 0 serves ids never seen, and every row beyond the trained ones."""
+    """Embeddings of trained rows; row 0 serves ids never seen, and every row beyond the trained ones.
 
-    def __init__(self, trained: int, dimension: int, l2: float) -> None:
+    `instead`: a table that stands for the trained one while it is set (what a graph made of it).
+    """
+
+    def __init__(self, trained: int, dimension: int, l2: float = 0.0, max_norm: float | None = None) -> None:
         super().__init__()
         self.trained = trained
         self.l2 = l2
+        self.max_norm = max_norm
+        self.instead: tf.Tensor | tf.Variable | None = None
         self.embedding = tf.keras.layers.Embedding(trained + 1, dimension)
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[..., dimension]` of rows `[...]`; adds the batch's share of the L2 penalty to the losses."""
-        vectors = self.embedding(tf.where(rows > self.trained, 0, rows))
+        rows = tf.where(rows > self.trained, 0, rows)
+        vectors = self.embedding(rows) if self.instead is None else tf.gather(self.instead, rows)
+        if self.max_norm is not None:
+            vectors = tf.clip_by_norm(vectors, self.max_norm, axes=-1)
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.reduce_sum(tf.square(vectors), axis=-1)))
         return vectors
 
+    def start_from(self, table: npt.NDArray[np.floating]) -> None:
+        """Sets the rows to those of `table` `[trained + 1, dimension]`, scaled to the length that random rows have."""
+        self.embedding.build(None)
+        random = self.embedding.get_weights()[0]
+        scale = np.linalg.norm(random, axis=1).mean() / max(np.linalg.norm(table, axis=1).mean(), 1e-12)
+        self.embedding.set_weights([(table * scale).astype(np.float32)])
+
+
+def id_embedding(settings: RetrievalSettings, trained: int, dimension: int) -> IdEmbedding:
+    """Returns a tower's id embedding as the settings regularise it."""
+    return IdEmbedding(trained, dimension, settings.l2, settings.max_norm)
+
+
+def fusion(settings: RetrievalSettings, dimension: int, names: list[str]) -> Any:
+    """Returns the layer that makes one vector of a tower's parts."""
+    part = settings.fusion
+    return build("fusion", part.name, part.settings, "retrieval.fusion", dimension=dimension, names=names)
+
 
 class CandidateTower(tf.keras.layers.Layer):
-    """Item rows to vectors: id embedding + item features, dense layers, L2 normalisation, each where set."""
+    """Item rows to vectors: id embedding and item features fused, dense layers, each where set."""
 
     def __init__(self, settings: RetrievalSettings, prepared: Prepared) -> None:
         super().__init__()
-        dimension, trained = settings.embedding_dimension, prepared.items.trained
-        self.ids = IdEmbedding(trained, dimension, settings.l2)
+        dimension, trained = dimension_of(settings, prepared), prepared.items.trained
+        self.ids = id_embedding(settings, trained, dimension)
         schema = prepared.schema.item if settings.features else ()
         self.features = StaticFeatures(schema, prepared.item_features, trained, dimension) if schema else None
+        names = ["id", *(feature.name for feature in schema)]
+        self.fusion: Any = fusion(settings, dimension, names) if schema else None
         self.dense = dense_layers(settings.layers, dimension)
-        self.normalise = settings.normalise
+        self.similarity = settings.similarity
 
     @property
     def is_table(self) -> bool:
-        """Returns whether the tower before normalisation is only an embedding table."""
+        """Returns whether the tower is only an embedding table."""
         return self.features is None and not self.dense
 
     def embed(self, rows: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns vectors before normalisation; `ids` stands for `rows` in the id embedding (id dropout)."""
+        """Returns what the history's encoder reads `[..., dimension]`; `ids` stands for `rows` in the id embedding (id dropout)."""
         vectors = self.ids(rows if ids is None else ids)
         if self.features is not None:
-            vectors += self.features(rows)
+            vectors = self.fusion({"id": vectors, **self.features.parts(rows)})
         for layer in self.dense:
             vectors = layer(vectors)
         return vectors
 
-    def call(self, rows: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns candidate vectors `[..., dimension]` of item rows int32 `[...]`."""
-        vectors = self.embed(rows, ids)
-        return tf.math.l2_normalize(vectors, axis=-1) if self.normalise else vectors
+    def call(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns candidate vectors of item rows int32 `[...]`."""
+        return candidate_side(self.embed(rows), self.similarity)
 
 
 class QueryTower(tf.keras.layers.Layer):
-    """User row, history and context to a query vector: whichever of them is there is summed, then dense layers.
+    """User row, history and context to query vectors: whichever of them is there is fused, then dense layers.
 
     The history is embedded by the candidate tower, so both sides read an item alike.
     """
@@ -79,13 +110,13 @@ class QueryTower(tf.keras.layers.Layer):
         self, settings: RetrievalSettings, prepared: Prepared, candidate_tower: CandidateTower
     ) -> None:
         super().__init__()
-        dimension, trained = settings.embedding_dimension, prepared.users.trained
+        dimension, trained = dimension_of(settings, prepared), prepared.users.trained
         self.candidate_tower = candidate_tower
-        self.ids = IdEmbedding(trained, dimension, settings.l2) if settings.user_id else None
+        self.ids = id_embedding(settings, trained, dimension) if settings.user_id else None
         schema = prepared.schema.user if settings.features else ()
         self.features = StaticFeatures(schema, prepared.user_features, trained, dimension) if schema else None
-        schema = prepared.schema.context if settings.features else ()
-        self.context = ContextFeatures(schema, prepared.train.context, dimension) if schema else None
+        context = prepared.schema.context if settings.features else ()
+        self.context = ContextFeatures(context, prepared.train.context, dimension) if context else None
         encoder = settings.encoder
         self.encoder = (
             build("encoder", encoder.name, encoder.settings, "retrieval.encoder")
@@ -93,27 +124,47 @@ class QueryTower(tf.keras.layers.Layer):
             else None
         )
         self.bias = self.add_weight(name="bias", shape=(dimension,), initializer="uniform")
+        named = [("id", settings.user_id), ("history", settings.history)]
+        names = [name for name, there in named if there]
+        names += [feature.name for feature in (*schema, *context)]
+        self.fusion: Any = fusion(settings, dimension, names) if names else None
         self.dense = dense_layers(settings.layers, dimension)
-        self.normalise = settings.normalise
+        self.similarity = settings.similarity
 
-    def call(self, inputs: Mapping[str, Any], history_vectors: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns query vectors `[batch, dimension]`.
+    def call(self, inputs: Mapping[str, Any]) -> tf.Tensor:
+        """Returns query vectors `[batch, D]`, or `[batch, interests, D]` from an encoder of several interests.
 
         `inputs`: `user` int32 `[batch]`, `history` int32 `[batch, length]` (right-padded with 0), and the encoded context columns.
-        `history_vectors` `[batch, length, dimension]` saves embedding the history when the caller has done it.
         """
-        user, history = inputs["user"], inputs["history"]
-        vectors = self.bias + tf.zeros([tf.size(user), 1])
+        history = inputs["history"]
+        encoded = None
         if self.encoder is not None:
-            if history_vectors is None:
-                history_vectors = self.candidate_tower.embed(history)
-            vectors += self.encoder(history_vectors, history > 0)
+            encoded = self.encoder(self.candidate_tower.embed(history), history > 0)
+        return self.fuse(inputs, encoded)
+
+    def fuse(self, inputs: Mapping[str, Any], encoded: tf.Tensor | None) -> tf.Tensor:
+        """Returns query vectors from an encoded history `[batch, dimension]` or `[batch, interests, dimension]` and the other inputs.
+
+        `user_id_row` in the inputs stands for `user` in the id embedding (id dropout).
+        """
+        user = inputs["user"]
+        parts = {}
         if self.ids is not None:
-            vectors += self.ids(inputs.get("user_id_row", user))
+            parts["id"] = self.ids(inputs.get("user_id_row", user))
+        if encoded is not None:
+            parts["history"] = encoded
         if self.features is not None:
-            vectors += self.features(user)
+            parts |= self.features.parts(user)
         if self.context is not None:
-            vectors += self.context({name: inputs[context_key(name)] for name in self.context.towers})
+            parts |= self.context.parts({name: inputs[context_key(name)] for name in self.context.towers})
+        if encoded is not None and encoded.shape.rank == 3:
+            parts = {name: _each(part, encoded) for name, part in parts.items()}
+        vectors = self.bias + (self.fusion(parts) if parts else tf.zeros([tf.size(user), 1]))
         for layer in self.dense:
             vectors = layer(vectors)
-        return tf.math.l2_normalize(vectors, axis=-1) if self.normalise else vectors
+        return query_side(vectors, self.similarity)
+
+
+def _each(part: tf.Tensor, interests: tf.Tensor) -> tf.Tensor:
+    """Returns a part `[batch, dimension]` once for each of the interests `[batch, interests, dimension]`."""
+    return part if part.shape.rank == 3 else part[:, None, :] + tf.zeros_like(interests)

@@ -1,9 +1,12 @@
 """Data, model and fit of the retrieval model, put together; and the trained model as something to evaluate."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import Config
@@ -11,44 +14,119 @@ from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import FitPlan, Metrics, fit, optimizer
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
-from trainer.models import RetrievalModel, Retriever
+from trainer.models import RetrievalModel
+from trainer.negatives import Hard
 from trainer.progress import Reporter
+from trainer.retriever import Retriever
+from trainer.sequences import Sequences, sequence_batches
 
 VALIDATION_CASES = 5_000  # at most, between epochs; the final figures use all
+MINING_BLOCK = 1_024  # users whose hard negatives are looked for at a time
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A retrieval model, and all that its fit needs."""
+
+    model: RetrievalModel
+    steps: int  # an epoch
+    batches: Callable[[int], tf.data.Dataset]
+    validate: Callable[[], Metrics]
+    describe_step: Callable[[int], str]
 
 
 def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> RetrievalModel:
     """Returns the towers with the weights of their best epoch on validation."""
-    settings, events = config.train, prepared.train
+    settings, ready = config.train, build_retrieval(config, prepared)
+    ready.model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
+    ready.model.compute_loss(next(iter(ready.batches(0))))  # builds the variables
+    plan = FitPlan(settings.epochs, ready.steps, settings.patience, settings.objective, maximise=True)
+    with reporter.step("train retrieval", settings.epochs * ready.steps) as advance:
+        fit(
+            ready.model,
+            ready.batches,
+            ready.validate,
+            plan,
+            workdir / "retrieval",
+            advance,
+            ready.describe_step,
+        )
+    ready.model.retriever.embedding.refresh()
+    return ready.model
+
+
+def build_retrieval(config: Config, prepared: Prepared) -> Ready:
+    """Returns the model, not trained, with its batches and its validation."""
+    settings, events = config.train, weighted(prepared.train, config.retrieval.event_half_life_days)
     model = RetrievalModel(config.retrieval, prepared, settings.seed)
-    windows = Windows(events, len(prepared.users), config.data.history_length, prepared.ordered)
-    model.retriever.history_length = windows.length
+    users, length, seed = len(prepared.users), config.data.history_length, settings.seed
     context = model.retriever.encode_context(
         {name: tf.constant(column) for name, column in events.context.items()}
     )
+    windows = Windows(events, users, length, prepared.ordered)
     batch_size = min(settings.batch_size, len(events))
-    steps = steps_per_epoch(len(events), batch_size)
-    model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
-    sample = validation_sample(prepared, settings.seed)
+    model.retriever.history_length = windows.length
+    if model.by_sequence:
+        sequences = Sequences(events, users, length, settings.batch_size, seed)
+        model.retriever.history_length = min(length, sequences.length)
+        steps = sequences.steps
+    else:
+        steps = steps_per_epoch(len(events), batch_size)
 
     def batches(first: int) -> tf.data.Dataset:
-        return training_batches(events, windows, context, batch_size, settings.seed, first, settings.epochs)
+        if model.by_sequence:
+            return sequence_batches(events, sequences, context, first, settings.epochs)
+        return training_batches(events, windows, context, batch_size, seed, first, settings.epochs)
 
+    def describe_step(step: int) -> str:
+        if model.by_sequence:
+            places, inside = sequences.places(tf.constant(step))
+            return describe_rows(events, tf.boolean_mask(places, inside).numpy(), prepared)
+        return describe_rows(events, batch_rows(step, len(events), batch_size, seed).numpy(), prepared)
+
+    sample = validation_sample(prepared, seed)
     traced = tf.function(model.retriever.queries, reduce_retracing=True)
 
     def validate() -> Metrics:
+        """Measures the epoch that ends, and prepares the next: mined negatives are the model's own mistakes."""
+        model.retriever.embedding.refresh()
+        if isinstance(model.sampler, Hard):
+            model.sampler.mine(lambda depth: best_wrong(model.retriever, prepared, traced, depth))
         value = measure(scorer(model.retriever, prepared, traced), sample, prepared, settings.objective)
         return {settings.objective: value}
 
-    def describe_step(step: int) -> str:
-        rows = batch_rows(step, len(events), batch_size, settings.seed).numpy()
-        return describe_rows(events, rows, prepared)
+    return Ready(model, steps, batches, validate, describe_step)
 
-    plan = FitPlan(settings.epochs, steps, settings.patience, settings.objective, maximise=True)
-    model.compute_loss(next(iter(batches(0))))  # builds the variables
-    with reporter.step("train retrieval", settings.epochs * steps) as advance:
-        fit(model, batches, validate, plan, workdir / "retrieval", advance, describe_step)
-    return model
+
+def weighted(events: Events, half_life_days: float | None) -> Events:
+    """Returns the events with weights that halve with every half-life before the latest one, of mean as before."""
+    if half_life_days is None:
+        return events
+    age = (events.timestamp.max() - events.timestamp) / 86_400.0
+    decay = np.power(0.5, age / half_life_days)
+    weight = (events.weight * decay / decay.mean()).astype(np.float32)
+    return Events(events.user, events.item, events.timestamp, events.rating, weight, events.context)
+
+
+def best_wrong(
+    retriever: Retriever, prepared: Prepared, traced: Any, depth: int
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """Returns the user rows with training events, and of each the `depth` items that score highest and are not theirs."""
+    lists = prepared.train.by_user(len(prepared.users))
+    users = np.flatnonzero(lists.lengths)
+    users = users[users > 0]
+    context = {name: column[lists.offsets[users]] for name, column in prepared.train.context.items()}
+    nothing = Lists(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
+    cases = Cases(users.astype(np.int32), lists.take(users), nothing, np.zeros(len(users), np.int64), context)
+    ask, found = scorer(retriever, prepared, traced), []
+    for first in range(0, len(users), MINING_BLOCK):
+        block = cases.take(np.arange(first, min(first + MINING_BLOCK, len(users))))
+        scores = ask.scores(block)
+        scores[:, 0] = -np.inf
+        scores[:, prepared.items.trained + 1 :] = -np.inf
+        scores[np.repeat(np.arange(len(block)), block.history.lengths), block.history.items] = -np.inf
+        found.append(np.argpartition(-scores, depth, axis=1)[:, :depth])
+    return users, np.concatenate(found)
 
 
 def validation_sample(prepared: Prepared, seed: int) -> Cases:

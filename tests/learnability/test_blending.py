@@ -11,7 +11,7 @@ from trainer.blocks import Block
 from trainer.config import with_settings
 from trainer.evaluate import measure
 from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
-from trainer.models import Retriever
+from trainer.retriever import Retriever
 from trainer.rehearsal import rehearsal
 from trainer.train_retrieval import ragged, scorer
 
