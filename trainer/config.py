@@ -1,12 +1,13 @@
 """Every setting, typed, with its one default and its unit. A TOML preset holds only the differences."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
@@ -63,7 +64,20 @@ class DataSettings(Settings):
     min_rating: float | None = (
         None  # retrieval takes events rated at least this as positives; None: all events
     )
+    dislike_rating: float | None = None  # an event rated at most this is a dislike; None: no rating is
+    # behaviour -> weight of its events: 0 leaves them out, below 0 they are dislikes; empty: all weigh 1
+    behaviours: dict[str, float] = Field(default_factory=dict)
     history_length: int = Field(50, ge=1)  # events that the history encoder reads, the latest kept
+
+    @model_validator(mode="after")
+    def _opinions_apart(self) -> "DataSettings":
+        least, most = self.min_rating, self.dislike_rating
+        if least is not None and most is not None and most >= least:
+            raise ValueError(f"data.dislike_rating={most} must be below data.min_rating={least}")
+        wrong = [name for name, weight in self.behaviours.items() if not math.isfinite(weight)]
+        if wrong:
+            raise ValueError(f"data.behaviours.{wrong[0]} must be a finite number")
+        return self
 
 
 class RetrievalSettings(Settings):
@@ -174,6 +188,29 @@ class EvaluateSettings(Settings):
     seed: int = 42
 
 
+class CascadeSettings(Settings):
+    """The stages of a recommendation: candidates are retrieved, ranked lightly, then deeply."""
+
+    retrieve: PositiveInt = 500  # candidates of the first stage
+    prerank: PositiveInt = 100  # of them, those that the deep stage sees
+    # what a stage's standardised score adds to retrieval's; 0 leaves the stage out; auto: by validation
+    light_weight: FiniteFloat | Literal["auto"] = "auto"
+    deep_weight: FiniteFloat | Literal["auto"] = "auto"
+    # milliseconds that a stage may take for one user; more is told at export
+    retrieve_budget_ms: float | None = Field(None, gt=0)
+    light_budget_ms: float | None = Field(None, gt=0)
+    deep_budget_ms: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _narrowing(self) -> "CascadeSettings":
+        if self.prerank > self.retrieve:
+            raise ValueError(
+                f"export.cascade.prerank={self.prerank} is more than export.cascade.retrieve={self.retrieve}; "
+                "each stage passes on at most what it gets"
+            )
+        return self
+
+
 class ExportSettings(Settings):
     """The bundle."""
 
@@ -184,6 +221,10 @@ class ExportSettings(Settings):
         "evaluated"  # known users' history: as the test saw it, or with the test events
     )
     keep_versions: int = Field(3, ge=1)
+    cascade: CascadeSettings = CascadeSettings()
+    # the item feature (category or bag) that requests may filter by; auto: the first one; none: no filter
+    category: str = "auto"
+    similar_users: bool = True  # keep every known user's query vector, for the signature of that name
 
 
 class TuneSettings(Settings):

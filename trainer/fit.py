@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.progress import Advance
 
 Metrics = dict[str, float]
+STEPS_PER_EXECUTION = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ def optimizer(name: str, learning_rate: float) -> tf.keras.optimizers.Optimizer:
     if name == "adam":
         return tf.keras.optimizers.Adam(learning_rate)
     return tf.keras.optimizers.Adagrad(learning_rate, initial_accumulator_value=0.1)
+
+
+def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: int) -> None:
+    """Compiles a model for `fit`: several steps go in one call, for Keras takes as long around a call as a step takes."""
+    model.compile(
+        optimizer=optimizer(name, learning_rate), steps_per_execution=min(STEPS_PER_EXECUTION, steps)
+    )
 
 
 def fit(

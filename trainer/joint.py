@@ -8,7 +8,7 @@ import tensorflow_recommenders as tfrs
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.fit import FitPlan, Metrics, fit, optimizer
+from trainer.fit import FitPlan, Metrics, fit, prepare_fit
 from trainer.input_pipeline import Batch
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
@@ -56,8 +56,8 @@ def train_joint(
     tower = retrieval.model
     ready = build_ranking(config, prepared, reporter, tower.query_tower.ids, tower.candidate_tower.ids)
     model = JointModel(tower, ready.model, settings.joint_ranking_weight)
-    model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
     steps = retrieval.steps
+    prepare_fit(model, settings.optimizer, settings.learning_rate, steps)
 
     def batches(first: int) -> tf.data.Dataset:
         of_ranking = ready.batches(first * steps, settings.epochs * steps)

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.examples import Events
+from trainer.errors import UserError
 from trainer.input_pipeline import Batch, context_key
 
 SHORTEST = 8  # events of the shortest bucket; each further one is twice as wide
@@ -21,6 +22,10 @@ class Sequences:
     def __init__(self, events: Events, users: int, length: int, batch_size: int, seed: int) -> None:
         starts, ends = runs(events.by_user(users).offsets, max(length, 2))
         size = ends - starts
+        if not len(size):
+            raise UserError(
+                "no user has two events to learn a sequence from; take an encoder of single events, such as mean"
+            )
         self.length = int(size.max(initial=2))
         widths = [min(SHORTEST, self.length)]
         while widths[-1] < self.length:

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sparse
 
+from trainer.baselines.implicit_library import models, one_blas_thread
 from trainer.data.examples import Floats, Prepared
-from trainer.errors import UserError
+from trainer.memory import require
 from trainer.registry import register
 
 Table = npt.NDArray[np.floating]
@@ -39,20 +40,11 @@ def svd(prepared: Prepared, dimension: int, damping: float = 0.4) -> Tables:
 @register("start", "als")
 def als(prepared: Prepared, dimension: int, regularization: float = 0.05, iterations: int = 15) -> Tables:
     """Returns the factors of implicit-feedback ALS (Hu et al. 2008), from the `implicit` library."""
-    try:
-        from implicit.als import AlternatingLeastSquares
-    except ImportError as error:
-        raise UserError(
-            "retrieval.start.name=als needs the package implicit: pip install implicit"
-        ) from error
-    model = AlternatingLeastSquares(
-        dimension,
-        regularization=regularization,
-        iterations=iterations,
-        random_state=0,
-        calculate_training_loss=False,
-    )
-    model.fit(_matrix(prepared), show_progress=False)
+    with one_blas_thread():
+        model = models("als").AlternatingLeastSquares(
+            dimension, regularization=regularization, iterations=iterations, random_state=0
+        )
+        model.fit(_matrix(prepared), show_progress=False)
     return Tables(np.asarray(model.item_factors), np.asarray(model.user_factors))
 
 
@@ -91,6 +83,10 @@ def _svd(matrix: sparse.csr_matrix, dimension: int) -> tuple[Floats, Floats, Flo
     from sklearn.utils.extmath import randomized_svd
 
     rank = min(dimension, *matrix.shape)
+    need = 8.0 * 4 * (rank + 10) * sum(matrix.shape)  # two sides, twice, in float64
+    require(
+        need, f"a start of {rank} factors", "set retrieval.start.name=random or a smaller embedding_dimension"
+    )
     left, values, right = randomized_svd(matrix, rank, n_iter=4, random_state=0)
     lacking = dimension - rank
     return (

@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
 from trainer.evaluate import FactorScorer, measure
-from trainer.fit import FitPlan, Metrics, fit, optimizer
+from trainer.fit import FitPlan, Metrics, fit, prepare_fit
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.models import RetrievalModel
 from trainer.negatives import Hard
@@ -38,7 +38,7 @@ class Ready:
 def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> RetrievalModel:
     """Returns the towers with the weights of their best epoch on validation."""
     settings, ready = config.train, build_retrieval(config, prepared)
-    ready.model.compile(optimizer=optimizer(settings.optimizer, settings.learning_rate))
+    prepare_fit(ready.model, settings.optimizer, settings.learning_rate, ready.steps)
     ready.model.compute_loss(next(iter(ready.batches(0))))  # builds the variables
     plan = FitPlan(settings.epochs, ready.steps, settings.patience, settings.objective, maximise=True)
     with reporter.step("train retrieval", settings.epochs * ready.steps) as advance:

@@ -15,11 +15,11 @@ from trainer.config import Config, Part
 from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.interactions import Schema
 from trainer.data.vocabulary import Vocabulary
-from trainer.fit import optimizer
+from trainer.fit import prepare_fit
 from trainer.input_pipeline import Windows, training_batches
 from trainer.models import RetrievalModel
 
-USERS, ITEMS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 40_000, 2_048, 64, 60, 5
+USERS, ITEMS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 40_000, 2_048, 64, 128, 5
 
 
 def run() -> dict[str, float]:
@@ -60,7 +60,7 @@ def ours(users: Any, items: Any) -> Callable[[], None]:
     )
     model = RetrievalModel(settings, prepared, 0)
     windows = Windows(events, len(prepared.users), 1, ordered=True)
-    model.compile(optimizer=optimizer("adagrad", 0.1))
+    prepare_fit(model, "adagrad", 0.1, STEPS)
 
     batches = training_batches(events, windows, {}, BATCH, 0, 0, 1)
     return lambda: model.fit(batches, verbose=0) and None

@@ -6,7 +6,9 @@ import scipy.sparse as sparse
 
 from trainer.blocks import Block
 from trainer.data.examples import Lists
-from trainer.factorisation import Ease, Factorisation, Spectral, Transitions, lagged, truncated_svd
+from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
+from trainer.svd import truncated_svd
+from trainer.transitions import lagged
 
 ITEMS = 12  # rows, the unknown's included
 

@@ -1,0 +1,91 @@
+"""Id embeddings by hand: messages over a graph of two users and three items, starts from factorisations, norm limits."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import registry
+from trainer.config import with_settings
+from trainer.errors import UserError
+from trainer.retriever import Retriever
+from trainer.towers import IdEmbedding
+
+PAIRS = (np.array([1, 1, 2, 2, 2]), np.array([1, 2, 2, 2, 3]))  # user 2 had item 2 twice: one edge
+
+
+def graph_of(**settings):
+    users, items = IdEmbedding(3, 2), IdEmbedding(4, 2)  # user 3 and item 4 have no edges
+    made = registry.build("embedding", "lightgcn", settings, users=users, items=items, pairs=PAIRS)
+    return made, users, items
+
+
+def test_messages_by_hand():
+    made, users, items = graph_of(layers=2)
+    users.embedding.set_weights([np.array([[9, 9], [1, 0], [0, 1], [4, 4]], np.float32)])
+    items.embedding.set_weights([np.array([[8, 8], [2, 0], [0, 2], [1, 1], [6, 6]], np.float32)])
+    made.refresh()
+    root = np.sqrt(2)
+    # degrees: users 2, 2; items 1, 2, 1. First round: user 1 = item 1 / sqrt(2 * 1) + item 2 / sqrt(2 * 2)
+    first_user = np.array([2, 0]) / root + np.array([0, 2]) / 2
+    first_items = [
+        np.array([1, 0]) / root,
+        np.array([1, 0]) / 2 + np.array([0, 1]) / 2,
+        np.array([0, 1]) / root,
+    ]
+    second_user = first_items[0] / root + first_items[1] / 2
+    wanted = (np.array([1, 0]) + first_user + second_user) / 3
+    np.testing.assert_allclose(users(tf.constant([1]))[0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(users(tf.constant([3]))[0], np.array([4, 4]) / 3, rtol=1e-6)
+    np.testing.assert_allclose(items(tf.constant([4, 0])), [[2, 2], [8 / 3, 8 / 3]], rtol=1e-6)
+
+
+def test_only_training_passes_gradients_through_the_graph():
+    for when, reached in (("training", True), ("inference", False)):
+        made, users, items = graph_of(layers=1, when=when)
+        with tf.GradientTape() as tape, made.step():
+            loss = tf.reduce_sum(users(tf.constant([1])) ** 2)
+        gradient = tape.gradient(loss, items.embedding.embeddings)
+        assert (gradient is not None) is reached
+
+
+def test_inference_reads_what_was_last_refreshed():
+    made, users, _ = graph_of(layers=1)
+    before = users(tf.constant([1])).numpy()
+    users.embedding.embeddings.assign_add(tf.ones_like(users.embedding.embeddings))
+    np.testing.assert_array_equal(users(tf.constant([1])), before)
+    made.refresh()
+    assert (users(tf.constant([1])).numpy() != before).all()
+
+
+def test_a_graph_needs_users_and_a_layer(tiny_config, tiny_prepared):
+    settings = {"retrieval.embedding": {"name": "lightgcn"}, "retrieval.user_id": False}
+    with pytest.raises(UserError, match=r"retrieval\.user_id=true"):
+        Retriever(with_settings(tiny_config, settings).retrieval, tiny_prepared)
+    with pytest.raises(UserError, match=r"embedding\.layers=0"):
+        graph_of(layers=0)
+
+
+def test_long_vectors_are_shortened():
+    table = IdEmbedding(2, 2, max_norm=1.0)
+    table.embedding.build(None)
+    table.embedding.set_weights([np.array([[3, 4], [0.3, 0.4], [0, 2]], np.float32)])
+    np.testing.assert_allclose(table(tf.constant([0, 1, 2])), [[0.6, 0.8], [0.3, 0.4], [0, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("start") if name != "random"])
+def test_a_start_puts_items_near_that_share_users(tiny_config, tiny_prepared, name):
+    """Items that many users share have nearer vectors than items that none share; dimension beyond the rank is filled with zeros."""
+    settings = with_settings(
+        tiny_config, {"retrieval.start": {"name": name}, "retrieval.embedding_dimension": 16}
+    )
+    retriever = Retriever(settings.retrieval, tiny_prepared)
+    items, train = tiny_prepared.items.trained, tiny_prepared.train
+    both = np.zeros((len(tiny_prepared.users), items + 1))
+    both[train.user, train.item] = 1
+    shared = (both.T @ both)[1:, 1:]
+    vectors = retriever.candidate_tower.ids(tf.range(1, items + 1)).numpy()
+    assert np.isfinite(vectors).all()
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    cosines, apart = unit @ unit.T, ~np.eye(items, dtype=bool)
+    often = shared >= np.quantile(shared[apart], 0.98)
+    assert cosines[often & apart].mean() > cosines[(shared == 0) & apart].mean() + 0.05

@@ -1,0 +1,75 @@
+"""Id embeddings that pass over the graph of users and items (LightGCN, He et al. 2020)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import UserError
+from trainer.registry import register
+
+
+@register("embedding", "lightgcn")
+class LightGCN(tf.Module):
+    """Both tables averaged with what `layers` rounds of messages between users and items make of them.
+
+    A message is divided by the square roots of both degrees; a node without edges keeps its own vector, shortened. `when`: "training"
+    passes them once a step, so that the vectors are trained through them; "inference" trains plain tables and passes messages only over
+    the result, which costs nothing while training. What inference reads is cached by `refresh`.
+    """
+
+    def __init__(
+        self,
+        users: Any,
+        items: Any,
+        pairs: Any,
+        layers: int = 3,
+        when: Literal["training", "inference"] = "training",
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise UserError(f"retrieval.embedding.layers={layers}; messages pass at least once, or use table")
+        self.tables, self.layers, self.when = (users, items), layers, when
+        for table in self.tables:
+            table.embedding.build(None)
+        edges = np.unique(np.stack(pairs, axis=1).astype(np.int64), axis=0)
+        edges = edges[(edges > 0).all(axis=1)]
+        sizes = [table.trained + 1 for table in self.tables]
+        degrees = [np.bincount(edges[:, side], minlength=sizes[side]) for side in (0, 1)]
+        weights = 1 / np.sqrt(degrees[0][edges[:, 0]] * degrees[1][edges[:, 1]])
+        self.graph = tf.SparseTensor(edges, weights.astype(np.float32), sizes)
+        self.made = [tf.Variable(table.embedding.embeddings, trainable=False) for table in self.tables]
+        self.refresh()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Surrounds the loss of a training step: the towers read vectors that messages have passed through."""
+        self._show(self._passed() if self.when == "training" else [None, None])
+        try:
+            yield
+        finally:
+            self._show(self.made)
+
+    def refresh(self) -> None:
+        """Makes what inference reads from the weights as they are now."""
+        for variable, table in zip(self.made, self._passed(), strict=True):
+            variable.assign(table)
+        self._show(self.made)
+
+    def _passed(self) -> list[tf.Tensor]:
+        """Returns both tables `[rows, dimension]` after all rounds, the average of every round and the start."""
+        now = [tf.convert_to_tensor(table.embedding.embeddings) for table in self.tables]
+        total = now
+        for _ in range(self.layers):
+            now = [
+                tf.sparse.sparse_dense_matmul(self.graph, now[1]),
+                tf.sparse.sparse_dense_matmul(self.graph, now[0], adjoint_a=True),
+            ]
+            total = [before + message for before, message in zip(total, now, strict=True)]
+        return [table / (self.layers + 1) for table in total]
+
+    def _show(self, tables: Any) -> None:
+        for table, made in zip(self.tables, tables, strict=True):
+            table.instead = made
