@@ -89,7 +89,7 @@ class RetrievalModel(tfrs.Model):
         counted = tf.concat(
             [tf.fill([size], int(self.task.in_batch)), tf.ones_like(asked.rows[size:])], axis=0
         )
-        counts = tf.math.unsorted_segment_sum(counted, places, tf.size(places))
+        counts = tf.math.unsorted_segment_sum(counted, places, tf.reduce_max(places) + 1)
         mask = None if self.corrected and not self.settings.mask_positives else self._mask(asked)
         loss = self.task(queries, positives, negatives, tf.gather(counts, places[:size]), mask)
         loss = tf.reduce_sum(loss * asked.weight) / tf.maximum(tf.cast(size, tf.float32), 1.0)

@@ -1,0 +1,106 @@
+"""Every encoder, loss, sampler, similarity, id embedding and start in a step of the real model: one loss, gradients, and scores."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import registry
+from trainer.config import with_settings
+from trainer.data.examples import Cases
+from trainer.errors import UserError
+from trainer.train_retrieval import build_retrieval, scorer, train_retrieval
+
+CHOICES = [
+    *({"encoder": {"name": name}} for name in registry.names("encoder")),
+    *({"loss": {"name": name}} for name in registry.names("loss")),
+    *({"negatives": {"name": name}} for name in registry.names("negatives") if name != "memory"),
+    {"negatives": {"name": "memory", "size": 64}},
+    *({"embedding": {"name": name}} for name in registry.names("embedding")),
+    *({"start": {"name": name}} for name in registry.names("start")),
+    *({"fusion": {"name": name}} for name in registry.names("fusion")),
+    *({"similarity": name} for name in ("cosine", "dot", "euclidean")),
+    {"encoder": {"name": "gru"}, "loss": {"name": "bpr"}, "negatives": {"name": "uniform"}},
+    {"encoder": {"name": "gru"}, "negatives": {"name": "memory", "size": 64}, "similarity": "euclidean"},
+    {"encoder": {"name": "mind"}, "loss": {"name": "hinge"}, "mask_positives": True},
+    {"learn_temperature": True, "l2": 0.01, "max_norm": 1.0, "dropout": 0.3, "layers": [8]},
+    {"event_half_life_days": 30.0},
+    {"user_id": False, "features": False, "encoder": {"name": "gru"}},
+]
+
+
+def names_of(choice):
+    return "-".join(str(one["name"] if isinstance(one, dict) else one) for one in choice.values())
+
+
+def prepared_model(config, choice, prepared):
+    small = {"retrieval.negatives.extra": 32} if "negatives" not in choice else {}
+    chosen = with_settings(config, small | {f"retrieval.{name}": value for name, value in choice.items()})
+    return build_retrieval(chosen, prepared)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=names_of)
+def test_a_step_has_a_loss_and_gradients_and_the_model_scores(tiny_config, tiny_prepared, choice):
+    ready = prepared_model(tiny_config, choice, tiny_prepared)
+    batch = next(iter(ready.batches(0)))
+    with tf.GradientTape() as tape:
+        loss = ready.model.compute_loss(batch, training=True)
+    assert loss.shape == []
+    assert np.isfinite(loss)
+    weights = ready.model.trainable_variables
+    gradients = tape.gradient(loss, weights)
+    idle = [weight.name for weight, one in zip(weights, gradients, strict=True) if one is None]
+    assert not idle, f"no gradient reaches {idle}"
+    assert all(np.isfinite(tf.convert_to_tensor(one)).all() for one in gradients)
+    ready.model.retriever.embedding.refresh()
+    cases: Cases = tiny_prepared.validation.take(np.arange(5))
+    scores = scorer(ready.model.retriever, tiny_prepared).scores(cases)
+    assert scores.shape == (5, len(tiny_prepared.items))
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"encoder": {"name": "transformer"}, "negatives": {"name": "uniform"}},
+        {"negatives": {"name": "hard", "depth": 5, "extra": 64}},
+        {"embedding": {"name": "lightgcn", "layers": 1}},
+    ],
+    ids=names_of,
+)
+def test_a_whole_fit_learns(tiny_config, tiny_prepared, tmp_path, quiet, choice):
+    settings = {f"retrieval.{name}": value for name, value in choice.items()}
+    config = with_settings(tiny_config, settings | {"train.epochs": 3, "train.batch_size": 256})
+    model = train_retrieval(config, tiny_prepared, tmp_path, quiet)
+    log = (tmp_path / "retrieval" / "epochs.csv").read_text().splitlines()
+    losses = [float(row.split(",")[log[0].split(",").index("loss")] or "nan") for row in log[2:]]
+    assert losses[-1] < losses[0]
+    assert int(model.step) > 0
+
+
+def test_mined_negatives_are_the_highest_items_that_are_not_the_users(tiny_config, tiny_prepared):
+    ready = prepared_model(tiny_config, {"negatives": {"name": "hard", "depth": 4}}, tiny_prepared)
+    ready.model.compute_loss(next(iter(ready.batches(0))))
+    ready.validate()
+    train = tiny_prepared.train
+    user = int(train.user[len(train) // 2])
+    mined = set(ready.model.sampler.mined.numpy()[user].tolist())
+    lists = train.by_user(len(tiny_prepared.users))
+    owned = lists.items[lists.offsets[user] : lists.offsets[user + 1]]
+    assert len(mined) == 4
+    assert not mined & {0, *owned.tolist()}
+
+
+def test_a_memory_above_the_events_is_refused_by_name(tiny_config, tiny_prepared):
+    with pytest.raises(UserError, match=r"retrieval\.negatives\.size=100000000"):
+        prepared_model(tiny_config, {"negatives": {"name": "memory", "size": 100_000_000}}, tiny_prepared)
+
+
+def test_older_events_weigh_half_a_half_life_later(tiny_prepared):
+    from trainer.train_retrieval import weighted
+
+    made = weighted(tiny_prepared.train, 10.0)
+    age = (made.timestamp.max() - made.timestamp) / 86_400
+    wanted = tiny_prepared.train.weight * 0.5 ** (age / 10.0)
+    np.testing.assert_allclose(made.weight / made.weight.max(), wanted / wanted.max(), rtol=1e-5, atol=1e-7)
+    assert made.weight.mean() == pytest.approx(tiny_prepared.train.weight.mean(), rel=1e-4)
