@@ -56,6 +56,12 @@ class RetrievalModel(tfrs.Model):
         self.items = len(prepared.items)
         lists = prepared.train.by_user(len(prepared.users))
         self.positives = tf.RaggedTensor.from_row_splits(lists.items, lists.offsets, validate=False)
+        against = prepared.negative.by_user(len(prepared.users))
+        self.disliked = (
+            tf.RaggedTensor.from_row_splits(against.items, against.offsets, validate=False)
+            if len(against.items) and settings.dislike_weight
+            else None
+        )
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
 
@@ -79,6 +85,7 @@ class RetrievalModel(tfrs.Model):
         places, size, queries = asked.places, tf.size(asked.positives), self._chosen(asked)
         queries = queries * tf.exp(-self.log_temperature)
         positives, negatives = asked.vectors[:size], asked.vectors[size:]
+        against = self._against(asked, queries, positives, seed) if self.disliked is not None else 0.0
         if self.corrected:
             queries = tf.concat([queries, tf.ones([size, 1])], axis=1)
             correction = tf.math.log(self.sampler.probability(asked.rows, size))[:, None]
@@ -91,7 +98,7 @@ class RetrievalModel(tfrs.Model):
         )
         counts = tf.math.unsorted_segment_sum(counted, places, tf.reduce_max(places) + 1)
         mask = None if self.corrected and not self.settings.mask_positives else self._mask(asked)
-        loss = self.task(queries, positives, negatives, tf.gather(counts, places[:size]), mask)
+        loss = self.task(queries, positives, negatives, tf.gather(counts, places[:size]), mask) + against
         loss = tf.reduce_sum(loss * asked.weight) / tf.maximum(tf.cast(size, tf.float32), 1.0)
         self._note(loss, training)
         return loss
@@ -157,13 +164,29 @@ class RetrievalModel(tfrs.Model):
         choose = getattr(self.encoder, "choose", nearest)
         return choose(asked.queries, positives)
 
+    def _against(
+        self, asked: "Asked", queries: tf.Tensor, positives: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the loss `[n]` of an item that each query's user dislikes, drawn anew each step, against the positive (as BPR has it)."""
+        lists: tf.RaggedTensor = self.disliked
+        number = tf.gather(lists.row_lengths(), asked.user)
+        drawn = tf.random.stateless_uniform(tf.shape(number), seed + 4) * tf.cast(number, tf.float32)
+        place = tf.gather(lists.row_starts(), asked.user) + tf.minimum(tf.cast(drawn, tf.int64), number - 1)
+        rows = tf.where(number > 0, tf.gather(lists.flat_values, tf.maximum(place, 0)), 0)
+        vectors = candidate_side(self.candidate_tower.embed(rows), self.settings.similarity)
+        above = tf.reduce_sum(queries * (vectors - positives), axis=1)
+        loss = tf.where(number > 0, tf.nn.softplus(above), 0.0)
+        return self.settings.dislike_weight * loss
+
     def _mask(self, asked: "Asked") -> tf.Tensor:
         """Returns which candidates count for each query: not the positive's item again, and with `mask_positives` no item of the user's."""
         size = tf.size(asked.positives)
         others = asked.places if self.task.in_batch else asked.places[size:]
         if self.settings.mask_positives:
             owned = tf.gather(self.positives, asked.user)
-            column = tf.tensor_scatter_nd_max(tf.zeros([self.items], tf.int32), asked.rows[:, None], asked.places + 1)
+            column = tf.tensor_scatter_nd_max(
+                tf.zeros([self.items], tf.int32), asked.rows[:, None], asked.places + 1
+            )
             owned = tf.stack(
                 [tf.cast(owned.value_rowids(), tf.int32), tf.gather(column, owned.flat_values)], axis=1
             )
