@@ -12,8 +12,9 @@ class Mind(tf.keras.layers.Layer):
     """Multi-interest network with dynamic routing (MIND, Li et al. 2019) over events in one shared bilinear map.
 
     The paper draws the first routing logits at random; here they are the events' products with one learned vector for each interest,
-    so a history has the same interests at every call. A history of fewer events than `interests` has as many as it has events, and
-    the others repeat the first, which changes no maximum over them. An empty history gives the answer to a capsule of zeros.
+    so a history has the same interests at every call. Events are read at length 1, or short vectors would never be told apart. A
+    history of fewer events than `interests` has as many as it has events, and the others repeat the first, which changes no maximum
+    over them. An empty history gives the answer to a capsule of zeros.
     """
 
     def __init__(self, interests: int = 4, iterations: int = 3, power: float = 10.0) -> None:
@@ -31,7 +32,9 @@ class Mind(tf.keras.layers.Layer):
             name="bilinear", shape=(dimension, dimension), initializer=tf.keras.initializers.Orthogonal()
         )
         self.first = self.add_weight(
-            name="first", shape=(self.interests, dimension), initializer="random_normal"
+            name="first",
+            shape=(self.interests, dimension),
+            initializer=tf.keras.initializers.RandomNormal(stddev=1.0),
         )
         self.inner = tf.keras.layers.Dense(2 * dimension, activation="relu")
         self.inner.build([None, dimension])
@@ -41,7 +44,7 @@ class Mind(tf.keras.layers.Layer):
 
     def call(self, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, interests, dimension]` from `[batch, length, dimension]` and the mask of real events."""
-        events = tf.tensordot(history, self.bilinear, 1)
+        events = tf.tensordot(tf.math.l2_normalize(history, axis=-1), self.bilinear, 1)
         active = tf.sequence_mask(tf.maximum(count(mask), 1), self.interests)
         capsules = self._routed(events, mask, active)
         capsules = tf.where(active[..., None], capsules, capsules[:, :1])
@@ -52,7 +55,7 @@ class Mind(tf.keras.layers.Layer):
         fixed = tf.stop_gradient(events)
         real = tf.cast(mask, events.dtype)[:, None]
         closed = tf.where(active, 0.0, NEVER)[..., None]
-        logits = tf.einsum("kd,bld->bkl", self.first, tf.math.l2_normalize(events, axis=-1))
+        logits = tf.einsum("kd,bld->bkl", self.first, events)
         for _ in range(self.iterations - 1):
             capsules = squashed(tf.matmul(tf.nn.softmax(logits + closed, axis=1) * real, fixed))
             logits += tf.matmul(capsules, fixed, transpose_b=True)
