@@ -67,7 +67,7 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
     batch_size = min(settings.batch_size, len(events))
     model.retriever.history_length = windows.length
     if model.by_sequence:
-        sequences = Sequences(events, users, length, settings.batch_size, seed)
+        sequences = Sequences(events, users, length + 1, settings.batch_size, seed)  # the last is only asked
         model.retriever.history_length = min(length, sequences.length)
         steps = sequences.steps
     else:
