@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PRESET ?= demo
+PRESETS ?= history-mean,sequence-gru,sequence-transformer
 WORKDIR ?= runs/$(PRESET)
 USER_ID ?= 1
 EXTRAS ?=
@@ -9,7 +10,7 @@ ARGS ?=
 LOCK := .ci/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train tune evaluate export serve recommend test test-all lint notebooks bench lock clean
+.PHONY: help install demo train tune evaluate export serve recommend test test-all lint notebooks bench evidence compare lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ train: install ## train, evaluate and export PRESET into WORKDIR
 tune: install ## search embedding dimension and temperature of PRESET
 	$(BIN)/python -m trainer tune --preset $(PRESET) $(ARGS)
 
+compare: install ## train PRESETS=a,b,c with three seeds, into one table and picture (runs/compare)
+	$(BIN)/python -m trainer compare --presets $(PRESETS) $(ARGS)
+
 evaluate: install ## measure the run in WORKDIR beside every baseline
 	$(BIN)/python -m trainer evaluate --workdir $(WORKDIR) --baselines $(ARGS)
 
@@ -67,6 +71,9 @@ notebooks: install ## execute the notebooks
 
 bench: install ## speed and memory against peers, as ratios: a table and bench.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+evidence: install ## the defaults against alternatives over several worlds: tests/benchmarks/EVIDENCE.md
+	$(BIN)/python -m tests.benchmarks.evidence $(ARGS)
 
 lock: install ## resolve setup.cfg anew and write the lock file
 	$(BIN)/python -m pip install --quiet uv

@@ -51,7 +51,10 @@ def _train(parsed: argparse.Namespace) -> None:
 def _evaluate(parsed: argparse.Namespace) -> None:
     from trainer import experiment
 
-    experiment.evaluate(parsed.workdir, parsed.overrides, all_baselines=parsed.baselines)
+    if parsed.bundle is not None or parsed.url is not None:
+        experiment.evaluate_served(parsed.workdir, parsed.overrides, parsed.bundle, parsed.url)
+    else:
+        experiment.evaluate(parsed.workdir, parsed.overrides, all_baselines=parsed.baselines)
 
 
 def _export(parsed: argparse.Namespace) -> None:
@@ -67,6 +70,12 @@ def _tune(parsed: argparse.Namespace) -> None:
     overrides = [*parsed.overrides, *([f"tune.trials={parsed.trials}"] if parsed.trials is not None else [])]
     config = load(parsed.preset, parsed.config, overrides)
     tune.run(config, parsed.workdir or Path("runs") / f"{config.name}-tune")
+
+
+def _compare(parsed: argparse.Namespace) -> None:
+    from trainer import compare
+
+    compare.run(parsed.presets.split(","), parsed.seeds, parsed.config, parsed.workdir, parsed.overrides)
 
 
 def _describe(parsed: argparse.Namespace) -> None:
@@ -125,13 +134,37 @@ def _parser() -> argparse.ArgumentParser:
         "measure a trained run again, beside baselines, and write its leaderboard",
     )
     _of_run(verb)
-    verb.add_argument(
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument(
         "--baselines", action="store_true", help="fit every registered baseline, not only the preset's"
     )
+    what.add_argument(
+        "--bundle", type=Path, help="measure an exported bundle on the run's test cases instead"
+    )
+    what.add_argument("--url", help="measure a running server, e.g. http://127.0.0.1:8501 (REST)")
 
     verb = _verb(verbs, "export", _export, "publish a trained run as a new version of its bundle")
     _of_run(verb)
     _gate(verb)
+
+    verb = _verb(
+        verbs,
+        "compare",
+        _compare,
+        "train several presets on the same data and seeds, in one table and picture",
+    )
+    verb.add_argument("--presets", required=True, help="names with commas between, e.g. demo,sequence-gru")
+    verb.add_argument(
+        "--seeds", type=int, default=3, help="seeds that each preset is trained with (default: 3)"
+    )
+    verb.add_argument("--config", type=Path, help="TOML file of settings, laid over every preset")
+    verb.add_argument(
+        "--workdir",
+        type=Path,
+        default=Path("runs/compare"),
+        help="where the runs are kept (default: runs/compare)",
+    )
+    _overrides(verb)
 
     verb = _verb(
         verbs, "describe", _describe, "infer a table's columns and print settings to paste into a TOML file"

@@ -5,8 +5,8 @@ training.
 import numpy as np
 import numpy.typing as npt
 
+from trainer.answers import Answers
 from trainer.data.examples import Cases, Prepared
-from trainer.scoring import Answers
 
 _ALIKE = 0.05  # share of cases with one score for everything from which it is worth a line
 _SAME = 0.95  # share of cases with one and the same order

@@ -3,14 +3,9 @@ they cost.
 """
 
 import json
-import resource
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +15,7 @@ from trainer.baselines.fitting import with_validation
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
 from trainer.evaluate import Report, compare
+from trainer.memory import Cost, costing
 from trainer.progress import Reporter
 
 MODEL = "model"  # the row that the others are compared with
@@ -28,77 +24,92 @@ _SHOWN = {
     "ranking": ("rmse", "mae", "auc", "log_loss", "list_ndcg"),
 }
 _SMALLER = ("rmse", "mae", "log_loss")
-_MEGABYTE = 2**20
+_OURS = (MODEL, "bundle", "server")
+_LEFT_OUT = "left_out"
+_Report = TypeVar("_Report", bound=Report)
 
 
-@dataclass
-class Cost:
-    """What a fit took: seconds, megabytes of memory above what was in use before, and the settings it
-    chose.
-    """
-
-    seconds: float = 0.0
-    memory_mb: float = 0.0
-    chosen: Mapping[str, float] | None = None
-
-
-def fit(kind: str, name: str, prepared: Prepared, reporter: Reporter) -> tuple[Any, Cost] | None:
-    """Returns the baseline `name` of a `kind` fitted, and its cost; None, after a line, where it cannot be
-    had here.
+def enter(
+    kind: str, name: str, prepared: Prepared, reporter: Reporter, measure: Callable[[Any], _Report]
+) -> tuple[_Report | None, Cost]:
+    """Returns the report of the baseline `name` of a `kind`, fitted and measured, and the cost of its fit.
 
     Settings are chosen on validation; then the baseline learns once more with the validation events, so
-    that the test finds it at its best. Raises `UserError` for an unknown name.
+    that the test finds it at its best. Where it cannot be had here, or fails, there is no report: a line
+    says why, the cost keeps the reason, and the run goes on. Raises `UserError` for an unknown name.
     """
-    baseline = registry.build(kind, name, {})
+    baseline, cost = registry.build(kind, name, {}), Cost()
     try:
         with reporter.step(f"baseline {name}"), costing() as cost:
             fitted = baseline.fit(prepared)
             if len(prepared.before_test) > len(prepared.train):
                 again = registry.build(kind, name, baseline.chosen)
                 fitted = again.fit(with_validation(prepared))
-    except (UserError, MemoryError) as error:
-        reporter.say(f"baseline {name} is left out: {str(error) or 'out of memory'}")
-        return None
-    cost.chosen = dict(baseline.chosen)
-    return fitted, cost
+        cost.chosen = dict(baseline.chosen)
+        return measure(fitted), cost
+    except Exception as error:  # one baseline, its library included, ends no run
+        cost.left_out = _reason(error)
+        reporter.say(f"baseline {name} is left out: {cost.left_out}")
+        return None, cost
 
 
-@contextmanager
-def costing() -> Iterator[Cost]:
-    """Yields a cost that is filled in at the end of the block."""
-    cost = Cost()
-    before, start = _resident(restart=True), time.perf_counter()
-    yield cost
-    cost.seconds = time.perf_counter() - start
-    cost.memory_mb = max(0.0, (_resident() - before) / _MEGABYTE)
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory {error}".strip()
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def write(
-    retrieval: Mapping[str, Report],
-    ranking: Mapping[str, Report],
-    costs: Mapping[str, Cost],
+    reports: Mapping[str, Mapping[str, Report]],
+    costs: Mapping[str, Mapping[str, Cost]],
+    objectives: Mapping[str, str],
     workdir: Path,
     console: Console | None = None,
-    objective: str = "ndcg@10",
-    ranking_objective: str = "rmse",
 ) -> None:
     """Writes `leaderboard.json` and `leaderboard.md` into `workdir`, rows best first, and shows them on
     `console`.
 
-    The row `model`, if there is one, is what the others are compared with: `difference` is theirs - the
-    model's in the objective, with a 95 % interval of the paired bootstrap.
+    `reports` and `costs` are by task ("retrieval", "ranking") and name, `objectives` the metric that orders
+    each task. The row `model`, if there is one, is what the others are compared with: `difference` is theirs
+    - the model's in the objective, with a 95 % interval of the paired bootstrap.
     """
-    board, text = {}, []
-    for task, reports, metric in (
-        ("retrieval", retrieval, objective),
-        ("ranking", ranking, ranking_objective),
-    ):
-        if reports:
-            board[task] = rows(reports, costs, metric)
-            header, lines = _cells(board[task], task, metric)
-            text.append(_markdown(task, metric, header, lines))
-            if console is not None:
-                console.print(_table(task, header, lines, console.width))
+    board: dict[str, Any] = {
+        task: rows(found, costs.get(task, {}), objectives[task]) for task, found in reports.items()
+    }
+    board = {task: found for task, found in board.items() if found}
+    every = [(name, cost) for by_name in costs.values() for name, cost in by_name.items()]
+    board[_LEFT_OUT] = {name: cost.left_out for name, cost in every if cost.left_out}
+    _save(board, objectives, workdir, console)
+
+
+def add(
+    workdir: Path, name: str, report: Report, objectives: Mapping[str, str], console: Console | None = None
+) -> None:
+    """Puts one more retrieval row into the leaderboard of `workdir`, or in the place of its namesake."""
+    kept = workdir / "leaderboard.json"
+    board = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    others = [row for row in board.get("retrieval", []) if row["name"] != name]
+    board["retrieval"] = _sorted(
+        [*others, *rows({name: report}, {}, objectives["retrieval"])], objectives["retrieval"]
+    )
+    _save(board, objectives, workdir, console)
+
+
+def _save(
+    board: Mapping[str, Any], objectives: Mapping[str, str], workdir: Path, console: Console | None
+) -> None:
+    text = []
+    for task in _SHOWN:
+        if not board.get(task):
+            continue
+        header, lines = _cells(board[task], task, objectives[task])
+        text.append(_markdown(task, objectives[task], header, lines) + _remarks(board[task]))
+        if console is not None:
+            console.print(_table(task, header, lines, console.width))
+    if board.get(_LEFT_OUT):
+        reasons = "\n".join(f"- {name}: {reason}" for name, reason in board[_LEFT_OUT].items())
+        text.append(f"## Left out\n\n{reasons}\n")
     (workdir / "leaderboard.json").write_text(json.dumps(board, indent=2) + "\n", encoding="utf-8")
     (workdir / "leaderboard.md").write_text("# Leaderboard\n\n" + "\n".join(text), encoding="utf-8")
 
@@ -117,6 +128,10 @@ def rows(reports: Mapping[str, Report], costs: Mapping[str, Cost], objective: st
             gap = compare(report, reports[MODEL], objective)
             row["difference"] = [gap.difference, gap.low, gap.high]
         found.append(row)
+    return _sorted(found, objective)
+
+
+def _sorted(found: list[dict[str, Any]], objective: str) -> list[dict[str, Any]]:
     sign = 1 if objective in _SMALLER else -1
     return sorted(found, key=lambda row: sign * row[objective] if objective in row else float("inf"))
 
@@ -159,6 +174,16 @@ def _markdown(task: str, objective: str, header: list[str], lines: list[list[str
     return f"## {task.capitalize()}, by {objective} (95 % intervals over users)\n\n{body}\n"
 
 
+def _remarks(board: list[dict[str, Any]]) -> str:
+    """Returns the alarms of every row, and what there is to know about the model's, as a list."""
+    lines = [
+        f"- {row['name']}: {line}"
+        for row in board
+        for line in [*row["alarms"], *(row["notes"] if row["name"] in _OURS else ())]
+    ]
+    return "\n".join(["", *lines, ""]) if lines else ""
+
+
 def _table(task: str, header: list[str], lines: list[list[str]], width: int) -> Table:
     """Returns the table for the terminal; the last columns give way on a narrow one, and the file has them all."""
     shown = 1 + max(3, min(len(header) - 1, (width - 30) // 18))
@@ -168,18 +193,3 @@ def _table(task: str, header: list[str], lines: list[list[str]], width: int) -> 
     for cells in lines:
         table.add_row(*cells[:shown], style="bold" if cells[0] == MODEL else None)
     return table
-
-
-def _resident(restart: bool = False) -> int:
-    """Returns the peak of the process's memory in bytes; with `restart` the peak starts anew where Linux
-    allows it.
-    """
-    status = Path("/proc/self/status")
-    try:
-        if restart:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -58,8 +58,8 @@ def by_column(
     asked, wanted, lines = {}, {}, []
     for name in columns:
         side, feature = _find(prepared.schema, name)
-        if feature.kind == "text":
-            lines.append(f"no slices by {name}: it is text")
+        if feature.kind in ("text", "vector"):
+            lines.append(f"no slices by {name}: it is {feature.kind}")
         elif side == "item":
             wanted[name] = _masks(feature, _at(prepared.item_features[name], items))
         elif side == "user":
@@ -95,9 +95,9 @@ def of_events(events: Events, prepared: Prepared, columns: Sequence[str]) -> tup
 
 def labels_of(feature: Feature, value: object) -> list[str]:
     """Returns the labels of a category's or a bag's raw value; a bag is a list, or a text parted by `|`."""
-    if feature.kind == "bag" and isinstance(value, list | tuple | np.ndarray):
+    if feature.kind in ("bag", "ids") and isinstance(value, list | tuple | np.ndarray):
         return [str(label) for label in value if label]
-    if feature.kind == "bag":
+    if feature.kind in ("bag", "ids"):
         return [label for label in str(value or "").split("|") if label]
     return [str(value)] if value is not None and value != "" else []
 
@@ -117,7 +117,7 @@ def _at(values: Raw, rows: npt.NDArray[np.integer]) -> Raw:
 
 
 def _masks(feature: Feature, values: Raw) -> dict[str, Mask]:
-    if feature.kind in ("number", "time"):
+    if feature.kind in ("number", "count", "time"):
         return _quartiles(np.asarray(values, np.float64))
     return _labels([labels_of(feature, value) for value in values])
 

@@ -29,10 +29,10 @@ from trainer.data.examples import Prepared
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
-from trainer.experiment import claim, replace
 from trainer.fit import forget
 from trainer.progress import Reporter
 from trainer.train_retrieval import scorer, train_retrieval, validation_sample
+from trainer.workdir import claim, replace
 
 matplotlib.use("Agg")
 

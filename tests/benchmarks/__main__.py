@@ -18,6 +18,12 @@ BARS = {  # key -> the ratio to reach
     "training_examples_vs_tutorial": 1.4,
     "training_examples_vs_matrix_products": 0.4,
     "evaluation_times_factorized_top_k": 50.0,
+    "als_recall_limit_over_fit_times": 1.0,
+    "als_final_recall": 1.0,
+    "growth_time_per_example_by_interactions": 1.0,
+    "growth_memory_by_interactions": 1.0,
+    "growth_time_per_example_by_items": 1.0,
+    "growth_memory_by_items": 1.0,
     "client_start_limit_over_rest": 1.0,
     "client_start_limit_over_grpc": 1.0,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("train", "tune", "evaluate", "export", "describe", "presets")
+VERBS = ("train", "tune", "evaluate", "export", "compare", "describe", "presets")
 HEAVY = ("tensorflow", "keras", "tf_keras", "keras_tuner", "scipy", "sklearn", "polars", "matplotlib")
 LOOK = f"""
 import sys
@@ -23,6 +23,7 @@ SAID = {
     "tune": ("--trials", "--preset", "Keras Tuner"),
     "evaluate": ("--workdir", "--baselines", "every registered baseline"),
     "export": ("--workdir", "new version", "--allow-below-baseline"),
+    "compare": ("--presets", "--seeds", "--config", "runs/compare", "SETTING=VALUE"),
     "describe": ("CSV", "paste"),
     "presets": ("list the presets",),
 }  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import Table, events, lists
 
+from trainer import beyond_accuracy, metrics
 from trainer.config import EvaluateSettings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
@@ -278,3 +279,63 @@ def test_ranking_without_labels_or_with_bad_predictions_is_said(prepared):
 def test_constant_predictions_have_an_auc_of_one_half(prepared):
     report = evaluate_ranking(np.ones(5, np.float32), prepared.rated_test, prepared, EvaluateSettings())
     assert report.values["auc"] == 0.5
+
+
+def test_empty_slices_are_named_and_have_no_figures(prepared):
+    report = evaluate_retrieval(Table(SCORES), prepared.test, prepared, PLAIN)
+    line = next(line for line in report.notes if line.startswith("slices without cases"))
+    assert (
+        line
+        == "slices without cases: history_length 0, history_length 5-19, history_length 20+, item_popularity head"
+    )
+    assert report.slices["item_popularity"]["head"] == {"cases": 0, "intervals": {}}
+    ranked = evaluate_ranking(np.ones(5, np.float32), prepared.rated_test, prepared, EvaluateSettings())
+    assert any(line.startswith("slices without events: ") for line in ranked.notes)
+    nothing = evaluate_retrieval(Table(SCORES), prepared.test.take(np.arange(0)), prepared, PLAIN)
+    assert nothing.notes == ["no cases to evaluate"]
+
+
+class Top:
+    """Gives the best k of a table and nothing else."""
+
+    def __init__(self, table):
+        self.table = np.asarray(table, np.float32)
+
+    def top(self, cases, k):
+        own = np.array(self.table[cases.user - 1])
+        own[:, 0] = -np.inf
+        for case in range(len(cases)):
+            own[
+                case, cases.history.items[cases.history.offsets[case] : cases.history.offsets[case + 1]]
+            ] = -np.inf
+        order = np.argsort(-own, axis=1, kind="stable")[:, :k]
+        scores = np.take_along_axis(own, order, axis=1)
+        return np.where(scores > -np.inf, order, 0).astype(np.int32), scores
+
+
+def test_what_lists_cannot_tell_is_left_out_and_said(prepared):
+    exact = evaluate_retrieval(Table(SCORES), prepared.test, prepared, PLAIN)
+    listed = evaluate_retrieval(Top(SCORES), prepared.test, prepared, PLAIN)
+    assert set(exact.values) - set(listed.values) == {"mrr"}
+    assert {name: listed.values[name] for name in exact.values if name != "mrr"} == pytest.approx(
+        {name: value for name, value in exact.values.items() if name != "mrr"}
+    )
+    assert listed.values["mrr@3"] == exact.values["mrr"]  # here everything that is found is found by rank 3
+    assert listed.notes[0].startswith("only lists of 3 were given: mrr cannot be had from them")
+    assert "mrr" not in listed.slices["history_length"]["1-4"]
+
+
+def test_all_accuracies_agree_with_and_without_the_whole_report(prepared):
+    lists = accuracy(Top(SCORES), prepared.test, prepared, (1, 2, 3))
+    scores = accuracy(Table(SCORES), prepared.test, prepared, (1, 2, 3))
+    assert lists.pop("mrr@3") == scores.pop("mrr")
+    assert lists == scores
+
+
+def test_coverage_of_every_cutoff_comes_from_one_pass():
+    random = np.random.default_rng(0)
+    shown = random.integers(0, 40, (25, 8)).astype(np.int32)
+    cutoffs = (1, 3, 8, 20)
+    assert beyond_accuracy._coverages(shown, 39, cutoffs) == [
+        metrics.coverage(shown[:, :k], 39) for k in cutoffs
+    ]

@@ -1,15 +1,19 @@
 """Exact ranks and lists, against a sort of every row."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import Table, lists
 
-from trainer import scoring
+from trainer import answers, memory
+from trainer.answers import answer
+from trainer.counting import top_rows
 from trainer.data.examples import Cases
 from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
 from trainer.metrics import MISSED
-from trainer.scoring import FactorScorer, IdLists, answer, top_rows
+from trainer.scoring import FactorScorer, IdLists
 
 
 def cases_of(histories, positives, users=None):
@@ -30,7 +34,7 @@ def by_sorting(scores, history, positives):
 @pytest.mark.parametrize("levels", [3, 50, 10**6])  # few levels: ties everywhere
 @pytest.mark.parametrize("block", [1, 2**20])
 def test_ranks_equal_a_full_sort(monkeypatch, levels, block):
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", block)
+    monkeypatch.setattr(answers, "BLOCK_BYTES", block)
     random = np.random.default_rng(levels)
     table = random.integers(0, levels, (30, 301)).astype(np.float32)
     draw = [random.choice(np.arange(1, 301), 60, replace=False).tolist() for _ in range(30)]
@@ -63,7 +67,7 @@ def test_threads_change_nothing(monkeypatch):
     table = random.normal(size=(64, 200)).astype(np.float32)
     cases = cases_of([[1, 2]] * 64, [[3, 4, 5]] * 64)
     alone = answer(Table(table), cases, 199, 5)
-    monkeypatch.setattr(scoring, "_MUCH", 0)
+    monkeypatch.setattr(answers, "_MUCH", 0)
     together = answer(Table(table), cases, 199, 5)
     np.testing.assert_array_equal(alone.ranks, together.ranks)
     np.testing.assert_array_equal(alone.lists, together.lists)
@@ -74,6 +78,15 @@ def test_masked_unknown_and_impossible_positives_are_missed():
     found = answer(Table(scores), cases_of([[1]], [[1, 0, 4, 2]]), 4, 3)
     assert found.ranks.tolist() == [MISSED, MISSED, MISSED, 2]
     assert found.lists.tolist() == [[3, 2, 0]]
+
+
+def test_what_a_user_dislikes_is_masked_like_what_they_had():
+    cases = dataclasses.replace(cases_of([[1], [2]], [[4], [4]]), disliked=lists([[], [5, 1]]))
+    table = [[0, 9, 8, 3, 5, 7], [0, 9, 8, 3, 5, 7]]
+    for model in (Table(table), Lists(table)):
+        found = answer(model, cases, 5, 3)
+        assert found.lists.tolist() == [[2, 5, 4], [4, 3, 0]]
+        assert found.ranks.tolist() == [3, 1]
 
 
 def test_equal_scores_put_the_positive_last():
@@ -127,6 +140,47 @@ def test_factor_scorer_is_an_inner_product_and_a_maximum_over_interests():
     np.testing.assert_allclose(one, queries[:, 0] @ candidates.T + bias, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("interests", [None, 1, 3])
+def test_products_in_threads_give_the_ranks_of_a_full_sort(monkeypatch, interests):
+    """Vectors of small integers: products are exact, ties are many, and any two routes must agree to the rank."""
+    monkeypatch.setattr(answers, "_MUCH", 0)
+    monkeypatch.setattr(answers, "BLOCK_BYTES", 4 * 301 * 16)
+    random = np.random.default_rng(interests)
+    shape = (40, 4) if interests is None else (40, interests, 4)
+    queries, candidates = random.integers(-3, 4, shape), random.integers(-3, 4, (301, 4))
+    whole = queries @ candidates.T if interests is None else (queries @ candidates.T).max(axis=1)
+    draw = [random.choice(np.arange(1, 301), 12, replace=False).tolist() for _ in range(40)]
+    cases = cases_of([row[:8] for row in draw], [row[8:] for row in draw])
+    scorer = FactorScorer(lambda some: queries[some.user - 1], candidates)
+    found, table = answer(scorer, cases, 300, 10), answer(Table(whole), cases, 300, 10)
+    for case in range(40):
+        own = sorted(found.ranks[4 * case : 4 * case + 4].tolist())
+        assert own == by_sorting(whole[case], set(draw[case][:8]), draw[case][8:])
+    np.testing.assert_array_equal(found.lists, table.lists)
+    np.testing.assert_array_equal(found.orders, table.orders)
+
+
+def test_several_interests_with_a_bias_take_the_best_one():
+    random = np.random.default_rng(1)
+    queries, candidates = random.normal(size=(3, 4, 8)), random.normal(size=(11, 8))
+    bias = random.normal(size=11).astype(np.float32)
+    cases = cases_of([[]] * 3, [[1]] * 3)
+    found = FactorScorer(lambda some: queries[some.user - 1], candidates, bias).scores(cases)
+    np.testing.assert_allclose(found, (queries @ candidates.T).max(axis=1) + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_cases():
+    """4,000 cases by 20,001 items are 320 MB of scores; two blocks of them must do."""
+    random = np.random.default_rng(0)
+    queries = random.normal(size=(4_000, 4)).astype(np.float32)
+    scorer = FactorScorer(lambda some: queries[some.user - 1], random.normal(size=(20_001, 4)))
+    cases = cases_of([[1]] * 4_000, [[2]] * 4_000)
+    answer(scorer, cases.take(np.arange(1)), 20_000, 5)
+    with memory.costing() as cost:
+        answer(scorer, cases, 20_000, 5, only_ranks=True)
+    assert cost.memory_mb < 200
+
+
 class Lists:
     """A server over a table: masked histories, lists and scores only."""
 
@@ -164,8 +218,8 @@ def test_a_served_answer_goes_through_ids():
     users, items = Vocabulary(("u", "v"), 2), Vocabulary(("a", "b", "c"), 3)
     asked = []
 
-    def ask(names, histories, k):
-        asked.append((names, histories, k))
+    def ask(requests, k):
+        asked.append((requests.users, requests.histories, k))
         return [["c", "b"], ["a"]], [[2.0, 1.0], [0.5]]
 
     cases = cases_of([[1], [2, 0, 3]], [[2], [1]], users=np.array([2, 0]))

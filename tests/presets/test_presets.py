@@ -86,6 +86,8 @@ def source(config: Config, folder: Path) -> dict[str, object]:
             "data.source.users": USERS,
             "data.source.items": ITEMS + 20,
         }
+    if part.name in ("chain", "two_tastes", "communities"):
+        return {"data.source.users": USERS}
     if part.name == "movielens":
         return {"data.source.path": movielens(folder, part.settings.get("version", "latest-small"))}
     return {"data.source.path": table(folder)}
@@ -132,6 +134,8 @@ def test_the_header_says_what_it_is(name):
     assert header and len(header[0]) > 20
     for command in re.findall(r"-m trainer train --preset (\S+)", "\n".join(header)):
         assert command == name
+    for others in re.findall(r"-m trainer compare --presets (\S+)", "\n".join(header)):
+        assert {name, *others.split(",")} <= set(NAMES)
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from trainer.baselines.fitting import choose, given, histories, interactions
+from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.baselines.implicit_library import models, one_blas_thread
 from trainer.data.examples import Cases, Floats, Prepared
+from trainer.memory import require
 from trainer.registry import register
 from trainer.scoring import FactorScorer
 
@@ -38,6 +39,7 @@ class Als:
     def fit(self, prepared: Prepared) -> FactorScorer:
         """Returns the fitted scorer; raises `UserError` where `implicit` is not installed."""
         known = interactions(prepared)
+        require(12.0 * sum(known.shape) * self.factors, f"als of {self.factors} factors", LEAVE_OUT)
         grid = [
             (weight, alpha)
             for weight in given(self.regularisation, _REGULARISATIONS)

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from trainer.baselines.fitting import choose, given, histories, interactions
+from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.baselines.implicit_library import models, one_blas_thread
 from trainer.data.examples import Cases, Floats, Prepared
+from trainer.memory import require
 from trainer.registry import register
 from trainer.scoring import FactorScorer
 
@@ -40,6 +41,7 @@ class Bpr:
     def fit(self, prepared: Prepared) -> FactorScorer:
         """Returns the fitted scorer; raises `UserError` where `implicit` is not installed."""
         known = interactions(prepared)
+        require(12.0 * sum(known.shape) * self.factors, f"bpr of {self.factors} factors", LEAVE_OUT)
         grid = [
             (rate, weight)
             for rate in given(self.learning_rate, _RATES)

@@ -5,9 +5,10 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 
-from trainer.baselines.fitting import choose, given, histories, interactions
+from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.errors import UserError
+from trainer.memory import require
 from trainer.registry import register
 
 LIMIT = 12_000  # rows of the largest matrix inverted: 0.6 GB of single precision, about a minute on 2 cores
@@ -103,8 +104,12 @@ def solve(known: scipy.sparse.csr_matrix, regularisation: float) -> EaseScorer:
         size = min(users, items)
         raise UserError(
             f"ease would invert a dense {size:,} x {size:,} matrix: {8 * size**2 / 1e9:.0f} GB and about "
-            f"{size**3 / 3e12:.0f} minutes; it stops at {LIMIT:,}"
+            f"{size**3 / 3e12:.0f} minutes; it stops at {LIMIT:,}: {LEAVE_OUT}"
         )
+    size = min(users, items)
+    require(
+        12.0 * size**2, f"ease's dense {size:,} x {size:,} matrix", LEAVE_OUT
+    )  # with its sparse form beside
     if users < items:
         inverse = _inverse((known @ known.T).toarray(), regularisation)
         half = np.asarray(scipy.sparse.csr_matrix(known.T) @ inverse)

@@ -14,6 +14,7 @@ from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
 from trainer.evaluate import measure
 from trainer.scoring import Scorer
 
+LEAVE_OUT = "leave it out of evaluate.baselines"  # what to do about a baseline that does not fit
 METRIC = "ndcg@10"  # by which settings are chosen
 _CASES = 3000  # validation cases that a choice reads at most
 _Setting = TypeVar("_Setting")

@@ -3,8 +3,9 @@
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
-from trainer.baselines.fitting import choose, given, histories, interactions
+from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.data.examples import Floats, Prepared
+from trainer.memory import require
 from trainer.registry import register
 from trainer.scoring import FactorScorer
 
@@ -29,6 +30,7 @@ class Svd:
         limit = min(known.shape) - 1
         sizes = list(dict.fromkeys(min(int(size), limit) for size in given(self.factors, _FACTORS)))
         widest = min(limit, int(max(*_FACTORS, *sizes)))  # whatever is asked for: the same vectors
+        require(12.0 * sum(known.shape) * widest, f"svd of {widest} factors", LEAVE_OUT)
         _, _, right = randomized_svd(known, widest, random_state=self.seed)
         items = np.ascontiguousarray(right.T, np.float32)
         size, scorer = choose(sizes, lambda size: _fold_in(items[:, :size]), prepared)

@@ -26,21 +26,14 @@ import numpy.typing as npt
 import polars as pl
 
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions, Schema
+from trainer.data.synthetic_draws import Draws, draw
 from trainer.data.synthetic_names import DEVICES, SEGMENTS, category_names, titles
+from trainer.data.synthetic_people import People, make_people, make_tastes
+from trainer.data.synthetic_plain import BEGIN, numbered
 from trainer.data.synthetic_truth import best_reachable
-from trainer.data.synthetic_world import (
-    Draws,
-    People,
-    Shelves,
-    World,
-    draw,
-    make_people,
-    make_shelves,
-    make_tastes,
-)
+from trainer.data.synthetic_world import Shelves, World, make_shelves
 from trainer.registry import register
 
-BEGIN = 1_672_531_200  # 2023-01-01 UTC, in seconds
 LAST_YEAR, ERA_YEARS = 2023, 16
 SCHEMA = Schema(
     user=(Feature(name="segment", kind="category"), Feature(name="age", kind="number")),
@@ -84,12 +77,7 @@ class Synthetic(World):
 
 def item_ids(count: int) -> pl.Series:
     """Returns the ids of the items by number."""
-    return _ids("i", np.arange(count), "item_id")
-
-
-def _ids(letter: str, numbers: npt.NDArray[np.integer], name: str) -> pl.Series:
-    digits = pl.Series(name, numbers).cast(pl.String)
-    return digits.to_frame().select(letter + pl.col(name).str.zfill(6)).to_series()
+    return numbered("i", np.arange(count), "item_id")
 
 
 def _event_frame(
@@ -97,7 +85,7 @@ def _event_frame(
 ) -> pl.DataFrame:
     kept = draws.kept
     count = len(kept)
-    user = _ids("u", np.arange(people.first, people.first + len(people.wanted)), "user_id")
+    user = numbered("u", np.arange(people.first, people.first + len(people.wanted)), "user_id")
     second = draws.time[kept].astype(np.int64) + BEGIN
     hour = (second % 86_400) / 3_600
     return pl.DataFrame(
@@ -122,7 +110,7 @@ def _user_frame(
 ) -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "user_id": _ids("u", np.arange(first, first + len(segment)), "user_id"),
+            "user_id": numbered("u", np.arange(first, first + len(segment)), "user_id"),
             "segment": _sometimes(_labels(SEGMENTS, segment), world.missing, rng),
             "age": _sometimes(pl.Series(age, dtype=pl.Float32), world.missing, rng),
         }

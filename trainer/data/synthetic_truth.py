@@ -4,17 +4,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from trainer.data.synthetic_world import (
-    STARS,
-    Draws,
-    Floats,
-    Ints,
-    People,
-    Shelves,
-    World,
-    rating_mean,
-    sequel_of,
-)
+from trainer.data.synthetic_draws import Draws, rating_mean
+from trainer.data.synthetic_people import People
+from trainer.data.synthetic_world import STARS, Floats, Ints, Shelves, World, sequel_of
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 AT_ONCE = 20_000_000  # scores held in memory

@@ -1,0 +1,171 @@
+"""What a training example costs, and how much memory an interaction and an item take, from 1e5 to 1e7 interactions and from 1e4 to 1e6
+items: flat within a quarter, or something grows faster than the data.
+
+Every size runs in a process of its own. Memory is what each further interaction or item adds to the peak: the libraries are not the
+data's. Beside `bench.json` it leaves a table, `growth.md`, and a picture, `growth.png`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+INTERACTIONS, ITEMS = (100_000, 1_000_000, 10_000_000), (10_000, 100_000, 1_000_000)
+USERS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 2_048, 64, 40, 5
+FIXED_INTERACTIONS, FIXED_ITEMS = 1_000_000, 40_000
+FLAT = 1.25  # largest over smallest
+Row = dict[str, float]
+
+
+def run() -> dict[str, float]:
+    """Returns how much of the allowed spread is left, by cost: 1.25 * smallest / largest, at least 1 where it is flat."""
+    by_events = [measured(count, FIXED_ITEMS) for count in INTERACTIONS]
+    by_items = [measured(FIXED_INTERACTIONS, count) for count in ITEMS]
+    series = {"interactions": (INTERACTIONS, by_events), "items": (ITEMS, by_items)}
+    found = {}
+    for name, (sizes, rows) in series.items():
+        for row, added in zip(rows[1:], marginal(sizes, [row["peak"] for row in rows]), strict=True):
+            row["bytes"] = added
+        found[f"growth_time_per_example_by_{name}"] = flatness([row["microseconds"] for row in rows])
+        found[f"growth_memory_by_{name}"] = flatness([row["bytes"] for row in rows[1:]])
+    Path("growth.md").write_text(table(series), encoding="utf-8")
+    draw(series, Path("growth.png"))
+    return found
+
+
+def flatness(costs: Sequence[float]) -> float:
+    """Returns the spread allowed over the spread there is."""
+    return FLAT * min(costs) / max(costs)
+
+
+def marginal(sizes: Sequence[int], peaks: Sequence[float]) -> list[float]:
+    """Returns the bytes that each further unit took, from every size to the next."""
+    return [
+        (after - before) / (large - small)
+        for (small, large), (before, after) in zip(pairwise(sizes), pairwise(peaks), strict=True)
+    ]
+
+
+def measured(interactions: int, items: int) -> Row:
+    """Returns the microseconds an example takes and the peak of memory in bytes, of a process of its own."""
+    command = [sys.executable, __file__, str(interactions), str(items)]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{command} failed: {done.stderr[-2000:]}")
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def train(interactions: int, items: int) -> Row:
+    """Returns the costs of a few steps of the project's own model and pipeline, on ids alone."""
+    import numpy as np
+
+    from trainer.memory import costing
+
+    epoch(50_000, 1_000, np.random.default_rng(1))()  # what TensorFlow takes once is not the data's
+    with costing() as cost:
+        loop = epoch(interactions, items, np.random.default_rng(0))
+        loop()
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        loop()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "microseconds": 1e6 * min(seconds) / (STEPS * BATCH),
+        "peak": cost.memory_mb * 2**20,
+    }
+
+
+def epoch(interactions: int, items: int, rng: Any) -> Any:
+    """Returns some steps of training on random events."""
+    import numpy as np
+
+    from trainer.config import Config, Part
+    from trainer.data.examples import Cases, Events, Lists, Prepared
+    from trainer.data.interactions import Schema
+    from trainer.data.vocabulary import Vocabulary
+    from trainer.fit import prepare_fit
+    from trainer.input_pipeline import Windows, training_batches
+    from trainer.models import RetrievalModel
+
+    user, item = (rng.integers(1, count + 1, interactions, np.int32) for count in (USERS, items))
+    user.sort()
+    ones = np.ones(interactions, np.float32)
+    events = Events(user, item, np.arange(interactions), ones, ones)
+    nobody = Lists(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
+    cases = Cases(np.zeros(0, np.int32), nobody, nobody, np.zeros(0, np.int64))
+    people, corpus = (
+        Vocabulary(tuple(f"{letter}{number}" for number in range(count)), count)
+        for letter, count in (("u", USERS), ("i", items))
+    )
+    prepared = Prepared(
+        schema=Schema(),
+        users=people,
+        items=corpus,
+        user_features={},
+        item_features={},
+        titles=("", *corpus.values),
+        train=events,
+        validation=cases,
+        test=cases,
+        rated_train=events,
+        rated_validation=events,
+        rated_test=events,
+        ordered=True,
+        before_test=events,
+        everything=events,
+    )
+    changes = {"features": False, "history": False, "id_dropout": 0.0, "embedding_dimension": DIMENSION}
+    settings = Config().retrieval.model_copy(update={"negatives": Part(name="in_batch"), **changes})
+    model = RetrievalModel(settings, prepared, 0)
+    windows = Windows(events, len(people), 1, ordered=True)
+    prepare_fit(model, "adagrad", 0.1, STEPS)
+    batches = training_batches(events, windows, {}, BATCH, 0, 0, 2).take(STEPS)
+    return lambda: model.fit(batches, verbose=0) and None
+
+
+def table(series: dict[str, tuple[Sequence[int], list[Row]]]) -> str:
+    """Returns the costs as Markdown."""
+    lines = [
+        "# Cost growth",
+        "",
+        "| by | size | µs per example | MB at the peak | bytes each more takes |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, (sizes, rows) in series.items():
+        for size, row in zip(sizes, rows, strict=True):
+            more = f"{row['bytes']:,.0f}" if "bytes" in row else ""
+            cells = f"{size:,} | {row['microseconds']:.2f} | {row['peak'] / 2**20:,.0f} | {more}"
+            lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(series: dict[str, tuple[Sequence[int], list[Row]]], path: Path) -> None:
+    """Draws time and memory against size, one line a series."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5))
+    for name, (sizes, rows) in series.items():
+        left.plot(sizes, [row["microseconds"] for row in rows], marker="o", label=f"by {name}")
+        right.plot(sizes, [row["peak"] / 2**20 for row in rows], marker="o", label=f"by {name}")
+    left.set(xscale="log", ylim=(0, None), xlabel="size", ylabel="µs per training example")
+    right.set(xscale="log", yscale="log", xlabel="size", ylabel="MB at the peak, libraries left out")
+    left.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    print(json.dumps(train(*map(int, sys.argv[1:3]))))

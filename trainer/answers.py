@@ -1,0 +1,189 @@
+"""What the evaluator needs of a model: every positive's exact rank, and the top of each list.
+
+The ranks are exact however many items there are: a positive's rank is the number of items that score at
+least as much, counted over the whole corpus, block by block.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from trainer.counting import count, is_flat, mask, mend, part_equals, top_rows
+from trainer.data.examples import Cases, Floats, Ints
+from trainer.metrics import MISSED, Ranks
+from trainer.scoring import Factored, Scorer, TopK
+
+BLOCK_BYTES = 128 * 2**20  # of scores at a time: the memory needed, whatever the corpus and the cases
+_THREADS = 8
+_MUCH = 4 * 2**20  # bytes of scores below which threads cost more than they bring
+_PROBES = 64  # items whose order tells whether two cases get different lists
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answers to all cases."""
+
+    ranks: Ranks  # [positives], flat in the order of `cases.positives`; `MISSED` where unfindable
+    lists: Ints  # [cases, depth], best first, 0 where there is no further item
+    alike: npt.NDArray[np.bool_]  # [cases], all items have one score
+    orders: npt.NDArray[np.uint64]  # [cases], equal where two cases order the items alike
+    broken: int  # cases with a score that is not a number
+    truncated: bool  # only lists were given: ranks beyond them are unknown, and count as missed
+
+
+def answer(
+    model: Scorer | TopK,
+    cases: Cases,
+    items: int,
+    depth: int,
+    progress: Progress | None = None,
+    only_ranks: bool = False,
+) -> Answers:
+    """Returns ranks and lists of all `cases` against the full corpus of rows 1 to `items`.
+
+    The history's items are masked, equal scores are counted against the model, and `depth` is the length of
+    the lists. Scores are held for one block of cases at a time (`BLOCK_BYTES`). With `only_ranks` a
+    scorer's lists, and what is seen in them, stay empty: several times faster.
+    """
+    exact = isinstance(model, Scorer)
+    block = min(max(1, BLOCK_BYTES // (4 * (items + 1))), max(1, len(cases))) if exact else 512
+    buffer = np.empty((block, items + 1) if isinstance(model, Factored) else (0, 0), np.float32)
+    parts = []
+    for start in range(0, len(cases), block):
+        some = cases.take(np.arange(start, min(start + block, len(cases))))
+        if isinstance(model, Scorer):
+            parts.append(_from_scores(model, some, 0 if only_ranks else depth, (items + 1, buffer)))
+        else:
+            parts.append(_from_lists(model, some, items, depth))
+        if progress is not None:
+            progress(start + len(some), len(cases))
+    return _join(parts, 0 if exact and only_ranks else depth, truncated=not exact)
+
+
+def _join(parts: Sequence[Answers], depth: int, truncated: bool) -> Answers:
+    if not parts:
+        empty = np.zeros(0, np.int64)
+        lists = np.zeros((0, depth), np.int32)
+        return Answers(empty, lists, empty.astype(bool), empty.astype(np.uint64), 0, truncated)
+    return Answers(
+        np.concatenate([part.ranks for part in parts]),
+        np.concatenate([part.lists for part in parts]),
+        np.concatenate([part.alike for part in parts]),
+        np.concatenate([part.orders for part in parts]),
+        sum(part.broken for part in parts),
+        truncated,
+    )
+
+
+def _from_scores(model: Scorer, cases: Cases, depth: int, place: tuple[int, Floats]) -> Answers:
+    """Returns the answers to one block of cases; `place` is the width of the scores, and where products may go."""
+    width, buffer = place
+    lists = np.zeros((len(cases), depth), np.int32)
+    alike, broken = np.zeros((2, len(cases)), bool)
+    orders = np.zeros(len(cases), np.uint64)
+    ranks = np.full(len(cases.positives.items), MISSED, np.int64)
+    scores, fill = _scores(model, cases, width, buffer)
+
+    def work(rows: range) -> None:
+        own = scores[rows.start : rows.stop]
+        if fill is not None:
+            fill(rows)
+        if depth:
+            broken[rows.start : rows.stop] = mend(own)
+            orders[rows.start : rows.stop] = _orders(own)
+        for had in (cases.history, cases.disliked):
+            if had is not None:
+                mask(own, had, rows)
+        count(own, cases.positives, rows, ranks)
+        if depth:
+            lists[rows.start : rows.stop] = top_rows(own, depth)
+            alike[rows.start : rows.stop] = [is_flat(scores[row], lists[row]) for row in rows]
+
+    _in_threads(work, len(cases), scores.nbytes)
+    return Answers(part_equals(ranks, cases), lists, alike, orders, int(broken.sum()), truncated=False)
+
+
+def _scores(
+    model: Scorer, cases: Cases, width: int, buffer: Floats
+) -> tuple[Floats, Callable[[range], None] | None]:
+    """Returns the scores `[cases, width]`, and what has yet to fill them, some rows at a time."""
+    if isinstance(model, Factored):
+        factored, vectors, out = model, model.vectors(cases), buffer[: len(cases)]
+        return out, lambda rows: factored.product(
+            vectors[rows.start : rows.stop], out[rows.start : rows.stop]
+        )
+    scores = np.asarray(model.scores(cases), np.float32)
+    if scores.shape != (len(cases), width):
+        raise ValueError(f"scores have shape {scores.shape}; {(len(cases), width)} is needed")
+    return (scores if scores.flags.writeable else scores.copy()), None
+
+
+def _in_threads(work: Callable[[range], None], rows: int, size: int) -> None:
+    """Runs `work` on all rows, in a thread a core where there is much: BLAS and NumPy's loops free the lock.
+
+    BLAS keeps to one thread meanwhile: so no core waits while another counts.
+    """
+    threads = min(os.cpu_count() or 1, _THREADS) if size >= _MUCH else 1
+    bounds = np.linspace(0, rows, threads + 1).astype(int).tolist()
+    if threads == 1:
+        work(range(rows))
+        return
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, [range(start, end) for start, end in pairwise(bounds)]))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Returns the handle of the loaded BLAS libraries: to look for them takes longer than to limit them."""
+    return ThreadpoolController()
+
+
+def _orders(scores: Floats) -> npt.NDArray[np.uint64]:
+    """Returns one number a case, equal for cases that order some items spread over the corpus alike."""
+    probes = np.unique(
+        np.linspace(min(1, scores.shape[1] - 1), scores.shape[1] - 1, _PROBES).astype(np.int64)
+    )
+    return _digest(np.argsort(scores[:, probes], axis=1, kind="stable"))
+
+
+def _digest(rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
+    factors = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], dtype=np.uint64)
+    digest: npt.NDArray[np.uint64] = (rows.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+    return digest
+
+
+def _from_lists(model: TopK, cases: Cases, items: int, depth: int) -> Answers:
+    """Ranks within the lists given, one item longer than needed: what ties with that one may stand
+    anywhere.
+    """
+    asked = min(depth + 1, items)
+    rows, scores = model.top(cases, asked)
+    if rows.shape != (len(cases), asked) or scores.shape != rows.shape:
+        raise ValueError(
+            f"lists and scores have shapes {rows.shape} and {scores.shape}; {(len(cases), asked)} is needed"
+        )
+    ranks = np.full(len(cases.positives.items), MISSED, np.int64)
+    lists = np.zeros((len(cases), depth), np.int32)
+    alike = np.zeros(len(cases), bool)
+    for case in range(len(cases)):
+        had = [lists for lists in (cases.history, cases.disliked) if lists is not None]
+        seen = np.concatenate([one.items[one.offsets[case] : one.offsets[case + 1]] for one in had])
+        open_to = (rows[case] > 0) & ~np.isin(rows[case], seen)
+        best, values = rows[case][open_to], scores[case][open_to]
+        full = len(best) > depth and asked < items
+        lists[case, : min(len(best), depth)] = best[:depth]
+        alike[case] = len(best) > 1 and values[0] == values[-1]
+        start, end = cases.positives.offsets[case], cases.positives.offsets[case + 1]
+        for place in range(start, end):
+            found = np.flatnonzero(best == cases.positives.items[place])
+            if len(found) and not (full and values[found[0]] == values[-1]):
+                ranks[place] = np.count_nonzero(values >= values[found[0]])
+    return Answers(part_equals(ranks, cases), lists, alike, _digest(lists), 0, truncated=True)
