@@ -4,18 +4,19 @@ Each step is one call into the module that does it. A run that was interrupted i
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainer import blending, leaderboard, registry, slices
+from trainer import blending, cascade_choice, leaderboard, registry, served, slices
 from trainer import export as bundle
-from trainer.config import Config, Part, load, to_toml
+from trainer.cascade import Cascade
+from trainer.config import Config, Part, load
 from trainer.data.examples import Lists, Prepared
+from trainer.data.interactions import Dataset
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.evaluate import (
@@ -27,12 +28,15 @@ from trainer.evaluate import (
     gate,
 )
 from trainer.joint import train_joint
+from trainer.memory import Cost, costing
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel, Start, labels
+from trainer.ranking import RankingModel
 from trainer.serving_model import ServingModel
-from trainer.train_ranking import predict, train_ranking
+from trainer.targets import Start
+from trainer.train_ranking import evaluate_targets, train_ranking
 from trainer.train_retrieval import scorer, train_retrieval
+from trainer.workdir import check_workdir, claim, keep, replace
 
 Metrics = dict[str, Any]
 
@@ -48,6 +52,7 @@ class Run:
     retrieval: RetrievalModel | None
     ranking: RankingModel | None
     reporter: Reporter
+    costs: Mapping[str, Cost] = field(default_factory=dict)  # of the models' training, by task
 
 
 def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseline: bool = False) -> Metrics:
@@ -75,6 +80,36 @@ def evaluate(workdir: Path, overrides: Sequence[str], all_baselines: bool) -> Me
     return write_metrics(trained, measure(trained, names, ranking_names))
 
 
+def evaluate_served(
+    workdir: Path, overrides: Sequence[str], bundle_path: Path | None = None, url: str | None = None
+) -> Metrics:
+    """Measures a bundle, or the server at `url`, on the test cases of the run in `workdir`.
+
+    Writes `metrics-bundle.json` or `metrics-server.json`, and a row of the leaderboard.
+    """
+    config, reporter = recorded(workdir, overrides), Reporter()
+    dataset, prepared = read(config, reporter)
+    name = config.export.model_name
+    model = (
+        served.server(url, name)
+        if url is not None
+        else served.bundle(bundle_path or workdir / "bundle", name)
+    )
+    with reporter.step("evaluate", len(prepared.test)) as advance:
+        lists = model.lists(prepared)
+        report = evaluate_retrieval(
+            lists, prepared.test, prepared, config.evaluate, lambda done, _: advance(done, "")
+        )
+    report.alarms.extend(model.alarms(prepared.test, prepared, dataset.fingerprint()))
+    for line in (*report.alarms, *report.notes):
+        reporter.say(line)
+    row = "bundle" if url is None else "server"
+    metrics = {"retrieval": {"test": report.as_dict()}}
+    replace(workdir / f"metrics-{row}.json", json.dumps(metrics, indent=2) + "\n")
+    leaderboard.add(workdir, row, report, objectives(config), reporter.console)
+    return metrics
+
+
 def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) -> None:
     """Publishes the run in `workdir` as a new version of its bundle."""
     trained = reopen(workdir, overrides)
@@ -90,30 +125,47 @@ def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = Fal
 
     Nothing is written, nor thrown away with `restart`, before the data is there and fits the settings.
     """
-    with reporter.step("prepare"):
-        source = config.data.source
-        dataset = registry.build("source", source.name, source.settings, "data.source").load()
-        prepared = prepare(dataset, config.data)
-        fingerprint = dataset.fingerprint()
-        check_columns(config, prepared)
+    dataset, prepared = read(config, reporter)
     claim(workdir, config, restart)
     reporter.say(
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
         f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
     )
-    retrieval, ranking = _fit(config, prepared, workdir, reporter)
+    costs: dict[str, Cost] = {}
+    retrieval, ranking = _fit(config, prepared, workdir, reporter, costs)
     if retrieval is not None:
-        blending.attach(retrieval.retriever, config, prepared, workdir, reporter)
-    return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter)
+        with costing() as last:
+            blending.attach(retrieval.retriever, config, prepared, workdir, reporter)
+        costs["retrieval"] = costs["retrieval"].then(last)
+    costs = keep(workdir / "costs.json", costs)
+    return Run(config, workdir, prepared, dataset.fingerprint(), retrieval, ranking, reporter, costs)
+
+
+def read(config: Config, reporter: Reporter) -> tuple[Dataset, Prepared]:
+    """Returns the data set that the settings name, as it is and ready to train on."""
+    with reporter.step("prepare"):
+        source = config.data.source
+        dataset: Dataset = registry.build("source", source.name, source.settings, "data.source").load()
+        prepared = prepare(dataset, config.data)
+        check_columns(config, prepared)
+    return dataset, prepared
 
 
 def _fit(
-    config: Config, prepared: Prepared, workdir: Path, reporter: Reporter
+    config: Config, prepared: Prepared, workdir: Path, reporter: Reporter, costs: dict[str, Cost]
 ) -> tuple[RetrievalModel | None, RankingModel | None]:
+    retrieval, ranking = None, None
     if config.train.joint:
-        return train_joint(config, prepared, workdir, reporter)
-    retrieval = train_retrieval(config, prepared, workdir, reporter) if config.retrieval.enabled else None
-    ranking = train_ranking(config, prepared, workdir, reporter) if config.ranking.enabled else None
+        with costing() as costs["retrieval"]:
+            both = train_joint(config, prepared, workdir, reporter)
+        costs["ranking"] = costs["retrieval"]
+        return both
+    if config.retrieval.enabled:
+        with costing() as costs["retrieval"]:
+            retrieval = train_retrieval(config, prepared, workdir, reporter)
+    if config.ranking.enabled:
+        with costing() as costs["ranking"]:
+            ranking = train_ranking(config, prepared, workdir, reporter)
     return retrieval, ranking
 
 
@@ -123,14 +175,16 @@ class Reports:
 
     retrieval: Mapping[str, RetrievalReport]
     ranking: Mapping[str, RankingReport]
-    costs: Mapping[str, leaderboard.Cost]
+    targets: Mapping[str, RankingReport]  # of the ranking model, by target
+    costs: Mapping[str, Mapping[str, Cost]]
 
 
 def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]) -> Reports:
     """Returns the test reports of the models and the baselines, all from the same evaluator on the same cases."""
     retrieval: dict[str, RetrievalReport] = {}
     ranking: dict[str, RankingReport] = {}
-    costs: dict[str, leaderboard.Cost] = {}
+    targets: dict[str, RankingReport] = {}
+    costs = {task: {"model": cost} for task, cost in run.costs.items()}
     settings, prepared = run.config.evaluate, run.prepared
     if run.retrieval is not None:
         with run.reporter.step("evaluate", len(prepared.test)) as advance:
@@ -142,22 +196,29 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
                 lambda done, _: advance(done, ""),
             )
         for name in baselines:
-            found = leaderboard.fit("baseline", name, prepared, run.reporter)
-            if found is not None:
-                fitted, costs[name] = found
-                retrieval[name] = evaluate_retrieval(fitted, prepared.test, prepared, settings)
+            found, costs["retrieval"][name] = leaderboard.enter(
+                "baseline",
+                name,
+                prepared,
+                run.reporter,
+                lambda fitted: evaluate_retrieval(fitted, prepared.test, prepared, settings),
+            )
+            retrieval |= {} if found is None else {name: found}
     if run.ranking is not None:
         target = run.ranking.settings.targets[0]
-        events, binary = prepared.rated_test, target.kind == "binary"
-        actual = labels(target, events)
-        predictions = predict(run.ranking, events)[:, 0]
-        ranking["model"] = evaluate_ranking(predictions, events, prepared, settings, actual, binary)
-        for name in ranking_baselines if target.column == "rating" and not binary else ():
-            found = leaderboard.fit("rating_baseline", name, prepared, run.reporter)
-            if found is not None:
-                fitted, costs[name] = found
-                ranking[name] = evaluate_ranking(fitted, events, prepared, settings)
-    return Reports(retrieval, ranking, costs)
+        targets = evaluate_targets(run.ranking, prepared, settings)
+        ranking["model"] = targets[target.name]
+        rating = target.column == "rating" and target.kind == "regression"
+        for name in ranking_baselines if rating else ():
+            rated, costs["ranking"][name] = leaderboard.enter(
+                "rating_baseline",
+                name,
+                prepared,
+                run.reporter,
+                lambda fitted: evaluate_ranking(fitted, prepared.rated_test, prepared, settings),
+            )
+            ranking |= {} if rated is None else {name: rated}
+    return Reports(retrieval, ranking, targets, costs)
 
 
 def write_metrics(run: Run, reports: Reports) -> Metrics:
@@ -170,11 +231,14 @@ def write_metrics(run: Run, reports: Reports) -> Metrics:
     if run.retrieval is not None:
         metrics["retrieval"]["blocks"] = run.retrieval.retriever.describe()
         metrics["retrieval"]["best_reachable"] = dict(run.prepared.best_reachable)
+    if len(reports.targets) > 1:
+        metrics["ranking"]["targets"] = {name: found.as_dict() for name, found in reports.targets.items()}
     metrics["seconds"] = {
         name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()
     }
     replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    leaderboard.write(reports.retrieval, reports.ranking, reports.costs, run.workdir, run.reporter.console)
+    every: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
+    leaderboard.write(every, reports.costs, objectives(run.config), run.workdir, run.reporter.console)
     return metrics
 
 
@@ -190,13 +254,15 @@ def publish(run: Run, reports: Reports, metrics: Mapping[str, Any], allow_below_
     with run.reporter.step("export"):
         settings = run.config.export
         kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
-        ranker = run.ranking.network if run.ranking is not None else None
-        serving = ServingModel(
-            run.retrieval.retriever, run.prepared, histories(run), kind, ranker, settings.default_k
-        )
-        version = bundle.export(
-            serving, run.prepared, run.config, metrics, run.fingerprint, run.workdir / "bundle"
-        )
+        retriever, ranker = run.retrieval.retriever, run.ranking.network if run.ranking is not None else None
+        cascade = Cascade(ranker, settings.cascade)
+        cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
+        serving = ServingModel(retriever, run.prepared, histories(run), kind, cascade, settings)
+        measured = cascade_choice.measure(serving, retriever, run.prepared)
+        for line in cascade_choice.over_budget(measured["milliseconds"], settings.cascade):
+            run.reporter.say(line)
+        path = run.workdir / "bundle"
+        version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, path, measured)
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")
     say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")
@@ -210,13 +276,17 @@ def histories(run: Run) -> Lists:
 
 def check(config: Config) -> None:
     """Raises `UserError` about a part that does not exist, or a setting it does not take, before anything is done."""
-    retrieval = config.retrieval
+    retrieval, ranking = config.retrieval, config.ranking
     parts: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
         ("source", "data.source", config.data.source, ()),
         ("encoder", "retrieval.encoder", retrieval.encoder, ()),
         ("negatives", "retrieval.negatives", retrieval.negatives, ("counts",)),
-        ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores")),
+        ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores", "items")),
+        ("fusion", "retrieval.fusion", retrieval.fusion, ("dimension", "names")),
         ("index", "export.index", config.export.index, ()),
+        ("ranking_network", "ranking.network", ranking.network, ("layers", "dropout")),
+        ("ranking_history", "ranking.history", ranking.history, ()),
+        ("ranking_heads", "ranking.heads", ranking.heads, ("targets",)),
     )
     for kind, where, part, given in parts:
         registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
@@ -233,47 +303,22 @@ def check_columns(config: Config, prepared: Prepared) -> None:
         Start.of(target, prepared.rated_train, None)
 
 
-def claim(workdir: Path, config: Config, restart: bool) -> None:
-    """Makes `workdir` this experiment's; raises `UserError` where it holds another run, or anything else."""
-    check_workdir(workdir, config, restart)
-    if restart and workdir.exists():
-        shutil.rmtree(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    replace(workdir / "config.toml", to_toml(config))
-
-
-def check_workdir(workdir: Path, config: Config, restart: bool) -> None:
-    """Raises `UserError` where `workdir` holds anything but this run; `restart` forgives another one."""
-    recorded = workdir / "config.toml"
-    if recorded.exists():
-        earlier = load(None, recorded)
-        changed = [
-            name
-            for name in ("data", "retrieval", "ranking", "train")
-            if getattr(earlier, name) != getattr(config, name)
-        ]
-        if changed and not restart:
-            raise UserError(
-                f"{workdir} holds another run ({earlier.name}; its settings differ in {', '.join(changed)}): "
-                "give another --workdir, or --restart to throw that run away"
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"{workdir} is not empty and holds no run; give another --workdir")
-
-
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
     """Returns the run that `workdir` holds, with `overrides` of what comes after training."""
-    recorded = workdir / "config.toml"
-    if not recorded.exists():
-        raise UserError(f"{workdir} holds no run: there is no {recorded}")
-    config = load(None, recorded, overrides)
+    return train(recorded(workdir, overrides), workdir, Reporter())
+
+
+def recorded(workdir: Path, overrides: Sequence[str]) -> Config:
+    """Returns the settings of the run that `workdir` holds, with `overrides` of what comes after training."""
+    path = workdir / "config.toml"
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run: there is no {path}")
+    config = load(None, path, overrides)
     check(config)
     check_workdir(workdir, config, restart=False)
-    return train(config, workdir, Reporter())
+    return config
 
 
-def replace(path: Path, text: str) -> None:
-    """Writes a file beside and renames it, so that nobody reads half of it."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+def objectives(config: Config) -> dict[str, str]:
+    """Returns the metric that orders the leaderboard, by task."""
+    return {"retrieval": config.train.objective, "ranking": "rmse"}

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-from sklearn.linear_model import LogisticRegression
 
-from trainer.config import RankingSettings, Target
-from trainer.data.examples import Events, Floats, Ints, Prepared
-from trainer.data.interactions import Feature
-from trainer.errors import UserError
-from trainer.features import ContextFeatures, StaticFeatures
+from trainer.config import Part, RankingSettings, Target
+from trainer.data.examples import Floats, Ints, Prepared
+from trainer.features import ContextFeatures, StaticFeatures, missing, shared_layers
 from trainer.input_pipeline import Batch, context_key
-from trainer.registry import did_you_mean
+from trainer.past import Past
+from trainer.registry import build
+from trainer.targets import Start, label_key
 from trainer.towers import IdEmbedding
 
 
@@ -45,10 +43,10 @@ class Prior:
 
 
 class RankingNetwork(tf.keras.Model):
-    """An MLP over id embeddings, features and the prior, added to where each target starts.
+    """A network over id embeddings, features, the prior and the history, added to where each target starts.
 
-    The last layer starts at zero, so the untrained network is its start: the prior, for ratings. This is the
-    part that is exported; it knows no loss and no optimizer.
+    Its heads start at zero, so the untrained network is its start: the prior, for ratings. This is the part
+    that is exported; it knows no loss and no optimizer. Of a history it reads the last `history_length` events.
     """
 
     def __init__(
@@ -62,41 +60,47 @@ class RankingNetwork(tf.keras.Model):
         """Embeds ids by the given layers, where another model shares its own."""
         super().__init__()
         self.settings = settings
+        self.history_length = 1
         dimension, schema = settings.embedding_dimension, prepared.schema
         self.user_ids = user_ids or IdEmbedding(prepared.users.trained, dimension, settings.l2)
         self.item_ids = item_ids or IdEmbedding(prepared.items.trained, dimension, settings.l2)
         self.user_features = self.item_features = self.context = None
+        shared = shared_layers(prepared, dimension)
         if schema.user:
             self.user_features = StaticFeatures(
-                schema.user, prepared.user_features, prepared.users.trained, dimension
+                schema.user, prepared.user_features, prepared.users.trained, dimension, shared
             )
         if schema.item:
             self.item_features = StaticFeatures(
-                schema.item, prepared.item_features, prepared.items.trained, dimension
+                schema.item, prepared.item_features, prepared.items.trained, dimension, shared
             )
-        if schema.context:
-            self.context = ContextFeatures(schema.context, prepared.rated_train.context, dimension)
-        self.context_features = schema.context
-        self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in settings.layers]
-        self.last = tf.keras.layers.Dense(len(settings.targets), kernel_initializer="zeros")
+        # What is to be predicted is not known when it is asked for.
+        asked = {target.column for target in settings.targets}
+        self.context_features = tuple(feature for feature in schema.context if feature.name not in asked)
+        if self.context_features:
+            self.context = ContextFeatures(
+                self.context_features, prepared.rated_train.context, dimension, shared
+            )
+        given = {"layers": settings.layers, "dropout": settings.dropout}
+        self.network = _part("network", settings.network, **given)
+        self.heads = _part("heads", settings.heads, targets=len(settings.targets))
+        self.history = _part("history", settings.history)
         self.prior = None if prior is None else PriorTables(prior)
-        self.starts = [Start.of(target, prepared.rated_train, prior) for target in settings.targets]
+        started = None if prior is None else prior.train
+        self.starts = [Start.of(target, prepared.rated_train, started) for target in settings.targets]
 
     def call(self, inputs: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns raw outputs `[batch, targets]` (logits if binary) of `user`, `item` and context columns.
 
-        `prior` `[batch]`, where given, stands for the tables' own (leave-one-out values in training). A
+        `history` int32 `[batch, length]`, oldest first and padded right with 0, is needed where histories are
+        read. `prior` `[batch]`, where given, stands for the tables' own (leave-one-out values in training). A
         `seed` int64 `[2]` turns dropout on.
         """
         prior = None
         if self.prior is not None:
             prior = inputs["prior"] if "prior" in inputs else self.prior([inputs["user"], inputs["item"]])
-        vectors = tf.concat(self._parts(inputs, prior, seed), axis=1)
-        if seed is not None and self.settings.dropout:
-            vectors = tf.nn.experimental.stateless_dropout(vectors, self.settings.dropout, seed)
-        for layer in self.hidden:
-            vectors = layer(vectors)
-        outputs = self.last(vectors) * tf.constant([start.scale for start in self.starts])
+        vectors = self.network(self._parts(inputs, prior, seed), seed=seed)
+        outputs = self.heads(vectors) * tf.constant([start.scale for start in self.starts])
         outputs += tf.constant([start.offset for start in self.starts])
         if prior is None:
             return outputs
@@ -114,13 +118,27 @@ class RankingNetwork(tf.keras.Model):
         return tf.stack(columns, axis=1)
 
     def score(self, inputs: Batch) -> tf.Tensor:
-        """Returns one score `[batch]`: the targets' predictions, weighted and summed."""
-        weights = tf.constant([target.weight for target in self.settings.targets])
+        """Returns one score `[batch]`: the targets' predictions times their `score_weight`, summed."""
+        weights = tf.constant([target.score_weight for target in self.settings.targets])
         return tf.linalg.matvec(self.predictions(inputs), weights)
 
-    def serve(self, user: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        """Returns scores `[n]` of user and item rows int32 `[n]` where nothing is known of the context."""
-        return self.score({"user": user, "item": item} | self._no_context(tf.shape(user)))
+    def serve(
+        self,
+        user: tf.Tensor,
+        item: tf.Tensor,
+        history: tf.RaggedTensor | tf.Tensor | None = None,
+        context: Mapping[str, tf.Tensor] | None = None,
+    ) -> tf.Tensor:
+        """Returns scores `[n]` of user and item rows int32 `[n]`.
+
+        `history`: what each user did before, item rows int32, oldest first, ragged `[n, None]` or padded
+        `[n, length]` with 0 anywhere. `context`: raw columns `[n]` by name. What is not given is taken for
+        missing.
+        """
+        inputs = {"user": user, "item": item} | self._raw_context(context or {}, tf.shape(user))
+        if self.history is not None:
+            inputs["history"] = self._latest(tf.zeros_like(user)[:, None] if history is None else history)
+        return self.score(inputs)
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns, keyed as inputs, of raw ones `[batch]`."""
@@ -129,27 +147,52 @@ class RankingNetwork(tf.keras.Model):
         encoded = self.context.encode({name: raw[name] for name in self.context.towers})
         return {context_key(name): column for name, column in encoded.items()}
 
-    def _parts(self, inputs: Batch, prior: tf.Tensor | None, seed: tf.Tensor | None) -> list[tf.Tensor]:
+    def _parts(self, inputs: Batch, prior: tf.Tensor | None, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
         user, item = inputs["user"], inputs["item"]
-        ids = [self._hide(user, 0, seed, 1), self._hide(item, 0, seed, 2)]
-        sides = [self.user_ids(ids[0]), self.item_ids(ids[1])]
-        parts = [*sides, sides[0] * sides[1]]
+        parts = {
+            "user": self.user_ids(self._hide(user, 0, seed, 1)),
+            "item": self.item_ids(self._hide(item, 0, seed, 2)),
+        }
         if prior is not None and self.prior is not None:
-            parts.append((prior[:, None] - self.prior.mean) / self.prior.scale)
+            parts["prior"] = (prior[:, None] - self.prior.mean) / self.prior.scale
         if self.user_features is not None:
-            parts.append(self.user_features(user))
+            parts["user_features"] = self.user_features(user)
         if self.item_features is not None:
-            parts.append(self.item_features(item))
+            parts["item_features"] = self.item_features(item)
         if self.context is not None:
             columns = {name: inputs[context_key(name)] for name in self.context.towers}
             if seed is not None:
-                nothing = self._no_context([1])
+                nothing = self._raw_context({}, [1])
                 columns = {
                     name: self._hide(column, nothing[context_key(name)], seed, 3)
                     for name, column in columns.items()
                 }
-            parts.append(self.context(columns))
+            parts["context"] = self.context(columns)
+        if self.history is not None:
+            candidate = [parts[name] for name in ("item", "item_features") if name in parts]
+            past = self._hide(inputs["history"], 0, seed, 4)
+            parts["history"] = self._read(past, item, tf.concat(candidate, axis=1))
         return parts
+
+    def _read(self, history: tf.Tensor, item: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
+        """Returns what the history says; the candidate itself is passed over, lest it recognises its own event.
+
+        Vectors of length 1 are read: embeddings start near 0, and of their products next to nothing is learned.
+        """
+        # Batches share many events: each is embedded once.
+        rows, places = tf.unique(tf.reshape(history, [-1]))
+        events = [self.item_ids(rows)]
+        if self.item_features is not None:
+            events.append(self.item_features(rows))
+        vectors = tf.math.l2_normalize(tf.concat(events, axis=1), axis=1)
+        vectors = tf.gather(vectors, tf.reshape(places, tf.shape(history)))
+        mask = (history > 0) & (history != item[:, None])
+        return self.history(vectors, mask, tf.math.l2_normalize(candidate, axis=1))
+
+    def _latest(self, history: tf.RaggedTensor | tf.Tensor) -> tf.Tensor:
+        """Returns the last known events `[n, history_length]` of each history, padded right with 0."""
+        known = tf.ragged.boolean_mask(history, history > 0)
+        return known[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
 
     def _hide(self, values: tf.Tensor, nothing: Any, seed: tf.Tensor | None, salt: int) -> tf.Tensor:
         """Returns the values, in training some of them replaced by `nothing`, to learn to do without."""
@@ -159,18 +202,24 @@ class RankingNetwork(tf.keras.Model):
         keep = tf.random.stateless_uniform(shape, seed + salt) >= self.settings.id_dropout
         return tf.where(keep, values, nothing)
 
-    def _no_context(self, shape: Any) -> dict[str, tf.Tensor]:
+    def _raw_context(self, known: Mapping[str, tf.Tensor], shape: Any) -> dict[str, tf.Tensor]:
+        """Returns the encoded context of raw columns, missing where they are not `known`."""
+        if self.context is None:
+            return {}
+        specs = {name: tower.raw_spec for name, tower in self.context.towers.items()}
         return self.encode_context(
-            {feature.name: _absent(feature, shape) for feature in self.context_features}
+            {name: known.get(name, missing(spec, shape)) for name, spec in specs.items()}
         )
 
 
 class RankingModel(tfrs.Model):
     """The network with its tasks: one `tfrs.tasks.Ranking` a target."""
 
-    def __init__(self, network: RankingNetwork, seed: int) -> None:
+    def __init__(self, network: RankingNetwork, seed: int, past: Past | None = None) -> None:
+        """Reads histories of `past`, where the network reads any."""
         super().__init__()
         self.network = network
+        self.past = past
         self.settings = network.settings
         self.seed = seed
         self.tasks = {target.name: _task(target) for target in self.settings.targets}
@@ -219,63 +268,6 @@ class PriorTables(tf.keras.layers.Layer):
         return self.mean + tf.gather(self.item_bias, item) + product
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where a target's raw output begins, `offset + slope * prior`, the unit of the rest, and the range."""
-
-    offset: float
-    slope: float
-    scale: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, target: Target, events: Events, prior: Prior | None) -> "Start":
-        """Returns the prior for ratings, its logistic regression for binary targets, else the mean."""
-        column = labels(target, events)
-        there = np.isfinite(column)
-        known = column[there].astype(np.float64)
-        if not len(known):
-            raise UserError(
-                f"no training event carries the label of ranking target {target.name!r} "
-                f"(column {target.column!r}); map that column, "
-                "choose another target, or set ranking.enabled=false"
-            )
-        least, most = float(known.min()), float(known.max())
-        if target.kind == "binary":
-            prior_of = np.zeros(len(known)) if prior is None else prior.train[there]
-            return cls(*_logistic(prior_of, known), 1.0, 0.0, 1.0)
-        scale = float(known.std()) or 1.0
-        if prior is not None and target.column == "rating":
-            return cls(0.0, 1.0, scale, least, most)
-        return cls(float(known.mean()), 0.0, scale, least, most)
-
-
-def labels(target: Target, events: Events) -> Floats:
-    """Returns a target's labels float32 `[events]`, NaN where an event has none."""
-    known = {"rating": events.rating, "weight": events.weight} | dict(events.context)
-    if target.column not in known:
-        raise UserError(
-            f"ranking target {target.name!r} reads column {target.column!r}"
-            f"{did_you_mean(target.column, known)}"
-        )
-    try:
-        column = np.asarray(known[target.column], dtype=np.float32)
-    except ValueError:
-        raise UserError(
-            f"ranking target {target.name!r} reads column {target.column!r}, which holds no numbers"
-        ) from None
-    if target.kind == "regression":
-        return column
-    threshold = 0.5 if target.threshold is None else target.threshold
-    return np.where(np.isfinite(column), column >= threshold, np.nan).astype(np.float32)
-
-
-def label_key(target: Target) -> str:
-    """Returns the input name of a target's labels."""
-    return f"label_{target.name}"
-
-
 def _task(target: Target) -> tfrs.tasks.Ranking:
     mean = tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE
     if target.kind == "binary":
@@ -283,14 +275,5 @@ def _task(target: Target) -> tfrs.tasks.Ranking:
     return tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction=mean))
 
 
-def _logistic(inputs: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Returns offset and slope of the logistic regression of 0/1 labels on an input; 0 slope on constants."""
-    share = (labels.sum() + 0.5) / (len(labels) + 1)
-    if labels.min() == labels.max() or inputs.min() == inputs.max():
-        return float(np.log(share / (1 - share))), 0.0
-    fitted = LogisticRegression().fit(inputs[:, None], labels)
-    return float(fitted.intercept_[0]), float(fitted.coef_[0, 0])
-
-
-def _absent(feature: Feature, shape: Any) -> tf.Tensor:
-    return tf.fill(shape, np.nan if feature.kind in ("number", "time") else "")
+def _part(place: str, part: Part, **given: Any) -> Any:
+    return build(f"ranking_{place}", part.name, part.settings, f"ranking.{place}", **given)

@@ -57,7 +57,7 @@ def side_features(prepared: Prepared, events: Events) -> tuple[Columns, Columns]
 
 
 def declared_columns(features: Sequence[Feature], raw: Any, trained: int) -> list[Columns]:
-    """Returns the declared features' columns `[rows, *]`, one array a feature; texts have none."""
+    """Returns the declared features' columns `[rows, *]`, one array a feature; texts, vectors and ids have none."""
     made: list[Columns] = []
     for feature in features:
         values = as_raw(feature.kind, raw[feature.name])
@@ -65,6 +65,8 @@ def declared_columns(features: Sequence[Feature], raw: Any, trained: int) -> lis
             made.append(indicators(values, feature.kind == "bag", trained))
         elif feature.kind in ("number", "time"):
             made.append(bumps(values.astype(np.float64), trained))
+        elif feature.kind == "count":
+            made.append(bumps(np.log1p(np.maximum(values.astype(np.float64), 0)), trained))
     return made
 
 

@@ -84,7 +84,8 @@ def check_settings(
         for key, parameter in inspect.signature(part).parameters.items()
         if key not in {"self", *hidden} and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
-    hints = get_type_hints(part.__init__ if inspect.isclass(part) and not _is_model(part) else part)
+    made_by = part.__init__ if inspect.isclass(part) and not _is_model(part) else part
+    hints = get_type_hints(made_by, include_extras=True)
     checked = {}
     for key, value in settings.items():
         if key not in parameters:

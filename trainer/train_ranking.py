@@ -1,23 +1,28 @@
 """Data, model and fit of the ranking model, put together; and the trained model as something to evaluate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import rating_prior
-from trainer.config import Config
+from trainer import metrics, rating_prior
+from trainer.config import Config, EvaluateSettings, Target
 from trainer.data.examples import Events, Floats, Prepared
+from trainer.evaluate_ranking import evaluate_ranking
 from trainer.fit import FitPlan, Metrics, fit, optimizer
 from trainer.input_pipeline import Batch, batch_rows, steps_per_epoch
+from trainer.past import Known, Past
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel, RankingNetwork, label_key, labels
+from trainer.ranking import RankingModel, RankingNetwork
+from trainer.reports import RankingReport
+from trainer.targets import label_key, labels
 from trainer.towers import IdEmbedding
 from trainer.train_retrieval import describe_rows
 
 EVALUATION_BATCH = 16_384  # events
+WITH_HISTORY = 2_048  # events, where each brings a history
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,11 @@ class RankingFit:
 
         def cut(step: tf.Tensor) -> Batch:
             rows = self.rows(step)
-            return {name: tf.gather(column, rows) for name, column in self.columns.items()}
+            batch = {name: tf.gather(column, rows) for name, column in self.columns.items()}
+            past = self.model.past
+            if past is None:
+                return batch
+            return batch | {"history": past.training(tf.gather(past.place, rows), batch["user"])}
 
         numbers = tf.data.Dataset.range(first, end)
         return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4)
@@ -87,27 +96,80 @@ def build_ranking(
     columns = _columns(network, events)
     if prior is not None:
         columns["prior"] = tf.constant(prior.train)
-    model = RankingModel(network, config.train.seed)
+    past = None
+    if network.history is not None:
+        past = Past(prepared, config.data.history_length)
+        network.history_length = past.before_test.windows.length
+    model = RankingModel(network, config.train.seed, past)
     return RankingFit(model, columns, events, min(settings.batch_size, len(events)))
 
 
 def validator(model: RankingModel, events: Events) -> Callable[[], Metrics]:
-    """Returns a function that measures `loss` on events; NaN where there are none."""
+    """Returns a function that measures `loss` on validation events, NaN where there are none, and each target.
+
+    A target's metrics are `rmse_<name>`, or `auc_<name>` and `log_loss_<name>`, of the events that carry its
+    label; without one there are none.
+    """
+    past = None if model.past is None else model.past.before_validation
     columns = _columns(model.network, events)
-    measure = tf.function(model.compute_loss, reduce_retracing=True)
+    actual = [labels(target, events) for target in model.settings.targets]
+
+    def both(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        return model.compute_loss(batch), model.network.predictions(batch)
+
+    ask = tf.function(both, reduce_retracing=True)
 
     def validate() -> Metrics:
-        losses = [(len(batch["user"]), float(measure(batch))) for batch in _in_batches(columns)]
-        return {"loss": sum(n * loss for n, loss in losses) / len(events) if losses else float("nan")}
+        loss, found = 0.0, [np.zeros((0, len(actual)), np.float32)]
+        for batch in _in_batches(columns, past):
+            part, predictions = ask(batch)
+            loss += len(batch["user"]) * float(part)
+            found.append(predictions.numpy())
+        measured = {"loss": loss / len(events) if len(events) else float("nan")}
+        for target, predicted, known in zip(
+            model.settings.targets, np.concatenate(found).T, actual, strict=True
+        ):
+            measured |= _measured(target, predicted, known)
+        return measured
 
     return validate
 
 
 def predict(model: RankingModel, events: Events) -> Floats:
-    """Returns predictions `[events, targets]`: ratings within the training range, or probabilities."""
+    """Returns predictions `[events, targets]`: ratings within the training range, or probabilities.
+
+    Histories, where the model reads any, are what is known of the users when the test begins.
+    """
     ask = tf.function(model.network.predictions, reduce_retracing=True)
-    parts = [ask(batch).numpy() for batch in _in_batches(_columns(model.network, events))]
+    past = None if model.past is None else model.past.before_test
+    parts = [ask(batch).numpy() for batch in _in_batches(_columns(model.network, events), past)]
     return np.concatenate(parts) if parts else np.zeros((0, len(model.settings.targets)), np.float32)
+
+
+def evaluate_targets(
+    model: RankingModel, prepared: Prepared, settings: EvaluateSettings
+) -> dict[str, RankingReport]:
+    """Returns the test report of each target by name, the first first."""
+    events = prepared.rated_test
+    columns = zip(model.settings.targets, predict(model, events).T, strict=True)
+    return {
+        target.name: evaluate_ranking(
+            predicted, events, prepared, settings, labels(target, events), target.kind == "binary"
+        )
+        for target, predicted in columns
+    }
+
+
+def _measured(target: Target, predicted: Floats, actual: Floats) -> Metrics:
+    there = np.isfinite(actual)
+    if not there.any():
+        return {}
+    predicted, actual = predicted[there], actual[there]
+    if target.kind == "regression":
+        return {f"rmse_{target.name}": float(np.sqrt(metrics.squared_error(predicted, actual).mean()))}
+    area = metrics.auc_parts(predicted, actual > 0)[actual > 0].mean() if 0 < actual.mean() < 1 else np.nan
+    log_loss = metrics.log_loss(predicted, actual).mean()
+    return {f"auc_{target.name}": float(area), f"log_loss_{target.name}": float(log_loss)}
 
 
 def _columns(network: RankingNetwork, events: Events) -> dict[str, tf.Tensor]:
@@ -117,9 +179,8 @@ def _columns(network: RankingNetwork, events: Events) -> dict[str, tf.Tensor]:
     return {name: tf.constant(column) for name, column in columns.items()} | context
 
 
-def _in_batches(columns: Mapping[str, tf.Tensor]) -> list[Batch]:
-    starts = range(0, len(columns["user"]), EVALUATION_BATCH)
-    return [
-        {name: column[first : first + EVALUATION_BATCH] for name, column in columns.items()}
-        for first in starts
-    ]
+def _in_batches(columns: Mapping[str, tf.Tensor], past: Known | None) -> Iterator[Batch]:
+    size = EVALUATION_BATCH if past is None else WITH_HISTORY
+    for first in range(0, len(columns["user"]), size):
+        batch = {name: column[first : first + size] for name, column in columns.items()}
+        yield batch if past is None else batch | {"history": past(batch["user"])}

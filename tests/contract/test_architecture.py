@@ -21,7 +21,7 @@ LAYERS = (
     ("errors",),
     ("config", "registry"),
     ("data",),
-    ("features", "encoders", "losses", "negatives", "blocks", "factorisation", "towers"),
+    ("features", "encoders", "rankers", "losses", "negatives", "blocks", "factorisation", "towers"),
     ("models", "ranking"),
     ("fit", "evaluate", "index", "export"),
     ("experiment",),
@@ -161,6 +161,15 @@ def test_encoders_know_only_the_registry():
     for module in modules("trainer"):
         if module.startswith("trainer.encoders."):
             assert own("trainer", module) <= allowed, module
+
+
+def test_ranking_parts_know_only_the_registry():
+    """A part of the ranking model knows nothing of vocabularies, losses or serving."""
+    allowed = {"trainer.registry", "trainer.rankers.dense"}
+    parts = [module for module in modules("trainer") if module.startswith("trainer.rankers.")]
+    assert parts
+    for module in parts:
+        assert own("trainer", module) <= allowed, module
 
 
 def test_there_is_no_utils():

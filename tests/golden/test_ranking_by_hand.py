@@ -75,7 +75,7 @@ def test_dot():
 @pytest.mark.parametrize("interests", [1, 2])
 def test_attention(normalise, interests):
     layer = made(
-        "ranking_history", "attention", {"units": [3], "interests": interests, "normalise": normalise}
+        "ranking_history", "attention", {"units": [3, 2], "interests": interests, "normalise": normalise}
     )
     history, candidate = (RNG.normal(size=shape).astype(np.float32) for shape in ((2, 3, 2), (2, 2)))
     mask = np.array([[True, True, False], [True, False, False]])
@@ -83,12 +83,15 @@ def test_attention(normalise, interests):
     for row in range(2):
         events = history[row][mask[row]]
         beside = np.tile(candidate[row], (len(events), 1))
-        both = np.hstack([events, beside, events - beside, events * beside])
-        weights = dense(relu(dense(both, layer.deep.hidden[0])), layer.weigh)  # [events, interests]
+        first = dense(np.hstack([events, events * beside]), layer.of_events) + dense(
+            beside, layer.of_candidate
+        )
+        weights = dense(relu(dense(relu(first), layer.deep.hidden[0])), layer.weigh)  # [events, interests]
         if normalise:
             weights = np.exp(weights) / np.exp(weights).sum(axis=0)
         wanted = np.concatenate([weights[:, interest] @ events for interest in range(interests)])
         np.testing.assert_allclose(found[row], wanted, rtol=1e-4, atol=1e-6)
+        assert wanted.all()
 
 
 def test_mean_of_a_history():

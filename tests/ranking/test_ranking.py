@@ -14,13 +14,14 @@ from trainer.data.examples import Prepared
 from trainer.data.interactions import Schema
 from trainer.errors import UserError
 from trainer.progress import Advance, Reporter
-from trainer.ranking import RankingModel, labels
+from trainer.ranking import RankingModel
+from trainer.targets import labels
 from trainer.train_ranking import build_ranking, predict, train_ranking
 
 SEVERAL = [
     {"name": "rating"},
-    {"name": "liked", "kind": "binary", "threshold": 4.0, "weight": 2.0},
-    {"name": "hour", "column": "hour", "weight": 0.01},
+    {"name": "liked", "kind": "binary", "threshold": 4.0, "weight": 2.0, "score_weight": 3.0},
+    {"name": "hour", "column": "hour", "weight": 0.01, "score_weight": -0.1},
 ]
 
 
@@ -106,7 +107,7 @@ def test_several_targets_in_their_own_units(world: Prepared, trained: tuple[Rank
     assert found[:, 0].min() >= rating.min() and found[:, 0].max() <= rating.max()
     columns = {"user": tf.constant(events.user), "item": tf.constant(events.item)}
     columns |= model.network.encode_context({name: tf.constant(c) for name, c in events.context.items()})
-    np.testing.assert_allclose(model.network.score(columns), found @ [1.0, 2.0, 0.01], rtol=1e-4)
+    np.testing.assert_allclose(model.network.score(columns), found @ [1.0, 3.0, -0.1], rtol=1e-4)
 
 
 def test_binary_target_starts_calibrated(world: Prepared, reporter: Reporter) -> None:
@@ -172,7 +173,7 @@ def test_exported_network_serves_the_same(
     # A request without context is the one whose context is missing, label by label.
     silent = {"device": np.full(len(user), "", object), "hour": np.full(len(user), np.nan)}
     told = predict(trained[0], dataclasses.replace(world.rated_test, context=silent))
-    np.testing.assert_allclose(told @ [1.0, 2.0, 0.01], expected, rtol=1e-4)
+    np.testing.assert_allclose(told @ [1.0, 3.0, -0.1], expected, rtol=1e-4)
     assert not any("adagrad" in variable.name.lower() for variable in network.variables)
 
 

@@ -1,0 +1,125 @@
+"""Several targets: what each is measured by, what is an input and what is not, and settings that will not do."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranking_world import quick
+
+from trainer import experiment
+from trainer.config import Config, EvaluateSettings, from_values, load, with_settings
+from trainer.data.examples import Prepared
+from trainer.errors import UserError
+from trainer.progress import Reporter
+from trainer.train_ranking import build_ranking, evaluate_targets, predict, train_ranking, validator
+
+RATING = {"name": "rating"}
+LIKED = {"name": "liked", "kind": "binary", "threshold": 4.0}
+HOUR = {"name": "hour", "column": "hour", "weight": 0.01}
+
+
+def test_each_target_has_its_metric(world: Prepared, reporter: Reporter, tmp_path: Path) -> None:
+    model = train_ranking(quick(targets=[RATING, LIKED, HOUR], epochs=2), world, tmp_path, reporter)
+    epochs = json.loads((tmp_path / "ranking" / "checkpoint" / "epochs.json").read_text())
+    validation = world.rated_validation
+    error = np.sqrt(np.mean((validation.rating - 3.5) ** 2))
+    for entry in epochs:
+        assert {"val_rmse_rating", "val_rmse_hour", "val_auc_liked", "val_log_loss_liked"} <= set(entry)
+        assert 0 < entry["val_rmse_rating"] < error
+        assert 0.5 < entry["val_auc_liked"] < 1
+    reports = evaluate_targets(model, world, EvaluateSettings(bootstrap=0))
+    assert list(reports) == ["rating", "liked", "hour"]
+    predicted = predict(model, world.rated_test)
+    for column, name, actual in (
+        (0, "rating", world.rated_test.rating),
+        (2, "hour", world.rated_test.context["hour"]),
+    ):
+        wanted = np.sqrt(np.mean((predicted[:, column] - actual) ** 2))
+        assert reports[name].values["rmse"] == pytest.approx(wanted, rel=1e-5)
+    assert {"auc", "log_loss"} <= set(reports["liked"].values)
+    assert "log_loss" not in reports["rating"].values
+
+
+def test_a_target_that_no_event_carries_is_not_measured(world: Prepared, reporter: Reporter) -> None:
+    ready = build_ranking(quick(targets=[LIKED, HOUR]), world, reporter)
+    events = world.rated_validation
+    assert set(validator(ready.model, events)()) == {"loss", "auc_liked", "log_loss_liked", "rmse_hour"}
+    unrated = dataclasses.replace(events, rating=np.full(len(events), np.nan, np.float32))
+    found = validator(ready.model, unrated)()
+    assert set(found) == {"loss", "rmse_hour"}
+    assert np.isfinite(found["loss"])
+    assert set(validator(ready.model, events.take(np.zeros(0, np.int64)))()) == {"loss"}
+
+
+def test_what_is_to_be_predicted_is_no_input(world: Prepared, reporter: Reporter) -> None:
+    plain, asking = (
+        build_ranking(quick(targets=targets), world, reporter).model.network
+        for targets in ([RATING], [RATING, HOUR])
+    )
+    assert set(plain.context.towers) == {"device", "hour"}
+    assert set(asking.context.towers) == {"device"}
+
+
+def test_the_loss_is_the_weighted_sum(world: Prepared, reporter: Reporter) -> None:
+    quiet = {"dropout": 0.0, "id_dropout": 0.0, "l2": 0.0, "prior": "none"}
+
+    def loss(*targets: dict[str, object]) -> float:
+        ready = build_ranking(quick(targets=list(targets), **quiet), world, reporter)
+        return float(ready.model.compute_loss(next(iter(ready.batches(0, 1)))))
+
+    both = loss(RATING | {"weight": 3.0}, LIKED | {"weight": 0.5})
+    assert both == pytest.approx(3 * loss(RATING) + 0.5 * loss(LIKED), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"network": {"name": "mpl"}}, "unknown ranking_network 'mpl'; did you mean 'mlp'"),
+        ({"network": {"name": "cross", "depth": 2}}, r"unknown setting ranking\.network\.depth"),
+        ({"network": {"name": "cross", "crosses": 0}}, r"ranking\.network\.crosses=0: .*greater than 0"),
+        ({"network": {"name": "cross", "projection": 0}}, r"ranking\.network\.projection=0"),
+        ({"network": {"name": "cross", "structure": "deep"}}, r"ranking\.network\.structure='deep'"),
+        ({"history": {"name": "din"}}, "unknown ranking_history 'din'"),
+        ({"history": {"name": "attention", "interests": 0}}, r"ranking\.history\.interests=0"),
+        ({"history": {"name": "attention", "units": [0]}}, r"ranking\.history\.units=0"),
+        ({"history": {"name": "none", "interests": 2}}, r"unknown setting ranking\.history\.interests"),
+        (
+            {"heads": {"name": "experts"}},
+            "unknown ranking_heads 'experts'; did you mean 'mixture_of_experts'",
+        ),
+        ({"heads": {"name": "mixture_of_experts", "experts": -1}}, r"ranking\.heads\.experts=-1"),
+        ({"heads": {"name": "shared_bottom", "targets": 3}}, r"unknown setting ranking\.heads\.targets"),
+    ],
+)
+def test_parts_and_settings_that_do_not_exist(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        experiment.check(from_values({"ranking": settings}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"targets": []}, r"ranking\.targets.*at least 1"),
+        ({"targets": [RATING, RATING]}, "two targets are named 'rating'; give each"),
+        ({"targets": [RATING | {"score_weight": 0.0}]}, "score_weight is 0 in all of"),
+        ({"targets": [RATING | {"score_weight": float("nan")}]}, r"score_weight=nan"),
+        ({"targets": [RATING | {"weight": 0}]}, r"ranking\.targets\.0\.weight=0"),
+        ({"targets": [RATING | {"kind": "binry"}]}, r"ranking\.targets\.0\.kind='binry'"),
+        ({"layers": [64, 0]}, r"ranking\.layers\.1=0"),
+    ],
+)
+def test_settings_that_will_not_do(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        from_values({"ranking": settings})
+
+
+def test_settings_of_parts_from_the_command_line() -> None:
+    chosen = ["ranking.network.name=cross", "ranking.network.crosses=3", "ranking.history.name=attention"]
+    config = load(None, None, [*chosen, "ranking.heads.tower=[8]"])
+    assert config.ranking.network.settings == {"crosses": 3}
+    assert config.ranking.heads.name == "shared_bottom"
+    experiment.check(config)
+    assert with_settings(config, {}) == config
+    assert isinstance(config, Config)
