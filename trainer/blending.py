@@ -5,7 +5,6 @@ are left out of the vectors: training never ends below its start.
 """
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.block_search import START, STEPS, UNORDERED_STEPS, Choice, accuracies, blocks, choose
+from trainer.block_search import ORDERED, START, UNORDERED, Choice, Plan, accuracies, blocks, choose
 from trainer.blocks import Block
 from trainer.config import Config
-from trainer.data.examples import Prepared
+from trainer.data.examples import Events, Prepared
 from trainer.factorisation import Ease, Factorisation
-from trainer.retriever import Retriever
 from trainer.progress import Advance, Reporter
 from trainer.rehearsal import known, rehearsal, sample
+from trainer.retriever import Retriever
 from trainer.train_retrieval import scorer
 
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -67,31 +66,44 @@ def attach(
     What was chosen is kept in `workdir/blend.json` and not chosen again.
     """
     if config.retrieval.factorisation == "none":
+        combine(retriever, None, prepared.before_test, prepared, 0)
         return
-    rank, items = config.retrieval.factorisation_rank, len(prepared.items)
-    kept = workdir / "blend.json"
-    with reporter.step("factorise", len(STEPS) + 2) as advance:
+    rank, kept = config.retrieval.factorisation_rank, workdir / "blend.json"
+    plan = ORDERED if prepared.timed or prepared.ordered else UNORDERED
+    with reporter.step("factorise", len(plan) + 2) as advance:
         if kept.exists():
             recipe = Recipe.read(kept)
         else:
-            recipe = find_recipe(retriever, prepared, rank, advance)
+            recipe = find_recipe(retriever, prepared, rank, plan, advance)
             recipe.write(kept)
-        advance(len(STEPS) + 1, f"towers {recipe.towers:.3g}")
-        final = Factorisation(known(prepared.before_test).by_user(len(prepared.users)), items, rank)
-        prior = popularity_block(final.degree, recipe.popularity)
-        retriever.combine(recipe.towers, [*blocks(final, recipe.choice, recipe.spreads), prior])
+        advance(len(plan) + 1, f"towers {recipe.towers:.3g}")
+        combine(retriever, recipe, prepared.before_test, prepared, rank)
 
 
-def find_recipe(retriever: Retriever, prepared: Prepared, rank: int, advance: Advance) -> Recipe:
+def combine(
+    retriever: Retriever, recipe: Recipe | None, events: Events, prepared: Prepared, rank: int
+) -> None:
+    """Hangs the recipe's blocks, fitted to `events`, on the retriever; without a recipe only popularity, for who brings nothing else."""
+    degree = np.bincount(known(events).item, minlength=len(prepared.items)) + 1.0
+    if recipe is None:
+        retriever.combine(1.0, [popularity_block(degree, 0.0)])
+        return
+    fitted = Factorisation(known(events).by_user(len(prepared.users)), len(prepared.items), rank)
+    prior = popularity_block(degree, recipe.popularity)
+    retriever.combine(recipe.towers, [*blocks(fitted, recipe.choice, recipe.spreads), prior])
+
+
+def find_recipe(retriever: Retriever, prepared: Prepared, rank: int, plan: Plan, advance: Advance) -> Recipe:
     """Returns what validation chooses; the defaults where there is no validation."""
     items = len(prepared.items)
     lists, cases = rehearsal(prepared)
+    fitted = Factorisation(lists, items, rank)
     choice, spreads = START, {Ease.family: 1.0}
     if len(cases):
-        steps = STEPS if prepared.timed or prepared.ordered else UNORDERED_STEPS
-        choice, spreads = choose(Factorisation(lists, items, rank), cases, advance, steps)
-    train = Factorisation(prepared.train.by_user(len(prepared.users)), items, rank)
-    return Recipe(choice, spreads, *weigh_towers(retriever, blocks(train, choice, spreads), prepared))
+        choice, spreads = choose(fitted, cases, advance, plan)
+    if len(lists.items) != len(prepared.train):  # fitted to other events than the towers
+        fitted = Factorisation(prepared.train.by_user(len(prepared.users)), items, rank)
+    return Recipe(choice, spreads, *weigh_towers(retriever, blocks(fitted, choice, spreads), prepared))
 
 
 def popularity_block(degree: npt.NDArray[np.floating], scale: float) -> Block:
@@ -112,22 +124,35 @@ def weigh_towers(retriever: Retriever, beside: Sequence[Block], prepared: Prepar
     cases = sample(prepared.validation, len(prepared.items))
     if not len(cases):
         return 0.0, PRIOR_SCALES[0]
-    base = sum((block.queries(cases.history) @ block.candidates.T for block in beside), start=np.float32(0))
-    towers = scorer(retriever, prepared).scores(cases)
+    towers = np.array(scorer(retriever, prepared).scores(cases))
     spread = float(towers.std()) + 1e-12
-    towers = towers / np.float32(spread)
+    base = np.zeros_like(towers)
+    for block in beside:
+        base += block.queries(cases.history) @ block.candidates.T
     degree = np.bincount(known(prepared.train).item, minlength=len(prepared.items)) + 1.0
     popular = popularity_block(degree, 1.0).candidates[:, 0]
-    start = accuracies(base + np.float32(PRIOR_SCALES[0]) * popular, cases)
+    popular = np.broadcast_to(popular, towers.shape)
+
+    def found(tower: float, prior: float) -> npt.NDArray[np.float64]:
+        return accuracies([(base, 1.0), (towers, tower / spread), (popular, prior)], cases)
+
+    start = found(0.0, PRIOR_SCALES[0])
     best, chosen = start, (0.0, PRIOR_SCALES[0])
-    for tower, prior in itertools.product(TOWER_SCALES, PRIOR_SCALES):
-        found = accuracies(base + np.float32(tower) * towers + np.float32(prior) * popular, cases)
-        if np.nanmean(found) > np.nanmean(best) and _sure(found - start):
-            best, chosen = found, (tower, prior)
+
+    def improve(tower: float, prior: float) -> None:
+        nonlocal best, chosen
+        values = found(tower, prior)
+        if np.nanmean(values) > np.nanmean(best) and sure(values - start):
+            best, chosen = values, (tower, prior)
+
+    for tower in TOWER_SCALES[1:]:
+        improve(tower, PRIOR_SCALES[0])
+    for prior in PRIOR_SCALES[1:]:
+        improve(chosen[0], prior)
     return chosen[0] / spread, chosen[1]
 
 
-def _sure(gains: npt.NDArray[np.float64]) -> bool:
+def sure(gains: npt.NDArray[np.float64]) -> bool:
     """Returns whether the mean gain is above `SURE` of its standard errors: validation is small, and noise gains too."""
     gains = gains[np.isfinite(gains)]
     return bool(gains.mean() > SURE * gains.std() / np.sqrt(len(gains)))

@@ -1,8 +1,11 @@
-"""The search over the blocks' settings: coordinate descent over a small grid, on validation queries."""
+"""The search over the blocks' settings on validation queries: each family of taste alone, then what they give together."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,76 +18,142 @@ from trainer.factorisation import BlockSettings, Ease, Factorisation, Spectral, 
 from trainer.progress import Advance
 
 Choice = tuple[BlockSettings, ...]
+Parts = Sequence[tuple[Floats, float]]  # score matrices `[cases, items]` and their weights
 INF = float("inf")
 HALF_LIVES = (INF, 50.0, 20.0, 8.0, 5.0, 3.0, 2.0, 1.0)
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
-PENALTIES = (50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
+L2 = (10.0, 25.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
+PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 START: Choice = (Ease(), Transitions(), Spectral())
+EASE, TRANSITIONS, SPECTRAL = range(3)  # places in a choice
 MIN_GAIN = 1.002  # a step is taken for a relative gain above this
-CUTOFF = 10
+CUTOFFS = (10, 20)
+CASES_AT_A_TIME = 64  # in each thread
 
 
 @dataclass(frozen=True)
 class Step:
-    """Settings of one family that are tried together. A grid of one setting is a line, and is climbed from where it stands."""
+    """Settings, each of a family, that are tried together. A grid of one setting is a line, and is climbed from where it stands."""
 
-    family: int  # place in the choice
-    names: tuple[str, ...]
+    names: tuple[tuple[int, str], ...]
     grid: tuple[tuple[Any, ...], ...]
+
+    def applies(self, choice: Choice) -> bool:
+        """Returns whether it would change anything: a block of no weight has no settings that matter."""
+        return any(name == "scale" or choice[family].scale for family, name in self.names)
+
+    def unordered(self) -> "Step":
+        """Returns the step without half-lives, for events whose order means nothing."""
+        places = [place for place, (_, name) in enumerate(self.names) if name == "half_life"]
+        kept = tuple(values for values in self.grid if all(values[place] == INF for place in places))
+        return dataclasses.replace(self, grid=kept)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of the search: `alone`, of one family each without the others, then `together`."""
+
+    alone: dict[int, tuple[Step, ...]]
+    together: tuple[Step, ...]
+
+    def __len__(self) -> int:
+        return len(self.together) + sum(map(len, self.alone.values()))
 
 
 def _line(family: int, name: str, values: Sequence[float]) -> Step:
-    return Step(family, (name,), tuple((value,) for value in values))
+    return Step(((family, name),), tuple((value,) for value in values))
 
 
-STEPS: tuple[Step, ...] = (
-    _line(0, "half_life", HALF_LIVES),
-    _line(0, "l2", PENALTIES),
-    _line(0, "user_power", (0.0, 0.25, 0.5)),
-    _line(0, "popularity", (0.0, 0.15, 0.3, 0.45)),
-    Step(
-        1,
-        ("half_life", "scale", "symmetric"),
-        tuple((h, s, y) for y in (False, True) for h in (INF, 3.0, 1.0) for s in (0.3, 0.7, 1.2)),
-    ),
-    _line(1, "popularity", (0.0, 0.2, 0.4)),
-    _line(1, "l2", (0.2, 1.0, 5.0, 25.0, 100.0)),
-    _line(1, "half_life", HALF_LIVES),
-    _line(1, "scale", SCALES),
-    Step(
-        2,
-        ("rank", "half_life", "scale"),
-        tuple((r, h, s) for r in (32, 128, 512) for h in (INF, 5.0) for s in (0.1, 0.2, 0.4)),
-    ),
-    _line(0, "half_life", HALF_LIVES),
-    _line(0, "popularity", (0.0, 0.15, 0.3, 0.45)),
-    _line(0, "l2", PENALTIES),
-    _line(1, "scale", SCALES),
+def _grid(family: int, **values: Sequence[Any]) -> Step:
+    return Step(tuple((family, name) for name in values), tuple(product(*values.values())))
+
+
+EASE_ALONE = (
+    _line(EASE, "half_life", HALF_LIVES),
+    _line(EASE, "l2", L2),
+    _line(EASE, "user_power", (0.0, 0.25, 0.5)),
+    _line(EASE, "popularity", (0.0, 0.15, 0.3, 0.45)),
 )
+SPECTRAL_ALONE = (
+    _line(SPECTRAL, "half_life", HALF_LIVES),
+    _grid(SPECTRAL, damping=(0.3, 0.4, 0.5), penalty=(0.0, 0.3, 3.0)),
+    _line(SPECTRAL, "rank", (64, 128, 256, 512)),
+    _line(SPECTRAL, "penalty", PENALTIES),
+    _line(SPECTRAL, "user_power", (0.0, 0.25, 0.5)),
+    _line(SPECTRAL, "damping", (0.1, 0.2, 0.3, 0.4, 0.5)),
+    _line(SPECTRAL, "rank", (64, 128, 256, 512, 1024)),  # the costly one last
+    _line(SPECTRAL, "penalty", PENALTIES),
+    _line(SPECTRAL, "popularity", (-0.1, -0.05, 0.0, 0.05, 0.1)),
+)
+MIX = Step(
+    ((EASE, "scale"), (SPECTRAL, "scale")), ((1.0, 0.2), (1.0, 0.5), (1.0, 1.0), (0.5, 1.0), (0.2, 1.0))
+)
+FEW_DIRECTIONS = Step(  # a coarse picture of taste beside the fine one of the ridge
+    (
+        (EASE, "scale"),
+        *((SPECTRAL, name) for name in ("damping", "penalty", "rank", "half_life", "scale")),
+    ),
+    tuple(product((1.0,), (0.3,), (0.0,), (32, 128), (INF, 5.0), (0.1, 0.2, 0.4))),
+)
+WHAT_FOLLOWS = (
+    _grid(TRANSITIONS, symmetric=(False, True), half_life=(INF, 3.0, 1.0), scale=(0.3, 0.7, 1.2)),
+    _line(TRANSITIONS, "damping", (0.25, 0.5)),
+    _line(TRANSITIONS, "popularity", (0.0, 0.2, 0.4)),
+    _line(TRANSITIONS, "l2", (0.2, 1.0, 5.0, 25.0, 100.0)),
+    _line(TRANSITIONS, "half_life", HALF_LIVES),
+    _line(TRANSITIONS, "scale", SCALES),
+)
+AGAIN = (
+    _line(EASE, "half_life", HALF_LIVES),
+    _line(EASE, "popularity", (0.0, 0.15, 0.3, 0.45)),
+    _line(EASE, "l2", L2),
+    _grid(SPECTRAL, damping=(0.3, 0.4), rank=(128, 512), penalty=(1.0, 3.0), scale=(0.2, 0.5, 1.0)),
+    _line(SPECTRAL, "penalty", PENALTIES),
+    _line(TRANSITIONS, "scale", SCALES),
+)
+ORDERED = Plan({EASE: EASE_ALONE, SPECTRAL: SPECTRAL_ALONE}, (MIX, *WHAT_FOLLOWS, FEW_DIRECTIONS, *AGAIN))
 
 
-# Events without times, as sets: their order in the file may mean nothing, and no step may read it.
-UNORDERED_STEPS = tuple(
-    dataclasses.replace(
-        step, grid=tuple(values for values in step.grid if "half_life" not in step.names or INF in values)
-    )
-    for step in STEPS
-    if step.family != 1 and step.names != ("half_life",)
+def _without_order(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Returns the steps that read no order, for events without times: their order in the file may mean nothing."""
+    kept = (step.unordered() for step in steps if step.names[0][0] != TRANSITIONS)
+    return tuple(step for step in kept if len(step.grid) > 1)
+
+
+UNORDERED = Plan(
+    {family: _without_order(steps) for family, steps in ORDERED.alone.items()},
+    _without_order(ORDERED.together),
 )
 
 
 def choose(
-    factorisation: Factorisation, cases: Cases, advance: Advance, steps: Sequence[Step] = STEPS
+    factorisation: Factorisation, cases: Cases, advance: Advance, plan: Plan = ORDERED
 ) -> tuple[Choice, dict[str, float]]:
     """Returns the settings of each family, and the spread of each chosen block's scores (its unit of scale)."""
-    board = Board(factorisation, cases)
-    choice, best = START, board.value(START)
-    for number, step in enumerate(steps):
-        if choice[step.family].scale or "scale" in step.names:
-            search = climb if len(step.names) == 1 else scan
-            choice, best = search(board, choice, best, step)
-        advance(number + 1, f"validation recall + NDCG {best:.4f}")
+    board, done = Board(factorisation, cases), 0
+
+    def walk(choice: Choice, steps: Sequence[Step]) -> tuple[Choice, float]:
+        nonlocal done
+        best = board.value(choice)
+        for step in steps:
+            if step.applies(choice):
+                search = climb if len(step.names) == 1 else scan
+                choice, best = search(board, choice, best, step)
+            done += 1
+            advance(done, f"validation recall + NDCG {best:.4f}")
+        return choice, best
+
+    tuned = {family: walk(_only(START, family), steps) for family, steps in plan.alone.items()}
+    first = max(tuned, key=lambda family: tuned[family][1])
+    merged = [tuned[place][0][place] if place in tuned else START[place] for place in range(len(START))]
+    choice, _ = walk(_only(merged, first), plan.together)
     return choice, {settings.family: board.spread(settings) for settings in choice if settings.scale}
+
+
+def _only(choice: Sequence[BlockSettings], family: int) -> Choice:
+    return tuple(
+        dataclasses.replace(settings, scale=float(place == family)) for place, settings in enumerate(choice)
+    )
 
 
 def scan(board: "Board", choice: Choice, best: float, step: Step) -> tuple[Choice, float]:
@@ -97,7 +166,8 @@ def scan(board: "Board", choice: Choice, best: float, step: Step) -> tuple[Choic
 def climb(board: "Board", choice: Choice, best: float, step: Step) -> tuple[Choice, float]:
     """Returns the choice after walking the line of a step, up and down from where it stands, as long as that clearly helps."""
     values = [value for (value,) in step.grid]
-    now = getattr(choice[step.family], step.names[0])
+    ((family, name),) = step.names
+    now = getattr(choice[family], name)
     start = min(range(len(values)), key=lambda place: (values[place] != now, abs(values[place] - now)))
     for direction in (1, -1):
         place, moved = start + direction, False
@@ -114,8 +184,10 @@ def climb(board: "Board", choice: Choice, best: float, step: Step) -> tuple[Choi
 
 
 def _changed(choice: Choice, step: Step, values: tuple[Any, ...]) -> Choice:
-    changed = dataclasses.replace(choice[step.family], **dict(zip(step.names, values, strict=True)))
-    return (*choice[: step.family], changed, *choice[step.family + 1 :])
+    changed = list(choice)
+    for (family, name), value in zip(step.names, values, strict=True):
+        changed[family] = dataclasses.replace(changed[family], **{name: value})
+    return tuple(changed)
 
 
 class Board:
@@ -127,14 +199,10 @@ class Board:
         self.held: dict[str, tuple[BlockSettings, Floats, float]] = {}
 
     def value(self, choice: Choice) -> float:
-        """Returns recall@10 + NDCG@10 of a choice."""
-        total: Floats | None = None
-        for settings in choice:
-            if settings.scale:
-                _, scores, spread = self._scores(settings)
-                part = scores * np.float32(settings.scale / spread)
-                total = part if total is None else np.add(total, part, out=total)
-        return float(np.nanmean(accuracies(total, self.cases))) if total is not None else 0.0
+        """Returns the mean accuracy of a choice."""
+        held = [(settings.scale, *self._scores(settings)[1:]) for settings in choice if settings.scale]
+        parts = [(scores, scale / spread) for scale, scores, spread in held]
+        return float(np.nanmean(accuracies(parts, self.cases)))
 
     def spread(self, settings: BlockSettings) -> float:
         """Returns the standard deviation of a block's scores before its scale."""
@@ -149,22 +217,37 @@ class Board:
         return self.held[settings.family]
 
 
-def accuracies(scores: Floats, cases: Cases) -> npt.NDArray[np.float64]:
-    """Returns recall@10 + NDCG@10 of each case for scores `[cases, items]`, which are overwritten; ties count against."""
+def accuracies(parts: Parts, cases: Cases) -> npt.NDArray[np.float64]:
+    """Returns recall + NDCG of each case, the mean over `CUTOFFS`, for the weighted sum of scores; ties count against."""
+
+    def some(start: int) -> npt.NDArray[np.float64]:
+        rows = np.arange(start, min(start + CASES_AT_A_TIME, len(cases)))
+        total = parts[0][0][rows] * np.float32(parts[0][1])
+        for scores, weight in parts[1:]:
+            total += scores[rows] * np.float32(weight)
+        return _accuracies(total, cases.take(rows))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        return np.concatenate(list(threads.map(some, range(0, len(cases), CASES_AT_A_TIME))))
+
+
+def _accuracies(scores: Floats, cases: Cases) -> npt.NDArray[np.float64]:
+    """Returns what `accuracies` does of scores `[cases, items]`, which are overwritten."""
     scores[:, 0] = -np.inf
     scores[np.repeat(np.arange(len(cases)), cases.history.lengths), cases.history.items] = -np.inf
     ranks, offsets = _ranks(scores, cases.positives), cases.positives.offsets
-    return metrics.recall(ranks, offsets, CUTOFF) + metrics.ndcg(ranks, offsets, CUTOFF)
+    total = sum(metrics.recall(ranks, offsets, k) + metrics.ndcg(ranks, offsets, k) for k in CUTOFFS)
+    return np.asarray(total / len(CUTOFFS))
 
 
 def _ranks(scores: Floats, positives: Lists) -> npt.NDArray[np.int64]:
-    """Returns ranks `[positives]`, exact up to the cutoff."""
+    """Returns ranks `[positives]`, exact up to the largest cutoff."""
     owner = np.repeat(np.arange(len(scores)), positives.lengths)
     own = scores[owner, positives.items]
     if len(owner) == len(scores):
         counted = np.count_nonzero(scores >= own[:, None], axis=1)
     else:
-        places = min(CUTOFF + 1, scores.shape[1])
+        places = min(max(CUTOFFS) + 1, scores.shape[1])
         top = np.partition(scores, -places, axis=1)[:, -places:]
         counted = np.count_nonzero(top[owner] >= own[:, None], axis=1)
     return np.where(own > -np.inf, counted, metrics.MISSED)

@@ -1,14 +1,14 @@
 """Item vectors straight from the interactions, in closed form: no training, seconds where the towers take minutes.
 
-Three families, each a history table and a candidate table `[items, rank]` for a `Block`:
+Three families, each a history table and a candidate table `[items, rank]` for a `Block`. With the SVD X = U S V' of the interactions:
 
 * `ease`: the ridge regression of every item on all others (Steck, "Embarrassingly shallow autoencoders", 2019), which is of low rank but
-  for its diagonal: with the SVD X = U S V', off the diagonal B = V f V' D with f = s^2 / (s^2 + l2) and D_jj = 1 / (1 - sum_k V_jk^2 f_k).
-  The diagonal only speaks for items of the history, and those are masked.
-* `transitions`: the ridge regression of what comes next on the decayed past, solved in the basis of the leading left singular vectors of
-  the damped transition counts (of the kind of Rendle et al., "Factorizing personalized Markov chains", 2010).
-* `spectral`: the leading singular vectors of the interactions damped by degree on both sides (Levy and Jurafsky; Shen et al., "How powerful
-  is graph convolution for recommendation?", 2021).
+  for its diagonal: off the diagonal B = V f V' D with f = s^2 / (s^2 + l2) and D_jj = 1 / (1 - sum_k V_jk^2 f_k). The diagonal only
+  speaks for items of the history, and those are masked.
+* `spectral`: a filter on the interactions damped by degree on both sides, d_j^-b V f V' d_i^b. Without a penalty an ideal low pass,
+  with a large one the linear filter of graph convolution (Levy and Jurafsky; Shen et al., "How powerful is graph convolution for
+  recommendation?", 2021).
+* `transitions`: what comes next (`trainer/transitions.py`).
 """
 
 from collections.abc import Callable
@@ -20,18 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sparse
 
+from trainer import transitions
 from trainer.data.examples import Floats, Lists
+from trainer.svd import truncated_svd
 
 Tables = tuple[Floats, Floats]
-OVERSAMPLING = 32  # columns beyond the rank that a randomised SVD carries (Halko et al. 2011)
-POWER_ITERATIONS = 2
-PAST, FUTURE = 10, 3  # events that a transition looks back, and forward
-PAST_HALF_LIFE, FUTURE_HALF_LIFE = 2.0, 1.0  # in events
-GRAM_EVENTS = (
-    400_000  # events behind the transitions' Gram matrix at most: it is rank x rank and needs no more
-)
-GRAM_BLOCK = 20_000
-MOST_COUNTS = 4_000_000  # transition counts that the basis is read from: of more, the largest
+USUAL_RANK = 512  # of what is tried first; beyond it the ridge gains little, and transitions begin to overfit
+MOST_NUMBERS = 2**27  # in one table, half a GiB: of a corpus of millions, the rank is what gives way
+KEPT = 6  # decompositions at a time
 
 
 @dataclass(frozen=True)
@@ -61,11 +57,17 @@ class Transitions:
 
 @dataclass(frozen=True)
 class Spectral:
-    """`rank` leading directions, `damping` the exponent of the degree."""
+    """`rank` leading directions; `damping`, `user_power`: exponents of the items' and the users' degree.
+
+    `penalty`: the filter's, as a share of the median of the squared singular values. `popularity`: candidates are damped by it.
+    """
 
     family: ClassVar[str] = "spectral"
-    rank: int = 32
+    rank: int = 512
     damping: float = 0.3
+    user_power: float = 0.5
+    penalty: float = 0.0
+    popularity: float = 0.0
     half_life: float = float("inf")  # events
     scale: float = 0.0
 
@@ -73,32 +75,12 @@ class Spectral:
 BlockSettings = Ease | Transitions | Spectral
 
 
-def truncated_svd(matrix: Any, rank: int) -> tuple[npt.NDArray[np.float64], Floats]:
-    """Returns the leading singular values `[r]` and right singular vectors `[columns, r]` of a sparse matrix, r <= rank.
-
-    Randomised subspace iteration (Halko et al. 2011); directions without weight are dropped.
-    """
-    matrix = sparse.csr_matrix(matrix, dtype=np.float32)
-    transposed = matrix.T.tocsr()
-    columns = min(rank + OVERSAMPLING, *matrix.shape)
-    start = np.random.default_rng(0).standard_normal((matrix.shape[1], columns), dtype=np.float32)
-    span = transposed @ (matrix @ start)
-    for _ in range(POWER_ITERATIONS):
-        span = transposed @ (matrix @ np.linalg.qr(span)[0])
-    basis = np.linalg.qr(span)[0]
-    image = matrix @ basis
-    values, vectors = np.linalg.eigh((image.T @ image).astype(np.float64))
-    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    kept = values > 1e-6 * max(values[0], 1e-12)
-    return np.sqrt(values[kept]), basis @ vectors[:, kept].astype(np.float32)
-
-
 class Factorisation:
     """The families' tables over one set of training lists; what settings share is computed once."""
 
     def __init__(self, lists: Lists, items: int, rank: int) -> None:
         self.items = items
-        self.rank = rank
+        self.rank = max(min(rank, MOST_NUMBERS // items), 1)
         kept = lists.items > 0
         owner = np.repeat(np.arange(len(lists)), lists.lengths)[kept]
         lengths = np.bincount(owner, minlength=len(lists))
@@ -108,6 +90,7 @@ class Factorisation:
         self.lengths = np.maximum(lengths, 1).astype(np.float64)
         self.degree = np.bincount(self.lists.items, minlength=items) + 1.0
         self._cache: dict[tuple[Any, ...], Any] = {}
+        self._latest: Floats | None = None  # the singular vectors last found
 
     def tables(self, settings: BlockSettings) -> Tables:
         """Returns the history table and the candidate table `[items, r]` of a family under its settings."""
@@ -122,91 +105,54 @@ class Factorisation:
         return matrix
 
     def _ease(self, settings: Ease) -> Tables:
-        power = settings.user_power
-        weights = (self.lengths / self.lengths.mean()) ** -power
-        values, vectors = self._once(
-            ("ease", power), lambda: truncated_svd(sparse.diags(weights) @ self.interactions, self.rank)
-        )
+        values, vectors = self._svd(settings.user_power, 0.0, min(self.rank, USUAL_RANK))
         history = vectors * np.sqrt(values**2 / (values**2 + settings.l2)).astype(np.float32)
         own = np.maximum(1.0 - np.square(history, dtype=np.float64).sum(axis=1), 1e-3)
         return history, _float32(history / own[:, None] * self._popularity(settings.popularity))
 
     def _spectral(self, settings: Spectral) -> Tables:
-        damping = settings.damping
-        user, item = sparse.diags(self.lengths**-0.5), sparse.diags(self.degree**-damping)
-        _, vectors = self._once(
-            ("spectral", damping), lambda: truncated_svd(user @ self.interactions @ item, self.rank)
+        rank = min(self.rank, max(settings.rank, USUAL_RANK))
+        values, vectors = self._svd(settings.user_power, settings.damping, rank)
+        penalty = settings.penalty * float(np.median(values**2)) if len(values) else 0.0
+        values, vectors = values[: settings.rank], vectors[:, : settings.rank]
+        passed = values**2 / (values**2 + penalty)
+        return (
+            _float32(vectors * self._popularity(settings.damping)),
+            _float32(vectors * passed * self._popularity(settings.popularity - settings.damping)),
         )
-        kept = vectors[:, : settings.rank]
-        return _float32(kept * self._popularity(damping)), _float32(kept * self._popularity(-damping))
 
     def _transitions(self, settings: Transitions) -> Tables:
-        basis, values, vectors, following = self._once(
-            ("transitions", settings.damping, settings.symmetric),
-            lambda: self._transition_basis(settings.damping, settings.symmetric),
+        damping, symmetric = settings.damping, settings.symmetric
+        rank = min(self.rank, USUAL_RANK)
+        basis: transitions.Basis = self._once(
+            ("transitions", damping, symmetric),
+            lambda: transitions.basis(self.lists, self.degree**-damping, rank, symmetric),
         )
-        inverse = (vectors / (values + settings.l2)) @ vectors.T
-        return _float32(basis @ inverse), _float32(following * self._popularity(settings.popularity))
+        candidates = basis.following * self._popularity(settings.popularity)
+        return basis.history(settings.l2), _float32(candidates)
 
-    def _transition_basis(self, damping: float, symmetric: bool) -> tuple[Any, ...]:
-        past = lagged(self.lists, self.items, range(0, PAST), PAST_HALF_LIFE)
-        future = lagged(self.lists, self.items, range(-1, -1 - FUTURE, -1), FUTURE_HALF_LIFE)
-        counts = (past.T @ future).tocsr()  # [j, i]: how often i came soon after j, decayed both ways
-        if symmetric:
-            counts = (counts + counts.T).tocsr()
-        damp = sparse.diags(self.degree**-damping)
-        _, left = truncated_svd(_largest((damp @ counts @ damp).T.tocsr(), MOST_COUNTS), self.rank)
-        basis = _float32(self.degree[:, None] ** -damping * left)
-        values, vectors = np.linalg.eigh(_gram(past, basis))
-        return basis, np.maximum(values, 0.0), vectors, np.asarray(counts.T @ basis)
+    def _svd(self, user_power: float, damping: float, rank: int) -> tuple[npt.NDArray[np.float64], Floats]:
+        """Returns singular values and right vectors of the interactions, damped by the degrees of users and items."""
+
+        def find() -> tuple[npt.NDArray[np.float64], Floats]:
+            user = sparse.diags((self.lengths / self.lengths.mean()) ** -user_power)
+            item = sparse.diags(self.degree**-damping)
+            values, vectors = truncated_svd(user @ self.interactions @ item, rank, self._latest)
+            self._latest = vectors
+            return values, vectors
+
+        found: tuple[npt.NDArray[np.float64], Floats] = self._once(("svd", user_power, damping, rank), find)
+        return found
 
     def _popularity(self, power: float) -> npt.NDArray[np.float64]:
         return np.asarray(self.degree[:, None] ** -power, dtype=np.float64)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._cache:
+            if len(self._cache) >= KEPT:
+                del self._cache[next(iter(self._cache))]
             self._cache[key] = make()
         return self._cache[key]
-
-
-def lagged(lists: Lists, items: int, lags: range, half_life: float) -> sparse.csr_matrix:
-    """Returns what stands around each event `[events, items]`: `lags` events before it (negative: after it).
-
-    The first of the lags weighs 1, and each further one less by the half-life.
-    """
-    lengths = lists.lengths
-    place = np.arange(len(lists.items)) - np.repeat(lists.offsets[:-1], lengths)
-    left = np.repeat(lengths, lengths) - 1 - place
-    rows, columns, weights = [], [], []
-    for step, lag in enumerate(lags):
-        events = np.flatnonzero((place >= lag) & (left >= -lag))
-        rows.append(events)
-        columns.append(lists.items[events - lag])
-        weights.append(np.full(len(events), 0.5 ** (step / half_life), np.float32))
-    entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-    return sparse.csr_matrix(entries, shape=(len(lists.items), items))
-
-
-def _largest(matrix: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
-    """Returns the matrix with its `most` largest entries."""
-    if matrix.nnz > most:
-        matrix.data[matrix.data < np.partition(matrix.data, -most)[-most]] = 0
-        matrix.eliminate_zeros()
-    return matrix
-
-
-def _gram(past: sparse.csr_matrix, basis: Floats) -> npt.NDArray[np.float64]:
-    """Returns (past basis)'(past basis) `[r, r]`, from a sample of the events where there are very many."""
-    events = past.shape[0]
-    sample = np.arange(events)
-    if events > GRAM_EVENTS:
-        sample = np.sort(np.random.default_rng(0).choice(events, GRAM_EVENTS, replace=False))
-    gram: npt.NDArray[np.float64] = np.zeros((basis.shape[1],) * 2)
-    for start in range(0, len(sample), GRAM_BLOCK):
-        part = past[sample[start : start + GRAM_BLOCK]] @ basis
-        gram += np.asarray(part.T @ part, np.float64)
-    gram *= events / max(len(sample), 1)
-    return gram
 
 
 def _float32(values: npt.NDArray[np.generic]) -> Floats:

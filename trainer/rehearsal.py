@@ -8,7 +8,7 @@ import numpy.typing as npt
 from trainer.data.examples import Cases, Events, Lists, Prepared
 
 CASES = 3000  # validation queries at most
-CELLS = 8e7  # scores held at a time at most, over all queries of one block
+CELLS = 5e7  # scores held at a time at most, over all queries of one block
 POSITIONS = 5  # events at the end of a history that serve as validation, where users are few
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 
+from trainer import factorisation, svd, transitions
 from trainer.blocks import Block
 from trainer.data.examples import Lists
 from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
@@ -106,6 +107,69 @@ def test_spectral_is_the_damped_svd(world):
     np.testing.assert_allclose(history @ candidates.T, wanted, atol=1e-4)
 
 
+def test_the_spectral_filter_by_hand(world):
+    """A penalty of the median s^2 halves the median direction; popularity then divides the candidates by their degree."""
+    settings = Spectral(rank=ITEMS, damping=0.4, penalty=1.0, popularity=0.1)
+    history, candidates = Factorisation(world, ITEMS, ITEMS).tables(settings)
+    degree = np.bincount(world.items, minlength=ITEMS) + 1.0
+    damped = world.lengths[:, None] ** -0.5 * world.matrix(ITEMS).toarray() * degree**-0.4
+    _, values, rows = np.linalg.svd(damped)
+    values, rows = values[: ITEMS - 1], rows[: ITEMS - 1]  # the unknown's direction has no weight
+    passed = values**2 / (values**2 + np.median(values**2))
+    wanted = degree[:, None] ** -0.4 * (rows.T * passed @ rows) * degree**0.3
+    np.testing.assert_allclose(history @ candidates.T, wanted, atol=1e-4)
+
+
+def falling(rows=300, columns=80, seed=0):
+    """Returns a matrix whose spectrum falls by a tenth from each direction to the next."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.normal(size=(n, 60)))[0] for n in (rows, columns))
+    return left * 0.9 ** np.arange(60) @ right.T
+
+
+def test_a_warm_start_finds_what_a_cold_one_finds():
+    dense = falling()
+    matrix, near = (sparse.csr_matrix(dense * np.arange(1, 81) ** power) for power in (0.0, 0.03))
+    _, start = truncated_svd(near, 8)
+    values, vectors = truncated_svd(matrix, 8, start)
+    cold, _ = truncated_svd(matrix, 8)
+    np.testing.assert_allclose(values, cold, rtol=1e-3)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=1e-5)
+
+
+def test_part_by_part_is_the_whole(monkeypatch):
+    matrix = sparse.csr_matrix(falling())
+    values, vectors = truncated_svd(matrix, 5)
+    monkeypatch.setattr(svd, "ROWS", 7)
+    parted, again = truncated_svd(matrix, 5)
+    np.testing.assert_allclose(parted, values, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(np.sum(again * vectors, axis=0)), 1, atol=1e-3)
+
+
+def test_a_corpus_of_millions_gets_fewer_directions(world, monkeypatch):
+    monkeypatch.setattr(factorisation, "MOST_NUMBERS", 4 * ITEMS)
+    history, _ = Factorisation(world, ITEMS, ITEMS).tables(Spectral())
+    assert history.shape == (ITEMS, 4)
+
+
+def test_no_more_decompositions_are_held_than_said(world):
+    made = Factorisation(world, ITEMS, 4)
+    for step in range(3 * factorisation.KEPT):
+        made.tables(Spectral(damping=step / 100))
+    assert len(made._cache) == factorisation.KEPT
+
+
+def test_transitions_of_very_many_events_come_from_a_sample_of_the_lists(world, monkeypatch):
+    most = len(world.items) // 2
+    monkeypatch.setattr(transitions, "MOST_EVENTS", most)
+    drawn = transitions._sampled(world)
+    assert most - world.lengths.max() < len(drawn.items) <= most
+    whole = {tuple(world.items[a:b]) for a, b in zip(world.offsets[:-1], world.offsets[1:], strict=True)}
+    assert {
+        tuple(drawn.items[a:b]) for a, b in zip(drawn.offsets[:-1], drawn.offsets[1:], strict=True)
+    } <= whole
+
+
 def test_lagged_by_hand(make_lists):
     lists = make_lists([[1, 2, 3], [2, 1]])
     before = lagged(lists, 4, range(1, 3), half_life=1.0).toarray()
@@ -143,7 +207,9 @@ def test_transitions_learn_a_chain(make_lists):
     assert (asked @ candidates[1:].T).argmax(axis=1).tolist() == [3, 4, 0]
 
 
-@pytest.mark.parametrize("settings", [Ease(), Transitions(), Transitions(symmetric=True), Spectral()])
+@pytest.mark.parametrize(
+    "settings", [Ease(), Transitions(), Transitions(symmetric=True), Spectral(), Spectral(penalty=1.0)]
+)
 def test_the_unknown_item_has_no_say(settings):
     lists = Lists(np.array([0, 3, 6]), np.array([0, 1, 2, 3, 0, 1], np.int32), np.arange(6))
     history, candidates = Factorisation(lists, 4, 8).tables(settings)

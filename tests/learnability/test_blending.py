@@ -11,8 +11,8 @@ from trainer.blocks import Block
 from trainer.config import with_settings
 from trainer.evaluate import measure
 from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
-from trainer.retriever import Retriever
 from trainer.rehearsal import rehearsal
+from trainer.retriever import Retriever
 from trainer.train_retrieval import ragged, scorer
 
 LONG = [
@@ -64,23 +64,28 @@ def test_without_order_the_validation_cases_serve(make_prepared):
     assert cases_of(cases) == cases_of(prepared.validation)
 
 
+def accuracy(table, cases):
+    """Returns the search's own quick figure for one score matrix given in two halves, as two blocks would."""
+    return np.nanmean(block_search.accuracies([(table, 0.75), (table, 0.25)], cases))
+
+
+def evaluators(model, cases, prepared):
+    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in block_search.CUTOFFS]
+    return sum(measure(model, cases, prepared, name) for name in names) / len(block_search.CUTOFFS)
+
+
 def test_accuracy_is_the_evaluators(tiny_prepared):
     """Its own quick count of ranks, ties against the model, agrees with the one evaluator."""
     cases = tiny_prepared.validation
-    table = (
-        np.random.default_rng(0)
-        .integers(0, 40, (len(tiny_prepared.users), len(tiny_prepared.items)))
-        .astype(np.float32)
-    )
+    shape = (len(tiny_prepared.users), len(tiny_prepared.items))
+    table = np.random.default_rng(0).integers(0, 40, shape).astype(np.float32)
 
     class Table:
         def scores(self, some):
             return table[some.user].copy()
 
-    wanted = sum(measure(Table(), cases, tiny_prepared, metric) for metric in ("recall@10", "ndcg@10"))
-    assert np.nanmean(block_search.accuracies(table[cases.user].copy(), cases)) == pytest.approx(
-        wanted, rel=1e-6
-    )
+    wanted = evaluators(Table(), cases, tiny_prepared)
+    assert accuracy(table[cases.user], cases) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_accuracy_of_several_positives_is_the_evaluators(tiny_prepared):
@@ -96,8 +101,7 @@ def test_accuracy_of_several_positives_is_the_evaluators(tiny_prepared):
         def scores(self, some):
             return table[: len(some)].copy()
 
-    wanted = sum(measure(Table(), cases, tiny_prepared, metric) for metric in ("recall@10", "ndcg@10"))
-    assert np.nanmean(block_search.accuracies(table.copy(), cases)) == pytest.approx(wanted, rel=1e-6)
+    assert accuracy(table, cases) == pytest.approx(evaluators(Table(), cases, tiny_prepared), rel=1e-6)
 
 
 def test_choosing_never_ends_below_its_start(tiny_prepared):
@@ -109,6 +113,34 @@ def test_choosing_never_ends_below_its_start(tiny_prepared):
     assert board.value(choice) >= begin
     assert set(spreads) == {settings.family for settings in choice if settings.scale}
     assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral]
+
+
+def test_what_has_no_order_is_searched_without_reading_any():
+    plan = block_search.UNORDERED
+    steps = [*plan.together, *(step for steps in plan.alone.values() for step in steps)]
+    assert len(plan) == len(steps) > 0
+    for step in steps:
+        for values in step.grid:
+            for (family, name), value in zip(step.names, values, strict=True):
+                assert family != block_search.TRANSITIONS
+                assert name != "half_life" or value == float("inf")
+
+
+def test_a_block_that_only_misleads_gets_little_weight(tiny_prepared, monkeypatch):
+    """With random tables for the ridge, the spectral block leads."""
+    rng = np.random.default_rng(0)
+
+    def noise(self, settings):
+        return rng.normal(size=(2, len(tiny_prepared.items), 4)).astype(np.float32)
+
+    monkeypatch.setattr(Factorisation, "_ease", noise)
+    lists, cases = rehearsal(tiny_prepared)
+    made = Factorisation(lists, len(tiny_prepared.items), 16)
+    choice, _ = block_search.choose(made, cases, lambda *_: None, block_search.UNORDERED)
+    weights = {settings.family: settings.scale for settings in choice}
+    assert weights["spectral"] == 1.0
+    assert weights["ease"] <= 0.2
+    assert weights["transitions"] == 0
 
 
 @pytest.mark.parametrize(("sign", "taken"), [(1, True), (-1, False)])
