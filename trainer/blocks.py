@@ -54,15 +54,27 @@ class BlockLayer(tf.Module):
         block = self.block
         if block.constant:
             return tf.fill([history.nrows(), 1], block.scale)
-        owner = history.value_rowids()
-        age = tf.gather(history.row_splits, owner + 1) - 1 - tf.range(tf.size(history.flat_values, tf.int64))
-        weights = tf.pow(0.5, tf.cast(age, tf.float32) / block.half_life)
-        indices = tf.stack([owner, tf.cast(history.flat_values, tf.int64)], axis=1)
+        indices = tf.stack([history.value_rowids(), tf.cast(history.flat_values, tf.int64)], axis=1)
         shape = tf.stack([history.nrows(), tf.constant(len(block.history), tf.int64)])
-        return (
-            tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, weights, shape), self.history_table)
-            * block.scale
+        weights = tf.SparseTensor(indices, self._weights(history), shape)
+        return tf.sparse.sparse_dense_matmul(weights, self.history_table) * block.scale
+
+    def contributions(self, history: tf.RaggedTensor, candidates: tf.Tensor) -> tf.RaggedTensor:
+        """Returns what each event adds to the score of its row's candidate `[batch, rank]`, ragged as the history."""
+        block = self.block
+        if block.constant:
+            return history.with_flat_values(tf.zeros([tf.size(history.flat_values)]))
+        own = tf.gather(candidates, history.value_rowids()) * tf.gather(
+            self.history_table, history.flat_values
         )
+        return history.with_flat_values(
+            tf.reduce_sum(own, axis=1) * self._weights(history) * tf.constant(block.scale, tf.float32)
+        )
+
+    def _weights(self, history: tf.RaggedTensor) -> tf.Tensor:
+        ends = tf.gather(history.row_splits, history.value_rowids() + 1)
+        age = ends - 1 - tf.range(tf.size(history.flat_values, tf.int64))
+        return tf.pow(0.5, tf.cast(age, tf.float32) / self.block.half_life)
 
     def candidates(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[n, rank]` of item rows `[n]`, outside any graph."""

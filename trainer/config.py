@@ -98,6 +98,7 @@ class RetrievalSettings(Settings):
     temperature: float = Field(0.1, gt=0)
     learn_temperature: bool = False  # train the temperature too, starting from the one given
     negatives: Part = Part(name="mixed")
+    dislike_weight: float = Field(1.0, ge=0)  # of what pushes disliked items below the positives, in the loss
     mask_positives: bool = False  # items of a user's history are no negatives of theirs
     loss: Part = Part(name="softmax")
     event_half_life_days: float | None = Field(None, gt=0)  # an event this much older weighs half in the loss
@@ -112,7 +113,7 @@ class RetrievalSettings(Settings):
     factorisation: Literal["auto", "none"] = (
         "auto"  # blocks of factorised interactions beside the learned one
     )
-    factorisation_rank: int = Field(512, ge=1)  # columns of a block at most
+    factorisation_rank: int = Field(1024, ge=1)  # columns of a block at most
 
 
 class Target(Settings):

@@ -32,6 +32,7 @@ from trainer.memory import Cost, costing
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
+from trainer.selection import filter_feature
 from trainer.serving_model import ServingModel
 from trainer.targets import Start
 from trainer.train_ranking import evaluate_targets, train_ranking
@@ -299,6 +300,7 @@ def check(config: Config) -> None:
 def check_columns(config: Config, prepared: Prepared) -> None:
     """Raises `UserError` about a column that the settings name and the data does not have, before anything trains."""
     slices.of_events(prepared.rated_train.take(np.arange(1)), prepared, config.evaluate.slices)
+    filter_feature(prepared, config.export.category)
     for target in config.ranking.targets if config.ranking.enabled else ():
         Start.of(target, prepared.rated_train, None)
 

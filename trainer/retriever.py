@@ -1,19 +1,26 @@
 """What turns users and items into vectors: the part of the retrieval model that is exported."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.blocks import Block, BlockLayer
 from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
+from trainer.features import missing
 from trainer.input_pipeline import context_key
 from trainer.registry import build
 from trainer.similarity import between_candidates
 from trainer.towers import CandidateTower, QueryTower
+
+# What a query is made of, the strongest first: a user of the training part, else a history, else a user's features, else the request's
+# context; for who brings none of them, how popular the items are.
+PATHS = ("popularity", "context", "features", "history", "known")
 
 
 class Retriever(tf.Module):
@@ -27,6 +34,7 @@ class Retriever(tf.Module):
         super().__init__()
         self.history_length = 1  # events that the encoder reads; the fit sets it
         self.similarity = settings.similarity
+        self.users_trained = prepared.users.trained
         self.candidate_tower = CandidateTower(settings, prepared)
         self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
         users, items, train = self.query_tower.ids, self.candidate_tower.ids, prepared.train
@@ -66,18 +74,57 @@ class Retriever(tf.Module):
     def queries(
         self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
     ) -> tf.Tensor:
-        """Returns query vectors `[batch, D]` or `[batch, interests, D]` of user rows `[batch]`, full histories (oldest first), encoded context."""
+        """Returns query vectors `[batch, D]` or `[batch, interests, D]` of user rows, full histories (oldest first) and encoded context."""
         parts = [block.queries(history) for block in self.blocks]
         if self.tower_scale:
             recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
             inputs = {"user": user, "history": recent} | {
                 context_key(name): column for name, column in context.items()
             }
-            of_towers = self.tower_scale * self.query_tower(inputs)
+            of_towers, weight = self.query_tower(inputs), self.tower_weight(user, history, context)
+            shape = tf.concat([tf.shape(user), tf.ones([of_towers.shape.rank - 1], tf.int32)], axis=0)
+            of_towers *= tf.reshape(weight, shape)
+            if self.prior is not None:
+                parts[-1] = tf.where(weight[:, None] == 0, self.prior.scale or 1.0, parts[-1])
             if of_towers.shape.rank == 3:
                 parts = [tf.repeat(part[:, None, :], of_towers.shape[1], axis=1) for part in parts]
             parts.insert(0, of_towers)
         return tf.concat(parts, axis=-1)
+
+    @property
+    def prior(self) -> Block | None:
+        """Returns the block that asks nothing of the query, where there is one: how popular the items are."""
+        last = self.blocks[-1].block if self.blocks else None
+        return last if last is not None and last.constant else None
+
+    def tower_weight(
+        self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the weight of the towers `[batch]`: none where a query brings nothing, and popularity can answer instead."""
+        if self.prior is None:
+            return tf.fill(tf.shape(user), self.tower_scale)
+        return tf.where(self.path(user, history, context) == 0, 0.0, self.tower_scale)
+
+    def path(self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns which of `PATHS` answers int32 `[batch]`; the arguments are those of `queries`."""
+        found = tf.zeros_like(user)
+        if self.tower_scale:
+            for name, column in context.items():
+                apart = tf.abs(tf.cast(column - self.absent[name], tf.float32))
+                given = tf.reduce_any(apart > 1e-4, axis=1)
+                found = tf.where(given, PATHS.index("context"), found)
+            if self.query_tower.features is not None:
+                found = tf.where(user > self.users_trained, PATHS.index("features"), found)
+        found = tf.where(history.row_lengths() > 0, PATHS.index("history"), found)
+        return tf.where((user > 0) & (user <= self.users_trained), PATHS.index("known"), found)
+
+    @cached_property
+    def absent(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the encoded columns `[1, width]` of a context that is missing."""
+        tower = self.query_tower.context
+        towers = {} if tower is None else tower.towers
+        with tf.init_scope():
+            return {name: one.encode(missing(one.raw_spec, [1])).numpy() for name, one in towers.items()}
 
     def candidates(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns candidate vectors `[n, D]` of item rows `[n]`, outside any graph."""
@@ -87,8 +134,18 @@ class Retriever(tf.Module):
         return tf.concat(parts, axis=1)
 
     def similar(self, candidates: tf.Tensor) -> tf.Tensor:
-        """Returns candidate vectors `[n, D]` as queries for their own neighbours: by the towers' similarity, else by cosine."""
-        return between_candidates(candidates, "cosine" if self.blocks else self.similarity)
+        """Returns candidate vectors `[n, D]` as queries for their own neighbours `[n, D']`: by the towers' similarity, else by cosine."""
+        alone = len(self.blocks) == int(self.prior is not None)
+        return between_candidates(self._alike(candidates), self.similarity if alone else "cosine")
+
+    def compared(self, candidates: tf.Tensor) -> tf.Tensor:
+        """Returns candidate vectors `[n, D]` as those `[n, D']` that the vectors of `similar` are multiplied with."""
+        alone, vectors = len(self.blocks) == int(self.prior is not None), self._alike(candidates)
+        return vectors if alone and self.similarity == "euclidean" else tf.math.l2_normalize(vectors, axis=1)
+
+    def _alike(self, candidates: tf.Tensor) -> tf.Tensor:
+        """Returns the vectors; of towers alone without popularity, which has no say in what is alike."""
+        return candidates[:, :-1] if len(self.blocks) == 1 and self.prior is not None else candidates
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""
@@ -100,8 +157,7 @@ class Retriever(tf.Module):
         parts: list[dict[str, Any]] = (
             [{"name": "towers", "scale": self.tower_scale}] if self.tower_scale else []
         )
-        for layer in self.blocks:
-            block = layer.block
+        for block in (layer.block for layer in self.blocks if layer.block.scale):
             half_life = block.half_life if np.isfinite(block.half_life) else None
             rank = int(block.candidates.shape[1])
             parts.append(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.dimension import dimension_of
-from trainer.features import ContextFeatures, StaticFeatures
+from trainer.features import OTHERS, ContextFeatures, StaticFeatures, shared_layers
 from trainer.input_pipeline import context_key
 from trainer.registry import build
 from trainer.similarity import candidate_side, query_side
@@ -75,8 +75,13 @@ class CandidateTower(tf.keras.layers.Layer):
         dimension, trained = dimension_of(settings, prepared), prepared.items.trained
         self.ids = id_embedding(settings, trained, dimension)
         schema = prepared.schema.item if settings.features else ()
-        self.features = StaticFeatures(schema, prepared.item_features, trained, dimension) if schema else None
-        names = ["id", *(feature.name for feature in schema)]
+        self.shared = shared_layers(prepared, dimension) if settings.features else {}
+        self.features = (
+            StaticFeatures(schema, prepared.item_features, trained, dimension, self.shared)
+            if schema
+            else None
+        )
+        names = ["id", *(self.features.names if self.features else ())]
         self.fusion: Any = fusion(settings, dimension, names) if schema else None
         self.dense = dense_layers(settings.layers, dimension)
         self.similarity = settings.similarity
@@ -88,9 +93,16 @@ class CandidateTower(tf.keras.layers.Layer):
 
     def embed(self, rows: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
         """Returns what the history's encoder reads `[..., dimension]`; `ids` stands for `rows` in the id embedding (id dropout)."""
-        vectors = self.ids(rows if ids is None else ids)
-        if self.features is not None:
-            vectors = self.fusion({"id": vectors, **self.features.parts(rows)})
+        return self.join(self.parts(rows, ids))
+
+    def parts(self, rows: tf.Tensor, ids: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns what is fused, by name: the `id` and each feature, each `[..., dimension]`."""
+        parts = {"id": self.ids(rows if ids is None else ids)}
+        return parts if self.features is None else parts | self.features.parts(rows)
+
+    def join(self, parts: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the vectors `[..., dimension]` that the parts make."""
+        vectors = parts["id"] if self.features is None else self.fusion(parts)
         for layer in self.dense:
             vectors = layer(vectors)
         return vectors
@@ -114,9 +126,15 @@ class QueryTower(tf.keras.layers.Layer):
         self.candidate_tower = candidate_tower
         self.ids = id_embedding(settings, trained, dimension) if settings.user_id else None
         schema = prepared.schema.user if settings.features else ()
-        self.features = StaticFeatures(schema, prepared.user_features, trained, dimension) if schema else None
+        shared = candidate_tower.shared
+        self.features = (
+            StaticFeatures(schema, prepared.user_features, trained, dimension, shared) if schema else None
+        )
         context = prepared.schema.context if settings.features else ()
-        self.context = ContextFeatures(context, prepared.train.context, dimension) if context else None
+        taken = [*OTHERS, *(feature.name for feature in schema)]
+        self.context = (
+            ContextFeatures(context, prepared.train.context, dimension, shared, taken) if context else None
+        )
         encoder = settings.encoder
         self.encoder = (
             build("encoder", encoder.name, encoder.settings, "retrieval.encoder")
@@ -126,7 +144,7 @@ class QueryTower(tf.keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(dimension,), initializer="uniform")
         named = [("id", settings.user_id), ("history", settings.history)]
         names = [name for name, there in named if there]
-        names += [feature.name for feature in (*schema, *context)]
+        names += [name for part in (self.features, self.context) if part is not None for name in part.names]
         self.fusion: Any = fusion(settings, dimension, names) if names else None
         self.dense = dense_layers(settings.layers, dimension)
         self.similarity = settings.similarity
@@ -147,6 +165,10 @@ class QueryTower(tf.keras.layers.Layer):
 
         `user_id_row` in the inputs stands for `user` in the id embedding (id dropout).
         """
+        return self.join(self.parts(inputs, encoded), tf.size(inputs["user"]))
+
+    def parts(self, inputs: Mapping[str, Any], encoded: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Returns what is fused, by name: `id`, `history` and each feature, all of as many axes."""
         user = inputs["user"]
         parts = {}
         if self.ids is not None:
@@ -159,7 +181,11 @@ class QueryTower(tf.keras.layers.Layer):
             parts |= self.context.parts({name: inputs[context_key(name)] for name in self.context.towers})
         if encoded is not None and encoded.shape.rank == 3:
             parts = {name: _each(part, encoded) for name, part in parts.items()}
-        vectors = self.bias + (self.fusion(parts) if parts else tf.zeros([tf.size(user), 1]))
+        return parts
+
+    def join(self, parts: Mapping[str, tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+        """Returns the query vectors that the parts make; of no parts `batch` times the same."""
+        vectors = self.bias + (self.fusion(parts) if parts else tf.zeros([batch, 1]))
         for layer in self.dense:
             vectors = layer(vectors)
         return query_side(vectors, self.similarity)

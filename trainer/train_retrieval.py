@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
+from trainer.data.opinions import time_weights
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import FitPlan, Metrics, fit, prepare_fit
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
@@ -102,8 +103,7 @@ def weighted(events: Events, half_life_days: float | None) -> Events:
     """Returns the events with weights that halve with every half-life before the latest one, of mean as before."""
     if half_life_days is None:
         return events
-    age = (events.timestamp.max() - events.timestamp) / 86_400.0
-    decay = np.power(0.5, age / half_life_days)
+    decay = time_weights(events.timestamp, int(events.timestamp.max()), half_life_days)
     weight = (events.weight * decay / decay.mean()).astype(np.float32)
     return Events(events.user, events.item, events.timestamp, events.rating, weight, events.context)
 

@@ -4,7 +4,9 @@ import polars as pl
 import pytest
 
 from trainer import config, registry
-from trainer.data.describe import describe, kind_of
+from trainer.data.describe import describe
+from trainer.data.kinds import kind_of
+from trainer.data.prepare import prepare
 from trainer.data.synthetic import Synthetic
 from trainer.errors import UserError
 
@@ -102,7 +104,41 @@ def test_no_user_column(tmp_path):
         ([f"the long story of {i}" for i in range(50)], "text"),
         ([f"x{i}" for i in range(50)], None),
         ([None, None], None),
+        ([0, 1, 2, 0, 3, 5000], "count"),
+        ([0.5, 1, 2, 0, 3, 5000], "number"),
+        ([-1, 1, 2, 0, 3, 5000], "number"),
+        ([1990, 1991, 2020], "number"),
+        ([[0.5, 1.0], [0.1, 0.2], None], "vector"),
+        ([[1, 2], [2, 3]], "bag"),
+        ([[0.5, 1.0], [0.1]], "bag"),
+        (["0.5 1 2", None, "[0.1, 0.2, -3e-1]"], "vector"),
+        (["0.5|1|2", "1|2|0.1"], "vector"),
+        (["1|2|3", "2|3|1"], "bag"),
     ],
 )
 def test_kinds(values, kind):
     assert kind_of(pl.Series(values))[0] == kind
+
+
+def test_behaviours_vectors_and_friends_are_seen(tmp_path):
+    events = [f"u{i % 9},i{i % 7},{('view', 'like', 'skip')[i % 3]}" for i in range(60)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,event_type", *events]))
+    items = [f'i{i},"[0.{i}, 1.5, -2]",{10 ** (i % 4)}' for i in range(7)]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,image,sold", *items]))
+    users = [f"u{i},u{(i + 1) % 9}|u{(i + 2) % 9}" for i in range(9)]
+    (tmp_path / "users.csv").write_text("\n".join(["user_id,friends", *users]))
+    toml = describe(str(tmp_path))
+    assert "# column 'event_type' says what a user did" in toml
+    data, settings = pasted(toml)
+    assert settings.behaviours == {"like": 1.0, "skip": -1.0, "view": 1.0}
+    assert data.interactions.frame["behaviour"].n_unique() == 3
+    assert [(f.name, f.kind) for f in data.schema.item] == [("image", "vector"), ("sold", "count")]
+    assert [(f.name, f.kind, f.of) for f in data.schema.user] == [("friends", "ids", "user")]
+    assert not data.schema.context
+    assert len(prepare(data, settings).negative)
+
+
+def test_a_column_of_many_events_names_is_no_behaviour(tmp_path):
+    rows = [f"u{i % 9},i{i % 7},event {i}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,event", *rows]))
+    assert "behaviour" not in describe(str(tmp_path / "a.csv"))

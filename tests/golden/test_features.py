@@ -1,13 +1,17 @@
 """What each kind of feature encodes, by hand, missing and unknown values included."""
 
+import dataclasses
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data.interactions import Feature
-from trainer.features import BUCKETS, MAX_LABELS, ContextFeatures, StaticFeatures, as_raw, make
+from trainer.data.interactions import Feature, FeatureKind, Schema
+from trainer.errors import UserError
+from trainer.feature_layers import BUCKETS, GRAM_BUCKETS, MAX_IDS, MAX_LABELS, grams
+from trainer.features import ContextFeatures, StaticFeatures, as_raw, make, missing, shared_layers
 
 NAN = math.nan
 PADDING, UNKNOWN = 0, 1  # rows of a label embedding; the vocabulary follows, the most frequent first
@@ -118,6 +122,9 @@ def test_time_is_cycles_and_age():
     ("kind", "raw", "wanted"),
     [
         ("number", [1, None], [1.0, NAN]),
+        ("count", [1, None], [1.0, NAN]),
+        ("vector", [[1, 2], [NAN, NAN]], [[1.0, 2.0], [NAN, NAN]]),
+        ("ids", [["a", "b"], []], ["a|b", ""]),
         ("category", ["a", None], ["a", ""]),
         ("bag", [["a", "b"], []], ["a|b", ""]),
         ("bag", ["a|b", ""], ["a|b", ""]),
@@ -149,3 +156,181 @@ def test_context_features_take_raw_columns_by_name():
     np.testing.assert_array_equal(found["device"], [[2], [UNKNOWN]])
     np.testing.assert_array_equal(found["hour"][:, 1], [0, 1])
     assert layer(found).shape == [2, 4]
+
+
+def test_a_count_is_read_by_its_logarithm():
+    tower = make("count", 4, np.array([0.0, np.e - 1, np.e**2 - 1, NAN]))
+    found = encoded(tower, 0.0, np.e**2 - 1, NAN, -1.0)
+    scale = math.sqrt(2 / 3)
+    np.testing.assert_allclose(found[:2, :2], [[-1 / scale, 0], [1 / scale, 0]], rtol=1e-5)
+    np.testing.assert_array_equal(found[2:], [[0, 1, 0], [0, 1, 0]])  # a count below 0 is none
+    million = encoded(tower, 1e6)[0, 0]
+    assert million == 5  # clipped at five deviations of the logarithm
+
+
+def test_ids_pass_over_the_unknown():
+    tower = make("ids", 3, strings("ann|bob", "bob|cy", ""))
+    rows = {"bob": 2, "ann": 3, "cy": 4}
+    found = encoded(tower, "new|bob", "cy|ann|bob", "new", "", "bob|new|cy")
+    np.testing.assert_array_equal(
+        found,
+        [
+            [PADDING, rows["bob"]],
+            [rows["cy"], rows["ann"]],  # as many as training had
+            [UNKNOWN, PADDING],
+            [UNKNOWN, PADDING],
+            [rows["bob"], PADDING],
+        ],
+    )
+    one = tower(encoded(tower, "bob"))
+    np.testing.assert_allclose(tower(encoded(tower, "new|bob")), one, rtol=1e-6)
+    mean = (tower(encoded(tower, "cy")) + tower(encoded(tower, "ann"))) / 2
+    np.testing.assert_allclose(tower(encoded(tower, "cy|ann")), mean, rtol=1e-5)
+
+
+def test_more_related_ids_than_are_read():
+    many = "|".join(f"u{number}" for number in range(MAX_IDS + 9))
+    tower = make("ids", 2, strings(many))
+    found = encoded(tower, many)
+    assert found.shape == (1, MAX_IDS) and (found > UNKNOWN).all()
+
+
+def test_a_vector_is_centred_and_scaled_and_its_absence_told():
+    tower = make("vector", 4, np.array([[3.0, 0.0], [-3.0, 0.0], [NAN, NAN]]))
+    found = encoded(tower, [6.0, 3.0], [NAN, NAN], [NAN, 1.0])
+    np.testing.assert_allclose(found, [[2, 1, 0], [0, 0, 1], [0, 0, 1]], rtol=1e-6)
+    vectors = tower(found)
+    kernel = tower.linear.get_weights()[0]
+    np.testing.assert_allclose(vectors, found @ kernel, rtol=1e-5)
+    np.testing.assert_allclose(vectors[1], kernel[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("values", [np.full((2, 3), NAN), np.ones((2, 3)), np.zeros((0, 3))])
+def test_vectors_without_spread_stay_finite(values):
+    tower = make("vector", 4, values)
+    assert np.isfinite(tower(encoded(tower, [1.0, 2.0, 3.0], [NAN, 0.0, 0.0]))).all()
+
+
+def test_the_pieces_of_a_text():
+    found = grams(tf.constant(["Élan!  a", "", "ab"]), 3).to_list()
+    wanted = [[" él", "éla", "lan", "an ", "n a", " a "], [], [" ab", "ab "]]
+    assert [[piece.decode() for piece in row] for row in found] == wanted
+
+
+def test_a_text_is_the_mean_of_its_words_and_that_of_its_hashed_pieces():
+    tower = make("text", 3, strings("red car", "red bus", ""), ngrams=3)
+    assert tower.width == 7  # " re", "red", "ed ", "d b", " bu", "bus", "us "
+    found = encoded(tower, "red", "", "rad")
+    hashed = tf.strings.to_hash_bucket_fast([" re", "red", "ed "], GRAM_BUCKETS).numpy() + 1
+    np.testing.assert_array_equal(found[0], [2, PADDING, *hashed, 0, 0, 0, 0])
+    np.testing.assert_array_equal(found[1], [UNKNOWN, *[PADDING] * 8])
+    vectors = np.asarray(tower(found))
+    table, words = tower.embedding.get_weights()[0], tower.words.embedding.get_weights()[0]
+    np.testing.assert_allclose(vectors[0], words[2] + table[hashed].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(vectors[1], words[UNKNOWN], rtol=1e-6)
+
+
+def test_pieces_read_words_that_training_never_saw():
+    """By words alone, two unknown spellings are the same; by their letters, each is like what it resembles."""
+    training = strings("guitar strings", "guitar case", "piano bench", "piano lamp")
+    by_words = make("text", 8, training)
+    np.testing.assert_array_equal(encoded(by_words, "guitars")[0], encoded(by_words, "pianos")[0])
+    tower = make("text", 8, training, ngrams=3)
+    pieces = [set(row[row > UNKNOWN]) for row in encoded(tower, "guitars", "guitar", "pianos")]
+    assert len(pieces[0] & pieces[1]) > 4 > len(pieces[0] & pieces[2])
+
+
+def test_features_that_share_are_read_by_one_layer_over_both_vocabularies(make_prepared):
+    title = Feature(name="title", kind="text", shares="words")
+    asked = Feature(name="query_text", kind="text", shares="words")
+    prepared = make_prepared([[1, 2, 3], [2, 1, 3]])
+    events = dataclasses.replace(prepared.train, context={"query_text": strings("blue bag", "blue hat")})
+    titles = strings("", "red shoe", "red sock", "blue shoe")
+    prepared = dataclasses.replace(
+        prepared,
+        schema=Schema(item=(title,), context=(asked,)),
+        item_features={"title": titles},
+        train=events,
+    )
+    shared = shared_layers(prepared, 4)
+    assert set(shared["words"].lookup.get_vocabulary()) == {"[UNK]", "blue", "red", "shoe"}
+    items = StaticFeatures([title], prepared.item_features, 3, 4, shared)
+    context = ContextFeatures([asked], events.context, 4, shared)
+    assert items.towers[0] is context.towers["query_text"]
+    found = context(context.encode({"query_text": tf.constant(["red shoe", "blue shoe"])}))
+    np.testing.assert_allclose(found, items(tf.constant([1, 3])), rtol=1e-6)
+
+
+def test_vectors_of_two_lengths_cannot_share(make_prepared):
+    features = [Feature(name=name, kind="vector", shares="space") for name in ("image", "photo")]
+    prepared = make_prepared(
+        [[1, 2, 3], [2, 1, 3]],
+        schema=Schema(user=(features[0],), item=(features[1],)),
+        user_features={"image": np.ones((3, 2), np.float32)},
+        item_features={"photo": np.ones((4, 5), np.float32)},
+    )
+    with pytest.raises(UserError, match="'space' are of different lengths"):
+        shared_layers(prepared, 4)
+
+
+def test_parts_are_by_name_and_sum_to_the_call():
+    features = [Feature(name="history", kind="number"), Feature(name="kind", kind="category")]
+    raw = {"history": np.array([NAN, 1.0, 2.0]), "kind": strings("", "a", "b")}
+    static = StaticFeatures(features, raw, 2, 4)
+    parts = static.parts(tf.constant([0, 2]))
+    assert list(parts) == static.names == ["feature_history", "kind"]  # the tower has a part of that name
+    np.testing.assert_allclose(static(tf.constant([0, 2])), sum(parts.values()), rtol=1e-6)
+    context = ContextFeatures(features, raw, 4, taken=["kind"])
+    assert list(context.parts(context.encode({n: tf.constant(c) for n, c in raw.items()}))) == context.names
+    assert context.names == ["history", "context_kind"]
+
+
+KINDS = {
+    "category": strings("a", "b", "a"),
+    "number": np.array([1.0, 2.0, 4.0]),
+    "count": np.array([0.0, 10.0, 1000.0]),
+    "bag": strings("x|y", "y", "x"),
+    "ids": strings("u1|u2", "u2", "u1"),
+    "text": strings("one two", "two one", "one"),
+    "vector": np.array([[1.0, 2.0], [0.0, 1.0], [2.0, 0.0]], np.float32),
+    "time": np.array([1e9, 1.1e9, 1.2e9]),
+}
+
+
+def test_every_kind_is_tested():
+    assert set(KINDS) == set(get_args(FeatureKind))
+
+
+def with_missing(kind, ngrams=0):
+    """A fitted layer, and its raw values with two missing ones behind them, filled in by its spec."""
+    tower = make(kind, 4, KINDS[kind], ngrams)
+    raw = tf.cast(tf.constant(KINDS[kind]), tower.raw_spec.dtype)
+    return tower, tf.concat([raw, missing(tower.raw_spec, tf.constant([2]))], axis=0)
+
+
+@pytest.mark.parametrize(("kind", "ngrams"), [*((kind, 0) for kind in KINDS), ("text", 3)])
+def test_what_is_missing_has_a_vector_of_its_own(kind, ngrams):
+    tower, raw = with_missing(kind, ngrams)
+    whole = tower(tower.encode(raw))
+    assert whole.shape == [5, 4] and np.isfinite(whole).all()
+    np.testing.assert_array_equal(whole[3], whole[4])
+    for row in range(3):
+        assert np.abs(whole[row] - whole[3]).max() > 1e-6
+
+
+def test_inside_an_exported_graph_all_kinds_read_alike(tmp_path):
+    made = {"pieces": with_missing("text", 3)} | {kind: with_missing(kind) for kind in KINDS}
+    wanted = {name: tower(tower.encode(raw)) for name, (tower, raw) in made.items()}
+    module = tf.Module()
+    module.towers = {name: tower for name, (tower, _) in made.items()}
+    specs = {name: tower.raw_spec for name, tower in module.towers.items()}
+
+    def ask(raw):
+        return {name: tower(tower.encode(raw[name])) for name, tower in module.towers.items()}
+
+    module.ask = tf.function(ask, input_signature=[specs])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    reloaded = tf.saved_model.load(str(tmp_path / "saved"))
+    found = reloaded.ask({name: raw for name, (_, raw) in made.items()})
+    for name, vectors in wanted.items():
+        np.testing.assert_allclose(found[name], vectors, atol=1e-6, err_msg=name)

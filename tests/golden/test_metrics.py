@@ -1,4 +1,4 @@
-"""Every metric on five items, by hand; and against trec_eval on random lists."""
+"""Every metric on five items, by hand; and against trec_eval and scikit-learn on random lists."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 import scipy.sparse
+import sklearn.metrics
 
 from trainer import metrics
 from trainer.metrics import MISSED
@@ -160,3 +161,28 @@ def test_agreement_with_trec_eval(random_case, k):
     np.testing.assert_allclose(
         metrics.average_precision(ranks, offsets, k), theirs[f"map_cut_{k}"] * possible, atol=1e-9
     )
+
+
+def test_agreement_with_scikit_learn():
+    """Errors, log loss, AUC with ties, and NDCG of whole lists with exponential gain."""
+    random = np.random.default_rng(5)
+    actual, predicted = random.integers(1, 6, 300).astype(float), random.integers(0, 30, 300) / 6
+    label, chance = actual > 3, np.clip(predicted / 5, 0.01, 0.99)
+    user = np.repeat(np.arange(30), 10)
+    theirs = sklearn.metrics
+    np.testing.assert_allclose(
+        np.sqrt(metrics.squared_error(predicted, actual).mean()),
+        theirs.root_mean_squared_error(actual, predicted),
+    )
+    np.testing.assert_allclose(
+        metrics.absolute_error(predicted, actual).mean(), theirs.mean_absolute_error(actual, predicted)
+    )
+    np.testing.assert_allclose(metrics.log_loss(chance, label).mean(), theirs.log_loss(label, chance))
+    parts = metrics.auc_parts(predicted, label)
+    area = theirs.roc_auc_score(label, predicted)
+    np.testing.assert_allclose([parts[label].mean(), parts[~label].mean()], area)
+    untied = predicted + random.random(300) / 1000
+    users, values = metrics.list_ndcg(untied, actual, user)
+    gain, scores = (np.exp2(actual) - 1).reshape(30, 10), untied.reshape(30, 10)
+    wanted = [theirs.ndcg_score(gain[[one]], scores[[one]]) for one in users]
+    np.testing.assert_allclose(values, wanted)

@@ -10,6 +10,8 @@ from trainer.data.interactions import FeatureKind
 
 Kind = FeatureKind | Literal["id", "timestamp", "rating", "weight"]
 
+BETWEEN = r"[\s,;|]+"  # what stands between the numbers of a vector in a text
+
 # What `to_datetime` is asked for, one after the other, until all is read; no zone means UTC.
 TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f",
@@ -35,7 +37,7 @@ class Typed:
 
 def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
     """Returns the column as its kind asks; missing values stay null, but a missing weight is 1."""
-    if kind == "bag":
+    if kind in ("bag", "ids"):
         return _good(as_bag(column, bag_separator))
     return _CONVERTERS[kind](column)
 
@@ -57,6 +59,18 @@ def as_bag(column: pl.Series, separator: str) -> pl.Series:
     frame = column.cast(pl.List(pl.String)).alias("bag").to_frame()
     clean = pl.col("bag").list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
     return frame.select(pl.when(clean.list.len() > 0).then(clean)).to_series()
+
+
+def as_vectors(column: pl.Series) -> pl.Series:
+    """Returns lists of float32: list columns, or texts like `0.1 0.2`, `[0.1, 0.2]`; null where nothing stands.
+
+    What is no number becomes null inside its list.
+    """
+    if not isinstance(column.dtype, pl.List | pl.Array):
+        text = as_text(column).str.strip_chars(" \t[]()")
+        column = text.set(text == "", None).str.replace_all(BETWEEN, " ").str.split(" ")
+    frame = column.cast(pl.List(pl.Float32), strict=False).alias("vector").to_frame()
+    return frame.select(pl.when(pl.col("vector").list.len() > 0).then("vector")).to_series()
 
 
 def epoch_seconds(column: pl.Series) -> pl.Series:
@@ -120,6 +134,22 @@ def _number(column: pl.Series) -> Typed:
     return Typed(number.fill_nan(None), bad, "not a number")
 
 
+def _count(column: pl.Series) -> Typed:
+    number = _number(column)
+    below = (number.values < 0).fill_null(False)
+    return Typed(number.values, number.bad | below, "a count is a number of at least 0")
+
+
+def _vector(column: pl.Series) -> Typed:
+    """Returns vectors; a row is bad that has not as many numbers as most, or one that is not finite."""
+    vectors = as_vectors(column)
+    lengths = vectors.list.len()
+    width = lengths.drop_nulls().mode(maintain_order=True).first()
+    hole = pl.element().is_null() | pl.element().is_nan() | pl.element().is_infinite()
+    bad = (lengths != width) | vectors.list.eval(hole).list.any()
+    return Typed(vectors, bad.fill_null(False), f"not {width or 0!s} finite numbers, as most rows have")
+
+
 def _rating(column: pl.Series) -> Typed:
     typed = _number(column)
     return Typed(typed.values.cast(pl.Float32), typed.bad, typed.reason)
@@ -155,5 +185,7 @@ _CONVERTERS: dict[Kind, Callable[[pl.Series], Typed]] = {
     "category": _label,
     "text": _label,
     "number": _number,
+    "count": _count,
+    "vector": _vector,
     "time": _time,
 }

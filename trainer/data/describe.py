@@ -9,15 +9,25 @@ import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text, epoch_seconds
+from trainer.data.columns import as_bag, as_text
 from trainer.data.files import ROW, Layout
-from trainer.data.interactions import FeatureKind
+from trainer.data.kinds import DISLIKES, kind_of, like_times
 from trainer.data.table import USUAL, usual_column
 from trainer.errors import UserError
 
 SAMPLE = 50_000  # rows that are looked at
 TITLES = ("title", "name", "item_name", "product_name", "headline")
-EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
+BEHAVIOURS = (
+    "behaviour",
+    "behavior",
+    "event_type",
+    "event",
+    "action",
+    "interaction",
+    "interaction_type",
+    "type",
+)
+MANY_BEHAVIOURS = 20  # distinct values above which such a column is something else
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,9 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
             f"{path} has no column that looks like the {missing[0]}; rename one to {missing[0]}_id, or write "
             f"data.source.columns.{missing[0]} by hand; there are: {', '.join(events.sample.columns)}"
         )
-    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": events.roles}
     notes = list(events.notes)
+    behaviours = _behaviours(events, notes)
+    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": events.roles}
     context, separator = _features(events, notes)
     if separator != "|":
         source["bag_separator"] = separator
@@ -55,7 +66,7 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
     for role, side in (("user", users), ("item", items)):
         if side is not None:
             source[f"{role}s"] = _side(side, role, notes)
-    data: dict[str, Any] = {"source": source}
+    data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
         notes.append("no times were found: histories are sets, and the split is random")
@@ -77,29 +88,20 @@ def look(path: str) -> Look:
     return Look(path, settings, sample, roles, notes)
 
 
-def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
-    """Returns the kind that values suggest (none for ids and empty columns), and the separator of a bag."""
-    known = (column if isinstance(column.dtype, pl.List | pl.Array) else as_text(column)).drop_nulls()
-    if not len(known):
-        return None, "|"
-    if isinstance(known.dtype, pl.List | pl.Array):
-        return "bag", "|"
-    if column.dtype.is_temporal():
-        return "time", "|"
-    if column.dtype == pl.Boolean:
-        return "category", "|"
-    number = known.cast(pl.Float64, strict=False)
-    if not number.null_count():
-        return ("time" if _like_times(known) else "number"), "|"
-    if not epoch_seconds(known).null_count():
-        return "time", "|"
-    for mark in ("|", ","):
-        if known.str.contains(mark, literal=True).mean() > 0.05 and _repeats(known, mark):  # type: ignore[operator]
-            return "bag", mark
-    distinct = known.n_unique() / len(known)
-    if known.str.count_matches(r"\S+").mean() > 1.5 and distinct > 0.2:  # type: ignore[operator]
-        return "text", "|"
-    return ("category" if distinct <= 0.5 or len(known) < 20 else None), "|"
+def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
+    """Returns weights for the behaviours of the events, and notes their column as a role; {} where there is none."""
+    lower = {name.lower(): name for name in events.sample.columns if name not in events.roles.values()}
+    name = next((lower[usual] for usual in BEHAVIOURS if usual in lower), None)
+    if name is None or events.sample[name].dtype != pl.String:
+        return {}
+    found = as_text(events.sample[name]).drop_nulls().unique().sort().to_list()
+    if not 2 <= len(found) <= MANY_BEHAVIOURS or as_text(events.sample[name]).null_count():
+        return {}
+    events.roles["behaviour"] = name
+    notes.append(
+        f"column {name!r} says what a user did: weigh it below (0 leaves events out, below 0 is a dislike)"
+    )
+    return {behaviour: -1.0 if behaviour.lower() in DISLIKES else 1.0 for behaviour in found}
 
 
 def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | None, str | None]:
@@ -151,7 +153,7 @@ def _by_values(sample: pl.DataFrame) -> dict[str, str]:
     for name in names[2:]:
         known = as_text(sample[name]).drop_nulls()
         numeric = len(known) and not known.cast(pl.Float64, strict=False).null_count()
-        if numeric and _like_times(known):
+        if numeric and like_times(known):
             roles.setdefault("timestamp", name)
         elif numeric and known.n_unique() <= 100:
             roles.setdefault("rating", name)
@@ -171,9 +173,18 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
                 f"column {name!r} of {Path(seen.path).name} is left out: it is empty or looks like an id"
             )
             continue
+        if kind == "bag" and _are_ids(seen, name, separator):
+            kind = "ids"
         kinds[name] = kind
-        bag_separator = separator if kind == "bag" and separator != "|" else bag_separator
+        bag_separator = separator if kind in ("bag", "ids") and separator != "|" else bag_separator
     return kinds, bag_separator
+
+
+def _are_ids(seen: Look, name: str, separator: str) -> bool:
+    """Returns whether most labels of a bag are ids of the table's own rows: friends, or items that go together."""
+    own = seen.sample[next(iter(seen.roles.values()))]
+    labels = as_bag(seen.sample[name], separator).explode().drop_nulls()
+    return len(seen.roles) == 1 and bool(labels.is_in(as_text(own).implode()).mean() > 0.5)  # type: ignore[operator]
 
 
 def _side(path: str, role: str, notes: list[str]) -> dict[str, Any]:
@@ -196,18 +207,6 @@ def _summary(seen: Look) -> str:
     counts = {role: seen.sample[seen.roles[role]].n_unique() for role in ("user", "item")}
     seen_in = f"seen in the first {seen.sample.height:,} rows of {seen.path}"
     return f"{seen_in}: {counts['user']:,} users, {counts['item']:,} items"
-
-
-def _like_times(known: pl.Series) -> bool:
-    seconds = epoch_seconds(known)
-    return not seconds.null_count() and bool(seconds.is_between(EARLIEST, LATEST).all())
-
-
-def _repeats(known: pl.Series, mark: str) -> bool:
-    """Returns whether the parts between the marks are labels: few words each, and used again."""
-    labels = as_bag(known, mark).explode().drop_nulls()
-    words = labels.str.count_matches(r"\S+").mean()
-    return labels.n_unique() <= max(len(labels) / 2, 3) and float(words or 0) < 3  # type: ignore[arg-type]
 
 
 def _is_number(value: str) -> bool:

@@ -106,9 +106,9 @@ class Events:
 class Cases:
     """Evaluation queries: who asks, what they did before, and what they did next. First axis `[cases]`.
 
-    `history` holds all that the model may know (and that is masked in its answer); `positives` what it
-    should find. A positive that is outside the corpus has item row 0: nobody can find it, and it counts as
-    missed.
+    `history` holds all that the model may know (and that is masked in its answer); `disliked` what is masked
+    beside it, for nobody wants again what they disliked; `positives` what it should find. A positive that is
+    outside the corpus has item row 0: nobody can find it, and it counts as missed.
     """
 
     user: Ints
@@ -116,6 +116,7 @@ class Cases:
     positives: Lists
     timestamp: Longs  # the moment of the request: the first positive's
     context: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)  # the first positive's
+    disliked: Lists | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -124,8 +125,19 @@ class Cases:
         """Returns the cases `rows`, in that order."""
         context = {name: column[rows] for name, column in self.context.items()}
         return Cases(
-            self.user[rows], self.history.take(rows), self.positives.take(rows), self.timestamp[rows], context
+            self.user[rows],
+            self.history.take(rows),
+            self.positives.take(rows),
+            self.timestamp[rows],
+            context,
+            None if self.disliked is None else self.disliked.take(rows),
         )
+
+
+def no_events() -> Events:
+    """Returns events of nobody."""
+    rows, floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    return Events(rows, rows, np.zeros(0, np.int64), floats, floats)
 
 
 @dataclass(frozen=True)
@@ -153,3 +165,8 @@ class Prepared:
     everything: Events  # the test positives too
     best_reachable: Mapping[str, float] = field(default_factory=dict)
     timed: bool = True  # whether the events carry times; else their order may mean nothing
+    # Pairs of the training part that the user dislikes, one event each, sorted by user; the weight says how strongly.
+    negative: Events = field(default_factory=no_events)
+    negative_before_test: Events = field(default_factory=no_events)
+    negative_everything: Events = field(default_factory=no_events)
+    liked: npt.NDArray[np.bool_] | None = None  # which events of `rated_train` are positives; None: not known

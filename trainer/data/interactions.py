@@ -1,28 +1,66 @@
 """What a data source hands over: interactions, corpora with features, and the schema that describes them."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
 import polars as pl
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from trainer.config import Settings
 from trainer.errors import UserError
+from trainer.registry import did_you_mean
 
-FeatureKind = Literal["category", "number", "bag", "text", "time"]
+FeatureKind = Literal["category", "number", "count", "bag", "ids", "text", "vector", "time"]
 REQUIRED = ("user_id", "item_id")
 RESERVED = ("user_id", "item_id", "timestamp", "rating", "weight")
 
 
-class Feature(Settings):
-    """One column with its kind.
+class FeatureSettings(Settings):
+    """What a column is.
 
-    `category`: one label; `number`: a real number, missing allowed; `bag`: several labels (a list column);
-    `text`: words; `time`: seconds since 1970-01-01 UTC.
+    `category`: one label; `number`: a real number; `count`: a number of at least 0 that is read by its logarithm (clicks,
+    views); `bag`: several labels (a list column); `ids`: several ids of users or items (friends, a basket), those that the
+    data set does not know are passed over; `text`: words; `vector`: the numbers that any model made of a text or a
+    picture, equally many in each row; `time`: seconds since 1970-01-01 UTC. Any may be missing in a row.
     """
 
-    name: str
     kind: FeatureKind
+    # Features of one such name, on whichever side, are read by one layer: the same word has the same vector in both.
+    shares: str | None = None
+    ngrams: int = Field(
+        0, ge=0, le=8
+    )  # of a text: letters of the pieces that are read beside its words; 0: none
+    of: Literal["user", "item"] | None = None  # of ids: whose they are; None: of the table that they stand in
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "FeatureSettings":
+        if self.ngrams and self.kind != "text":
+            raise ValueError(f"ngrams are of texts, and this is of kind {self.kind!r}")
+        if self.of and self.kind != "ids":
+            raise ValueError(f"of={self.of!r} is for ids, and this is of kind {self.kind!r}")
+        return self
+
+
+def _from_kind(value: Any) -> Any:
+    """Returns the settings of a feature of which only the kind is given."""
+    if not isinstance(value, str):
+        return value
+    if value not in get_args(FeatureKind):
+        near = did_you_mean(value, get_args(FeatureKind))
+        raise PydanticCustomError("kind", "no such kind of feature{near}", {"near": near})
+    return {"kind": value}
+
+
+Declared = Annotated[FeatureSettings, BeforeValidator(_from_kind)]  # a kind alone, or a table with settings
+
+
+class Feature(FeatureSettings):
+    """One column with what it is."""
+
+    name: str
 
 
 class Schema(Settings):
@@ -33,6 +71,20 @@ class Schema(Settings):
     context: tuple[Feature, ...] = ()
     title: str | None = None
 
+    @model_validator(mode="after")
+    def _shared_alike(self) -> "Schema":
+        first: dict[str, Feature] = {}
+        for feature in (*self.user, *self.item, *self.context):
+            if feature.shares is None:
+                continue
+            other = first.setdefault(feature.shares, feature)
+            if (other.kind, other.ngrams) != (feature.kind, feature.ngrams):
+                raise UserError(
+                    f"features {other.name!r} and {feature.name!r} share {feature.shares!r}: they need the same kind and "
+                    "the same ngrams"
+                )
+        return self
+
 
 @dataclass(frozen=True)
 class Interactions:
@@ -41,7 +93,8 @@ class Interactions:
     Columns: `user_id` and `item_id` (strings, never null or empty), `timestamp` (whole seconds since 1970
     UTC, int64; all null when the source has no time, and then the file order is the order of events),
     `rating` (float32, null where there is none), `weight` (float32, at least 0, 1 where nothing was said),
-    and one column for each context feature.
+    `behaviour` (strings: view, purchase, ...) where the source tells events apart, and one column for each context
+    feature.
     """
 
     frame: pl.DataFrame
@@ -129,6 +182,14 @@ class Dataset:
                         f"the columns {', '.join(corpus.frame.columns)}"
                     )
 
+        parts = [part for part in (self.interactions, self.validation, self.test) if part is not None]
+        for name, frames, features in (
+            ("user_id", [self.users.frame], self.schema.user),
+            ("item_id", [self.items.frame], self.schema.item),
+            ("interactions", [part.frame for part in parts], self.schema.context),
+        ):
+            _check_vectors(name, frames, (feature.name for feature in features if feature.kind == "vector"))
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 over all interactions and both corpora: same data, same fingerprint."""
         digest = hashlib.sha256()
@@ -138,3 +199,22 @@ class Dataset:
             digest.update(repr(frame.schema).encode())
             digest.update(frame.hash_rows(seed=0).to_numpy().tobytes())
         return digest.hexdigest()
+
+
+def _check_vectors(table: str, frames: Iterable[pl.DataFrame], columns: Iterable[str]) -> None:
+    """Raises `UserError` for a vector of another length than the first of its column, or with a number that is none."""
+    frames = list(frames)
+    for name in columns:
+        width = 0
+        for frame in frames:
+            vectors = frame[name].cast(pl.List(pl.Float32))
+            lengths = vectors.list.len().fill_null(0).to_numpy()
+            width = width or int(lengths[lengths > 0][:1].sum())
+            hole = pl.element().is_null() | pl.element().is_nan() | pl.element().is_infinite()
+            broken = vectors.list.eval(hole).list.any().fill_null(False).to_numpy()
+            bad = (vectors.is_not_null().to_numpy() & (lengths != width)) | broken
+            if bad.any():
+                row = int(bad.argmax())
+                what = "one that is missing or not finite" if broken[row] else f"{lengths[row]} numbers"
+                which = f"{table} {frame[table][row]!r}" if table in frame.columns else f"event {row + 1}"
+                raise UserError(f"the vector {name!r} of {which} has {what}; it takes {width} finite numbers")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +10,14 @@ import polars as pl
 
 from trainer.config import DataSettings
 from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared
-from trainer.data.interactions import Corpus, Dataset, Feature, FeatureKind, Interactions
+from trainer.data.interactions import Corpus, Dataset, Feature, Interactions
+from trainer.data.opinions import liked_and_disliked, likes, opinions, without_weightless
+from trainer.data.raw import RawFeatures, by_row
 from trainer.data.split import Splits, resolve, split
 from trainer.data.vocabulary import UNKNOWN, Vocabulary
 from trainer.errors import UserError
 
 logger = logging.getLogger("trainer")
-
-Column = npt.NDArray[np.generic]
 
 
 def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
@@ -26,77 +26,97 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     Vocabularies hold the training part's ids; ids of the user and item tables follow only where these
     declare features that could describe them. With `min_rating`, events rated below it (or not rated) take
     no part in retrieval: neither in training, nor in histories, nor as positives; the `rated_*` parts keep
-    every event.
+    every event. Neither do dislikes (`behaviours` of negative weight, `dislike_rating`): they are kept as
+    `negative`. Behaviours of weight 0 are left out before anything else.
 
-    A positive that the user already had in the history is dropped, for the history is masked in every
+    A positive that the user already had in the history, or disliked, is dropped, for both are masked in every
     answer: repeated consumption is out of scope. The number of them is logged.
 
     Raises `UserError` where nothing is left to train or test on.
     """
+    dataset = without_weightless(dataset, settings.behaviours)
     parts = split(dataset, settings.split)
     users = Vocabulary.fit(parts.train.frame["user_id"], _catalogue(dataset.users, dataset.schema.user))
     items = Vocabulary.fit(parts.train.frame["item_id"], _catalogue(dataset.items, dataset.schema.item))
-    train, validation, test = _coded(parts, users, items, dataset.schema.context)
-    positives = [_liked(part, settings.min_rating) for part in (train, validation, test)]
-    if not len(positives[0]):
-        raise UserError(f"data.min_rating={settings.min_rating} leaves no training event")
-    before_test = _merge(positives[0], positives[1])
-    comparable = resolve(dataset, settings.split.method) == "leave_last_out" and settings.min_rating is None
+    raw = RawFeatures.of(dataset, users, items)
+    code = Coding(users, items, settings, dataset.schema.context, raw)
+    train, validation, test = _coded(parts, code)
+    liked, negative = liked_and_disliked(train, settings.min_rating)
+    if not len(liked):
+        raise UserError(f"{_filters(settings)} leaves no training event")
+    begun = _merge(train, validation)
+    before_test, everything = (
+        [_known(side, users, items) for side in liked_and_disliked(events, settings.min_rating)]
+        for events in (begun, _merge(begun, test))
+    )
+    comparable = resolve(dataset, settings.split.method) == "leave_last_out" and not _filters(settings)
     prepared = Prepared(
         schema=dataset.schema,
         users=users,
         items=items,
-        user_features=_features(dataset.users, dataset.schema.user, users),
-        item_features=_features(dataset.items, dataset.schema.item, items),
+        user_features=raw.table(dataset.users, dataset.schema.user),
+        item_features=raw.table(dataset.items, dataset.schema.item),
         titles=_titles(dataset, items),
-        train=positives[0],
-        validation=_cases(positives[0], positives[1], users, items, parts.ordered),
-        test=_cases(before_test, positives[2], users, items, parts.ordered),
-        rated_train=train,
-        rated_validation=_known(validation, users, items),
-        rated_test=_known(test, users, items),
+        train=liked,
+        validation=_cases(train, validation, code, parts.ordered),
+        test=_cases(begun, test, code, parts.ordered),
+        rated_train=_unsigned(train),
+        rated_validation=_known(_unsigned(validation), users, items),
+        rated_test=_known(_unsigned(test), users, items),
         ordered=parts.ordered,
         timed=dataset.interactions.has_time,
-        before_test=_known(before_test, users, items),
-        everything=_known(_merge(before_test, positives[2]), users, items),
+        before_test=before_test[0],
+        everything=everything[0],
         best_reachable=dataset.best_reachable if comparable else {},
+        negative=negative,
+        negative_before_test=before_test[1],
+        negative_everything=everything[1],
+        liked=likes(train, settings.min_rating)[0],
     )
+    left_out = _filters(settings)
     if not len(prepared.test):
         raise UserError(
-            "no test event is left to find: all are below data.min_rating or stand in their user's history"
+            f"no test event is left to find: all stand in their user's history{left_out and f', or {left_out} leaves them out'}"
         )
     return prepared
 
 
-def raw_column(column: pl.Series, kind: FeatureKind) -> Column:
-    """Returns raw values `[rows]`: float64 with NaN, or strings with "" where missing; bags joined by '|'."""
-    if kind in ("number", "time"):
-        return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    if isinstance(column.dtype, pl.List):
-        column = column.list.join("|")
-    column = column.cast(pl.String).fill_null("")
-    labels = column.unique(maintain_order=True)
-    rows = column.cast(pl.Enum(labels)).to_physical().to_numpy()
-    values: Column = np.array([*labels.to_list(), ""], dtype=object)[rows]
-    return values
+@dataclass(frozen=True)
+class Coding:
+    """How events become integers."""
+
+    users: Vocabulary
+    items: Vocabulary
+    settings: DataSettings
+    context: tuple[Feature, ...]
+    raw: RawFeatures
+
+
+def _filters(settings: DataSettings) -> str:
+    """Returns the settings that keep events from being positives, for messages; "" where there are none."""
+    return " and ".join(
+        f"data.{name}" if isinstance(value, dict) else f"data.{name}={value}"
+        for name in ("min_rating", "dislike_rating", "behaviours")
+        if (value := getattr(settings, name)) not in (None, {})
+    )
 
 
 def _catalogue(corpus: Corpus, features: tuple[Feature, ...]) -> Iterable[str]:
     return corpus.frame[corpus.id_column].to_list() if features else ()
 
 
-def _coded(
-    parts: Splits, users: Vocabulary, items: Vocabulary, context: tuple[Feature, ...]
-) -> tuple[Events, Events, Events]:
+def _coded(parts: Splits, code: Coding) -> tuple[Events, Events, Events]:
     """Returns the parts as events. Ids outside the vocabularies get rows after theirs, to stay apart."""
     frames = [parts.train, parts.validation, parts.test]
-    everyone = _with_strangers(users, [part.frame["user_id"] for part in frames[1:]])
-    everything = _with_strangers(items, [part.frame["item_id"] for part in frames[1:]])
+    wide = replace(
+        code,
+        users=_with_strangers(code.users, [part.frame["user_id"] for part in frames[1:]]),
+        items=_with_strangers(code.items, [part.frame["item_id"] for part in frames[1:]]),
+    )
     first = np.cumsum([0, *(len(part) for part in frames)])
     timed = all(part.has_time or not len(part) for part in frames)
     train, validation, test = (
-        _events(part, everyone, everything, context, int(start), timed)
-        for part, start in zip(frames, first[:-1], strict=True)
+        _events(part, wide, int(start), timed) for part, start in zip(frames, first[:-1], strict=True)
     )
     return train, validation, test
 
@@ -107,30 +127,26 @@ def _with_strangers(vocabulary: Vocabulary, columns: Iterable[pl.Series]) -> Voc
     return Vocabulary((*vocabulary.values, *strangers), vocabulary.trained)
 
 
-def _events(
-    part: Interactions,
-    users: Vocabulary,
-    items: Vocabulary,
-    context: tuple[Feature, ...],
-    first: int,
-    timed: bool,
-) -> Events:
+def _events(part: Interactions, code: Coding, first: int, timed: bool) -> Events:
+    """Returns a part's events by user and time; those of dislikes have a weight below 0, or -0."""
     frame = part.frame
     number = np.arange(first, first + len(part), dtype=np.int64)
     keys = pl.DataFrame(
         {
-            "user": users.encode(frame["user_id"]),
+            "user": code.users.encode(frame["user_id"]),
             "timestamp": frame["timestamp"].to_numpy() if timed and len(part) else number,
         }
     )
     order = keys.select(pl.arg_sort_by(["user", "timestamp"], maintain_order=True)).to_series().to_numpy()
     return Events(
         user=keys["user"].to_numpy()[order],
-        item=items.encode(frame["item_id"])[order],
+        item=code.items.encode(frame["item_id"])[order],
         timestamp=keys["timestamp"].cast(pl.Int64).to_numpy()[order],
         rating=_floats(frame["rating"])[order],
-        weight=_floats(frame["weight"])[order],
-        context={feature.name: raw_column(frame[feature.name], feature.kind)[order] for feature in context},
+        weight=(np.abs(_floats(frame["weight"])) * opinions(frame, code.settings))[order],
+        context={
+            feature.name: code.raw.column(frame[feature.name], feature)[order] for feature in code.context
+        },
     )
 
 
@@ -138,8 +154,8 @@ def _floats(column: pl.Series) -> npt.NDArray[np.float32]:
     return column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
 
 
-def _liked(events: Events, min_rating: float | None) -> Events:
-    return events if min_rating is None else events.take(events.rating >= min_rating)
+def _unsigned(events: Events) -> Events:
+    return replace(events, weight=np.abs(events.weight))
 
 
 def _known(events: Events, users: Vocabulary, items: Vocabulary) -> Events:
@@ -173,18 +189,23 @@ def _merge(first: Events, second: Events) -> Events:
     return joined.take(order)
 
 
-def _cases(past: Events, future: Events, users: Vocabulary, items: Vocabulary, ordered: bool) -> Cases:
+def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
     """Returns one case for each user of `future` with something left to find, strangers included.
 
     An event of the history whose item is outside the vocabulary is left out: a model can make nothing of it.
     """
+    users, items, min_rating = code.users, code.items, code.settings.min_rating
+    future = future.take(
+        ~np.signbit(future.weight) & (True if min_rating is None else future.rating >= min_rating)
+    )
     width = int(max(past.item.max(initial=0), future.item.max(initial=0))) + 1
     people = int(max(past.user.max(initial=0), future.user.max(initial=0))) + 1
     if ordered:
         begin = np.full(people, np.iinfo(np.int64).min)
         begin[future.user[::-1]] = future.timestamp[::-1]  # backwards, so that each user's first event stands
         past = past.take(past.timestamp <= begin[past.user])
-    had = pl.Series(_pairs(past, width))
+    past, disliked = liked_and_disliked(past, min_rating)
+    had = pl.Series(np.concatenate([_pairs(past, width), _pairs(disliked, width)]))
     asked = pl.Series(_pairs(future, width))
     fresh = ~asked.is_in(had.implode()).to_numpy()
     if not fresh.all():
@@ -193,7 +214,7 @@ def _cases(past: Events, future: Events, users: Vocabulary, items: Vocabulary, o
         )
     future = future.take(fresh & asked.is_first_distinct().to_numpy())
     who, start, counts = np.unique(future.user, return_index=True, return_counts=True)
-    past = past.take(_row(past.item, items) != UNKNOWN)
+    past, disliked = (side.take(_row(side.item, items) != UNKNOWN) for side in (past, disliked))
     positives = Lists(_offsets(counts), _row(future.item, items), future.timestamp)
     return Cases(
         user=_row(who, users),
@@ -201,6 +222,7 @@ def _cases(past: Events, future: Events, users: Vocabulary, items: Vocabulary, o
         positives=positives,
         timestamp=future.timestamp[start],
         context={name: column[start] for name, column in future.context.items()},
+        disliked=disliked.by_user(people).take(who) if len(disliked) else None,
     )
 
 
@@ -212,31 +234,9 @@ def _offsets(counts: npt.NDArray[np.integer]) -> Longs:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _features(
-    corpus: Corpus, features: tuple[Feature, ...], vocabulary: Vocabulary
-) -> dict[str, Column | list[list[str]]]:
-    """Returns the raw feature columns by vocabulary row; row 0 and ids not in the table are missing."""
-    table = _by_row(corpus, vocabulary)
-    columns: dict[str, Column | list[list[str]]] = {}
-    for feature in features:
-        column = table[feature.name]
-        if feature.kind == "bag" and isinstance(column.dtype, pl.List):
-            columns[feature.name] = [
-                [label for label in bag or () if label] for bag in column.cast(pl.List(pl.String)).to_list()
-            ]
-        else:
-            columns[feature.name] = raw_column(column, feature.kind)
-    return columns
-
-
-def _by_row(corpus: Corpus, vocabulary: Vocabulary) -> pl.DataFrame:
-    rows = pl.DataFrame({corpus.id_column: pl.Series(["", *vocabulary.values], dtype=pl.String)})
-    return rows.join(corpus.frame, on=corpus.id_column, how="left", maintain_order="left")
-
-
 def _titles(dataset: Dataset, items: Vocabulary) -> tuple[str, ...]:
     ids = ("", *items.values)
     if dataset.schema.title is None:
         return ids
-    titles = _by_row(dataset.items, items)[dataset.schema.title].cast(pl.String).to_list()
+    titles = by_row(dataset.items, items)[dataset.schema.title].cast(pl.String).to_list()
     return tuple(title or row_id for title, row_id in zip(titles, ids, strict=True))

@@ -12,7 +12,7 @@ from trainer.config import Settings
 from trainer.data import files
 from trainer.data.columns import Kind, convert
 from trainer.data.files import ROW, Bad, Layout, Raw
-from trainer.data.interactions import RESERVED, Corpus, Dataset, Feature, FeatureKind, Interactions, Schema
+from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
 from trainer.errors import UserError
 from trainer.registry import did_you_mean, register
 
@@ -47,6 +47,8 @@ class Columns(Settings):
     timestamp: Name | None = None
     rating: Name | None = None
     weight: Name | None = None
+    # which kind of event it was (view, click, purchase, ...), weighed by data.behaviours; None: there is none
+    behaviour: Name | None = None
 
 
 class SideTable(Layout):
@@ -55,8 +57,8 @@ class SideTable(Layout):
     path: str
     id: Name | None = None  # the column of ids; None: one of the usual names
     title: str | None = None  # of items: the column people read
-    features: dict[str, FeatureKind] = Field(default_factory=dict)  # column -> kind
-    bag_separator: str = "|"  # between the labels of a bag, where the column is not a list
+    features: dict[str, Declared] = Field(default_factory=dict)  # column -> kind, or {kind = ..., ...}
+    bag_separator: str = "|"  # between the labels of a bag or ids, where the column is not a list
 
 
 @register("source", "table")
@@ -69,7 +71,7 @@ class Table(Layout):
 
     path: str
     columns: Columns = Columns()
-    context: dict[str, FeatureKind] = Field(default_factory=dict)  # column -> kind
+    context: dict[str, Declared] = Field(default_factory=dict)  # column -> kind, or {kind = ..., ...}
     bag_separator: str = "|"
     users: SideTable | None = None
     items: SideTable | None = None
@@ -84,7 +86,7 @@ class Table(Layout):
         Raises `UserError` naming the file, and the line and value where a row is at fault.
         """
         for name in self.context:
-            if name in RESERVED:
+            if name in RESERVED or (name == "behaviour" and self.columns.behaviour not in (None, name)):
                 raise UserError(
                     f"a context feature cannot be called {name!r}: that column has a meaning of its own"
                 )
@@ -104,9 +106,9 @@ class Table(Layout):
             users=users,
             items=items,
             schema=Schema(
-                user=_features(self.users.features if self.users else {}),
-                item=_features(self.items.features if self.items else {}),
-                context=_features(self.context),
+                user=_features(self.users.features if self.users else {}, "user"),
+                item=_features(self.items.features if self.items else {}, "item"),
+                context=_features(self.context, "item"),
                 title=self.items.title if self.items else None,
             ),
             validation=parts.get("validation"),
@@ -129,11 +131,16 @@ class Table(Layout):
         there = files.names(path, self, self.on_bad_rows == "skip")
         asked = {role: _find_column(path, self, there, role, getattr(self.columns, role)) for role in USUAL}
         kinds = {TARGETS.get(role, role): (name, KINDS[role]) for role, name in asked.items() if name}
-        for name, kind in self.context.items():
-            kinds[name] = (_present(path, there, name, "data.source.context"), kind)
+        behaviour = self.columns.behaviour
+        if behaviour:
+            found = _find_column(path, self, there, "behaviour", behaviour)
+            kinds["behaviour"] = (str(found), "id")
+        for name, feature in self.context.items():
+            kinds[name] = (_present(path, there, name, "data.source.context"), feature.kind)
         frame = _typed(path, self, kinds, self.bag_separator, self.on_bad_rows == "skip", bad)
         absent = [pl.lit(None, kind).alias(role) for role, kind in TYPES.items() if role not in frame.columns]
-        columns = [*(TARGETS.get(role, role) for role in USUAL), *self.context]
+        columns = [*(TARGETS.get(role, role) for role in USUAL), *(["behaviour"] if behaviour else [])]
+        columns += [name for name in self.context if name not in columns]
         return frame.with_columns(absent).with_columns(pl.col("weight").fill_null(1)).select(columns)
 
     def _corpus(
@@ -149,8 +156,8 @@ class Table(Layout):
         for path in files.find(side.path):
             there = files.names(path, side, self.on_bad_rows == "skip")
             kinds: dict[str, tuple[str, Kind]] = {
-                name: (_present(path, there, name, f"{where}.features"), kind)
-                for name, kind in side.features.items()
+                name: (_present(path, there, name, f"{where}.features"), feature.kind)
+                for name, feature in side.features.items()
             }
             if side.title:
                 kinds.setdefault(side.title, (_present(path, there, side.title, f"{where}.title"), "text"))
@@ -174,8 +181,13 @@ def usual_column(there: Sequence[str], role: str) -> str | None:
     return next((lower[name] for name in USUAL[role] if name in lower), None)
 
 
-def _features(kinds: Mapping[str, FeatureKind]) -> tuple[Feature, ...]:
-    return tuple(Feature(name=name, kind=kind) for name, kind in kinds.items())
+def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) -> tuple[Feature, ...]:
+    """Returns the features of a table; ids are of its own side where it is not said whose they are."""
+    made = []
+    for name, one in declared.items():
+        of = (one.of or table) if one.kind == "ids" else None
+        made.append(Feature(name=name, kind=one.kind, shares=one.shares, ngrams=one.ngrams, of=of))
+    return tuple(made)
 
 
 def _find_column(
@@ -236,10 +248,15 @@ def _typed(
         target = next(target for target in typed if wrong[target][row])
         name, _ = kinds[target]
         value = frame[name][row]
-        reasons.append((f"column {name!r}: {typed[target].reason}", "" if value is None else str(value)))
+        reasons.append((f"column {name!r}: {typed[target].reason}", "" if value is None else _shown(value)))
     places = files.lines(raw, [frame[ROW][row] for row in (rows if skip else rows[:1])])
     found = [Bad(path, line, reason, value) for line, (reason, value) in zip(places, reasons, strict=True)]
     if not skip:
         raise UserError(str(found[0]))
     bad.extend(found)
     return good.filter(~any_bad)
+
+
+def _shown(value: object) -> str:
+    text = str(value.to_list() if isinstance(value, pl.Series) else value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,69 @@
+"""Which path answers a query, and what popularity says of one that brings nothing, beside towers of every similarity."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.blending import combine
+from trainer.config import RetrievalSettings
+from trainer.data.interactions import Feature, Schema
+from trainer.errors import UserError
+from trainer.retriever import PATHS, Retriever
+from trainer.selection import filter_feature
+from trainer.train_retrieval import in_blocks
+
+HISTORIES = [[1, 2, 3, 4], [3, 2, 1, 5], [3, 1, 2, 4], [3, 4, 5, 1]]
+
+
+@pytest.fixture(params=["cosine", "dot", "euclidean"])
+def retriever(request, make_prepared):
+    """Towers alone, untrained; a second one of the same weights carries popularity."""
+    prepared = make_prepared(HISTORIES)
+    tf.keras.utils.set_random_seed(1)
+    made = Retriever(RetrievalSettings(embedding_dimension=4, similarity=request.param), prepared)
+    made.history_length = 3
+    return made, prepared
+
+
+def asked():
+    """A known user, a stranger with a history, and one who brings nothing."""
+    history = tf.RaggedTensor.from_row_lengths(tf.constant([1, 2, 4, 5]), tf.constant([2, 2, 0], tf.int64))
+    return tf.constant([2, 0, 0]), history, {}
+
+
+def test_towers_alone_answer_by_popularity_where_there_is_nothing_else(retriever):
+    made, prepared = retriever
+    before = made.queries(*asked()).numpy() @ in_blocks(made.candidates, 6).T
+    combine(made, None, prepared.before_test, prepared, 0)
+    after = made.queries(*asked()).numpy() @ in_blocks(made.candidates, 6).T
+    assert [PATHS[path] for path in made.path(*asked()).numpy()] == ["known", "history", "popularity"]
+    np.testing.assert_allclose(after[:2], before[:2], atol=1e-6)
+    count = np.bincount(prepared.before_test.item, minlength=6)[1:]
+    assert (np.argsort(-after[2, 1:], kind="stable") == np.argsort(-count, kind="stable")).all()
+    np.testing.assert_allclose(after[2, 1:] / after[2, 1], np.log1p(count) / np.log1p(count[0]), rtol=1e-5)
+
+
+def test_items_are_alike_as_the_towers_say(retriever):
+    made, prepared = retriever
+    plain = made.candidate_tower.embed(tf.range(6)).numpy()
+    combine(made, None, prepared.before_test, prepared, 0)
+    vectors = tf.constant(in_blocks(made.candidates, 6))
+    found = made.similar(vectors).numpy() @ made.compared(vectors).numpy().T
+    if made.similarity == "euclidean":
+        wanted = -np.square(plain[:, None] - plain[None]).sum(axis=2)
+    else:
+        unit = plain / np.linalg.norm(plain, axis=1, keepdims=True)
+        wanted = unit @ unit.T
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_feature_that_filters(make_prepared):
+    named = {"year": "number", "genre": "bag", "maker": "category"}
+    schema = Schema(item=tuple(Feature(name=name, kind=kind) for name, kind in named.items()))
+    prepared = make_prepared(HISTORIES, schema=schema)
+    assert [filter_feature(prepared, name).name for name in ("auto", "maker")] == ["genre", "maker"]
+    assert filter_feature(prepared, "none") is None
+    with pytest.raises(UserError, match=r"export\.category=genres: .* did you mean 'genre'\?"):
+        filter_feature(prepared, "genres")
+    with pytest.raises(UserError, match=r"export\.category=year: no item feature of kind"):
+        filter_feature(prepared, "year")

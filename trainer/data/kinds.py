@@ -1,0 +1,84 @@
+"""What kind of feature a column looks like."""
+
+import polars as pl
+
+from trainer.data.columns import BETWEEN, as_bag, as_text, as_vectors, epoch_seconds
+from trainer.data.interactions import FeatureKind
+
+EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
+SHORTEST_VECTOR = 3  # numbers from which a text of numbers is a vector
+SKEW = 10.0  # a count's maximum is at least this much above its median
+# Behaviours that speak against an item, and are read as dislikes.
+DISLIKES = (
+    "dislike",
+    "skip",
+    "hide",
+    "block",
+    "report",
+    "downvote",
+    "thumbs_down",
+    "not_interested",
+    "unlike",
+)
+
+
+def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
+    """Returns the kind that values suggest (none for ids and empty columns), and the separator of a bag."""
+    known = (column if isinstance(column.dtype, pl.List | pl.Array) else as_text(column)).drop_nulls()
+    if not len(known):
+        return None, "|"
+    if isinstance(known.dtype, pl.List | pl.Array):
+        return ("vector" if _like_vectors(known) else "bag"), "|"
+    if column.dtype.is_temporal():
+        return "time", "|"
+    if column.dtype == pl.Boolean:
+        return "category", "|"
+    number = known.cast(pl.Float64, strict=False)
+    if not number.null_count():
+        if like_times(known):
+            return "time", "|"
+        return ("count" if _like_counts(number) else "number"), "|"
+    if not epoch_seconds(known).null_count():
+        return "time", "|"
+    if _like_vectors(known):
+        return "vector", "|"
+    for mark in ("|", ","):
+        if known.str.contains(mark, literal=True).mean() > 0.05 and _repeats(known, mark):  # type: ignore[operator]
+            return "bag", mark
+    distinct = known.n_unique() / len(known)
+    if known.str.count_matches(r"\S+").mean() > 1.5 and distinct > 0.2:  # type: ignore[operator]
+        return "text", "|"
+    return ("category" if distinct <= 0.5 or len(known) < 20 else None), "|"
+
+
+def like_times(known: pl.Series) -> bool:
+    """Returns whether all values are moments between 1980 and 2100."""
+    seconds = epoch_seconds(known)
+    return not seconds.null_count() and bool(seconds.is_between(EARLIEST, LATEST).all())
+
+
+def _repeats(known: pl.Series, mark: str) -> bool:
+    """Returns whether the parts between the marks are labels: few words each, and used again."""
+    labels = as_bag(known, mark).explode().drop_nulls()
+    words = labels.str.count_matches(r"\S+").mean()
+    return labels.n_unique() <= max(len(labels) / 2, 3) and float(words or 0) < 3  # type: ignore[arg-type]
+
+
+def _like_counts(number: pl.Series) -> bool:
+    """Returns whether numbers are whole, none below 0, and a few of them very large: clicks, views, sales."""
+    whole = bool((number == number.floor()).all()) and float(number.min() or 0) >= 0  # type: ignore[arg-type]
+    most, middle = float(number.max() or 0), float(number.median() or 0)  # type: ignore[arg-type]
+    return whole and most >= SKEW * (middle + 1)
+
+
+def _like_vectors(known: pl.Series) -> bool:
+    """Returns whether texts or lists hold equally many numbers each, not all of them whole."""
+    if isinstance(known.dtype, pl.List | pl.Array):
+        listed = known.cast(pl.List(pl.Float64), strict=False)
+        return known.dtype.inner.is_float() and listed.list.len().n_unique() == 1
+    if not known[:100].str.contains(BETWEEN).all():
+        return False
+    vectors = as_vectors(known)
+    numbers = vectors.explode()
+    equal = vectors.list.len().n_unique() == 1 and int(vectors.list.len()[0]) >= SHORTEST_VECTOR
+    return equal and not numbers.null_count() and bool((numbers != numbers.floor()).any())
