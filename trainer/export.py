@@ -13,12 +13,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer import warmup
 from trainer.config import Config, to_toml
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
 from trainer.serving_model import ServingModel
 
 FORMAT = 1  # of the bundle; a reader refuses any other
+DIALS = {"diversity": 0.3, "popularity": 0.1}  # in the example requests
 LIBRARIES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "numpy")
 
 
@@ -29,8 +31,11 @@ def export(
     metrics: Mapping[str, Any],
     fingerprint: str,
     bundle: Path,
+    cascade: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publishes a new version of the model into `bundle` and returns the version's directory.
+
+    `cascade` is what was measured of its stages, for the manifest.
 
     Raises `UserError` where the bundle cannot be written; the versions already there stay as they are.
     """
@@ -42,10 +47,12 @@ def export(
         shutil.rmtree(staging, ignore_errors=True)
         _write_model(serving, config, staging / "model")
         manifest = _manifest(serving, prepared, config, fingerprint, version)
+        manifest["cascade"] |= cascade or {}
         _write_sides(staging, manifest, prepared, config, metrics)
         extra = staging / "model" / "assets.extra"
         extra.mkdir(exist_ok=True)
         shutil.copy(staging / "manifest.json", extra / "manifest.json")
+        warmup.write(extra / warmup.NAME, config.export.model_name, manifest["signatures"])
         (staging / "model").rename(home / str(version))
         for side in ("vocabularies.json", "metrics.json", "config.toml", "manifest.json"):
             (staging / side).replace(bundle / side)
@@ -98,7 +105,8 @@ def _manifest(
         "users": prepared.users.trained,
         "items": len(prepared.items) - 1,
         "dimension": int(serving.index.vectors.shape[1]),
-        "index": config.export.index.model_dump(),
+        "index": config.export.index.model_dump() | serving.index.describe(),
+        "cascade": config.export.cascade.model_dump(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "signatures": {name: _signature(function, prepared) for name, function in serving.signatures.items()},
     }
@@ -123,8 +131,12 @@ def _example(name: str, spec: tf.TensorSpec, prepared: Prepared) -> Any:
     if name == "k":
         return [3]
     if spec.dtype != tf.string:
-        return [0.0]
-    value = prepared.users.values[0] if name == "user_id" else prepared.items.values[0]
-    if name.startswith("context") or name not in ("user_id", "item_id", "history", "exclude"):
-        value = ""
+        number = DIALS.get(name, 0.0)
+        return [number if len(spec.shape) == 1 else [number] * (spec.shape[1] or 1)]
+    value = {
+        "user_id": prepared.users.values[0],
+        "item_id": prepared.items.values[0],
+        "history": prepared.items.values[0],
+        "exclude": prepared.items.values[-1],
+    }.get(name, "")
     return [value] if len(spec.shape) == 1 else [[value]]

@@ -1,4 +1,7 @@
-"""Top-k over all candidates through the TFRS layers, with what may not be returned masked before the top-k."""
+"""Top-k over all candidates through the TFRS layers, with what may not be returned masked before the top-k.
+
+Queries are `[batch, D]`, or `[batch, interests, D]`: then an item's score is its best interest's, and it is returned once.
+"""
 
 from typing import Any
 
@@ -6,19 +9,27 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from trainer.data.examples import Floats
 from trainer.errors import UserError
 from trainer.registry import register
 
 Top = tuple[tf.Tensor, tf.Tensor]
 LOWEST = tf.float32.min  # the score of a place that holds no item
+RECALL_AT = 10  # the depth at which an approximate index is compared with the exact one
+SAMPLE = 256  # queries of that comparison
+BLOCK = 32  # queries whose exact scores are held at a time
 
 
 @register("index", "brute_force")
 class BruteForce(tfrs.layers.factorized_top_k.BruteForce):
     """Exact search: every candidate is scored."""
 
-    def build_index(self, candidates: tf.Tensor) -> "BruteForce":
-        """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item."""
+    def build_index(self, candidates: tf.Tensor, queries: Floats | None = None) -> "BruteForce":
+        """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item.
+
+        An exact index has no use for sample `queries`.
+        """
+        del queries
         self.index(candidates)
         self(tf.zeros([1, candidates.shape[1]]), k=1)  # an index must have been called before it is saved
         return self
@@ -30,33 +41,43 @@ class BruteForce(tfrs.layers.factorized_top_k.BruteForce):
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
-        scores = self._compute_score(queries, self._candidates)
-        batch = tf.shape(scores)[0]
-        owner = tf.concat([tf.cast(excluded.value_rowids(), tf.int32), tf.range(batch)], axis=0)
-        column = tf.concat([excluded.flat_values, tf.zeros([batch], tf.int32)], axis=0)
-        lowest = tf.fill([tf.size(owner)], LOWEST)
-        scores = tf.tensor_scatter_nd_update(scores, tf.stack([owner, column], axis=1), lowest)
-        found, rows = tf.math.top_k(scores, k=tf.minimum(k, tf.shape(scores)[1]))
-        return _blank(rows, found)
+        return best(score_all(queries, self._candidates), excluded, k)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what was chosen while building, for the manifest: nothing."""
+        return {}
 
 
 @register("index", "scann")
 class Scann:
     """Approximate search with ScaNN (Guo et al. 2020), through `tfrs.layers.factorized_top_k.ScaNN`. Linux only.
 
-    `leaves`: partitions of the corpus, the square root of its size when None; `leaves_to_search`: how many a query
-    visits, a tenth when None; `reorder`: candidates that are scored exactly again.
+    `leaves`: partitions of the corpus, the square root of its size when None. `leaves_to_search`: how many a query visits, and
+    `reorder`: candidates that are scored exactly again; each, when None, is widened until the top 10 of sample queries hold
+    `recall_target` of the exact top 10.
     """
 
     def __init__(
-        self, leaves: int | None = None, leaves_to_search: int | None = None, reorder: int = 500
+        self,
+        leaves: int | None = None,
+        leaves_to_search: int | None = None,
+        reorder: int | None = None,
+        recall_target: float = 0.95,
     ) -> None:
+        if not 0 < recall_target <= 1:
+            raise UserError(
+                f"export.index.recall_target={recall_target}: must be above 0 and at most 1, such as 0.95"
+            )
         self.leaves = leaves
         self.leaves_to_search = leaves_to_search
         self.reorder = reorder
+        self.recall_target = recall_target
 
-    def build_index(self, candidates: tf.Tensor) -> "ScannIndex":
-        """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item."""
+    def build_index(self, candidates: tf.Tensor, queries: Floats | None = None) -> "ScannIndex":
+        """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item.
+
+        Its width is chosen on `queries` `[n, dimension]`, or on some of the candidates where there are none.
+        """
         try:
             import scann  # noqa: F401
         except (ImportError, tf.errors.NotFoundError) as error:
@@ -67,43 +88,159 @@ class Scann:
         items = int(candidates.shape[0])
         leaves = self.leaves or max(int(items**0.5), 1)
         layer = tfrs.layers.factorized_top_k.ScaNN(
-            k=10,
+            k=RECALL_AT,
             num_leaves=leaves,
-            num_leaves_to_search=self.leaves_to_search or max(leaves // 10, 1),
-            num_reordering_candidates=min(self.reorder, items),
+            num_leaves_to_search=leaves,
+            num_reordering_candidates=min(100, items),
             training_iterations=12,
         )
         layer.index(candidates)
-        layer(tf.zeros([1, candidates.shape[1]]), k=1)
-        return ScannIndex(layer, candidates)
+        index = ScannIndex(layer, candidates, leaves)
+        chosen = np.random.default_rng(0).permutation(np.arange(1, items))[:SAMPLE]
+        sample = tf.gather(candidates, chosen) if queries is None or not len(queries) else queries[:SAMPLE]
+        self._widen(index, tf.constant(sample))
+        return index
+
+    def _widen(self, index: "ScannIndex", sample: tf.Tensor) -> None:
+        """Sets how far the index searches: at first little, then more of what helps more, up to the target."""
+        wanted = exact_rows(index.vectors, sample)
+        most = (index.leaves, index.items)
+        start = (
+            self.leaves_to_search or max(index.leaves // 20, 1),
+            min(self.reorder or 10 * RECALL_AT, index.items),
+        )
+        free = (self.leaves_to_search is None, self.reorder is None)
+
+        def recall(width: tuple[int, int]) -> float:
+            index.leaves_to_search, index.reorder = width
+            return recall_of(index, sample, wanted)
+
+        width, reached = start, recall(start)
+        while reached < self.recall_target:
+            wider = [
+                tuple(
+                    min(2 * size, end) if place == side else size
+                    for place, (size, end) in enumerate(zip(width, most, strict=True))
+                )
+                for side in (0, 1)
+                if free[side] and width[side] < most[side]
+            ]
+            if not wider:
+                break
+            reached, width = max((recall((one[0], one[1])), (one[0], one[1])) for one in wider)
+        index.leaves_to_search, index.reorder = width
+        index.recall = reached
 
 
 class ScannIndex(tf.Module):
-    """A built ScaNN index; it fetches as many more as are excluded and drops those."""
+    """A built ScaNN index; it fetches as many more as are excluded and drops those.
 
-    def __init__(self, layer: Any, candidates: tf.Tensor) -> None:
+    `leaves_to_search` and `reorder` may be set until the index is traced.
+    """
+
+    def __init__(self, layer: Any, candidates: tf.Tensor, leaves: int) -> None:
         super().__init__()
         self.layer = layer
         self.items = int(candidates.shape[0])
+        self.leaves = self.leaves_to_search = leaves
+        self.reorder = self.items
+        self.recall = 1.0
         self.vectors = tf.Variable(candidates, trainable=False)
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
         most = tf.cast(tf.reduce_max(tf.concat([excluded.row_lengths(), [0]], axis=0)), tf.int32)
         fetch = tf.minimum(k + most + 1, self.items)
-        scores, rows = (tf.ensure_shape(found, [None, None]) for found in self.layer(queries, k=fetch))
-        # Where the leaves hold no more, ScaNN fills up with NaN, or gives fewer columns.
-        lacking = [[0, 0], [0, fetch - tf.shape(rows)[1]]]
-        scores = tf.pad(scores, lacking, constant_values=np.nan)
-        rows = tf.pad(tf.cast(rows, tf.int32), lacking)
+        if queries.shape.rank == 3:
+            interests, dimension = queries.shape[1:]
+            rows, scores = self._nearest(tf.reshape(queries, [-1, dimension]), fetch)
+            rows, scores = merged(*(tf.reshape(one, [-1, interests * fetch]) for one in (rows, scores)))
+        else:
+            rows, scores = self._nearest(queries, fetch)
         barred = tf.sort(
             tf.concat([excluded.to_tensor(0), tf.zeros([tf.shape(rows)[0], 1], tf.int32)], axis=1)
         )
         nearest = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
-        scores = tf.where(hit | tf.math.is_nan(scores), LOWEST, scores)
+        scores = tf.where(hit, LOWEST, scores)
         found, places = tf.math.top_k(scores, k=tf.minimum(k, fetch))
         return _blank(tf.gather(rows, places, batch_dims=1), found)
+
+    def _nearest(self, queries: tf.Tensor, fetch: tf.Tensor) -> Top:
+        """Returns rows and scores `[n, fetch]`; where the leaves hold no more, ScaNN gives NaN, or fewer columns."""
+        from scann.scann_ops.py import scann_ops
+
+        found = scann_ops.searcher_from_module(self.layer._serialized_searcher).search_batched_parallel(
+            queries,
+            final_num_neighbors=fetch,
+            pre_reorder_num_neighbors=tf.maximum(fetch, self.reorder),
+            leaves_to_search=self.leaves_to_search,
+        )
+        rows, scores = (tf.ensure_shape(one, [None, None]) for one in (found.indices, found.distances))
+        lacking = [[0, 0], [0, fetch - tf.shape(rows)[1]]]
+        scores = tf.pad(scores, lacking, constant_values=np.nan)
+        return tf.pad(tf.cast(rows, tf.int32), lacking), tf.where(tf.math.is_nan(scores), LOWEST, scores)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what was chosen while building, for the manifest."""
+        chosen = {"leaves": self.leaves, "leaves_to_search": self.leaves_to_search, "reorder": self.reorder}
+        return {**chosen, f"recall@{RECALL_AT}": round(self.recall, 4)}
+
+
+def score_all(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+    """Returns the scores `[batch, items]` of all candidate vectors `[items, D]`: of several interests, the best one's."""
+    if queries.shape.rank == 2:
+        return tf.matmul(queries, vectors, transpose_b=True)
+    interests, dimension = queries.shape[1:]
+    flat = tf.matmul(tf.reshape(queries, [-1, dimension]), vectors, transpose_b=True)
+    return tf.reduce_max(tf.reshape(flat, [-1, interests, tf.shape(vectors)[0]]), axis=1)
+
+
+def score_some(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+    """Returns the scores `[batch, n]` of each query's own candidate vectors `[batch, n, D]`."""
+    if queries.shape.rank == 2:
+        return tf.einsum("bd,bnd->bn", queries, vectors)
+    return tf.reduce_max(tf.einsum("bhd,bnd->bhn", queries, vectors), axis=1)
+
+
+def best(scores: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
+    """Returns rows and scores `[batch, k]` of the highest scores `[batch, items]`, without row 0 and the `excluded` rows."""
+    batch = tf.shape(scores)[0]
+    owner = tf.concat([tf.cast(excluded.value_rowids(), tf.int32), tf.range(batch)], axis=0)
+    column = tf.concat([excluded.flat_values, tf.zeros([batch], tf.int32)], axis=0)
+    lowest = tf.fill([tf.size(owner)], LOWEST)
+    scores = tf.tensor_scatter_nd_update(scores, tf.stack([owner, column], axis=1), lowest)
+    found, rows = tf.math.top_k(scores, k=tf.minimum(k, tf.shape(scores)[1]))
+    return _blank(rows, found)
+
+
+def merged(rows: tf.Tensor, scores: tf.Tensor) -> Top:
+    """Returns rows and scores `[batch, n]`, best first, in which a row that is there again has the lowest score."""
+    scores, places = tf.math.top_k(scores, k=tf.shape(scores)[1])
+    rows = tf.gather(rows, places, batch_dims=1)
+    order = tf.argsort(rows, axis=1, stable=True)  # equal rows side by side, the best of them first
+    sorted_rows = tf.gather(rows, order, batch_dims=1)
+    again = tf.pad(sorted_rows[:, 1:] == sorted_rows[:, :-1], [[0, 0], [1, 0]])[:, : tf.shape(rows)[1]]
+    again = tf.gather(again, tf.argsort(order, axis=1), batch_dims=1)
+    return rows, tf.where(again, LOWEST, scores)
+
+
+def exact_rows(vectors: tf.Tensor, queries: tf.Tensor) -> list[set[int]]:
+    """Returns the rows of each query's exact top 10, row 0 left out."""
+    found = []
+    for first in range(0, len(queries), BLOCK):
+        scores = score_all(queries[first : first + BLOCK], vectors)
+        nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [0] * len(scores))
+        found += [set(rows) for rows in best(scores, nothing, RECALL_AT)[0].numpy().tolist()]
+    return found
+
+
+def recall_of(index: ScannIndex, queries: tf.Tensor, wanted: list[set[int]]) -> float:
+    """Returns the share of the `wanted` rows that the index finds."""
+    nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [0] * len(queries))
+    rows = index.top(queries, nothing, tf.constant(RECALL_AT))[0].numpy().tolist()
+    hits = [len({*some} & their) / len(their) for some, their in zip(rows, wanted, strict=True)]
+    return float(np.mean(hits)) if hits else 1.0
 
 
 def _blank(rows: tf.Tensor, scores: tf.Tensor) -> Top:

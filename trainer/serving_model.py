@@ -1,36 +1,38 @@
 """What TensorFlow Serving runs: the whole recommender as signatures over raw string ids.
 
 Every input shares its first axis (the batch), so that server-side batching and row-format JSON work. Places that hold no item carry the
-empty id and the lowest float32 score. Ids never seen are answered too: an unknown user by the model's unknown-user vector, an unknown
-item in a history or an exclude list is passed over.
+empty id and the lowest float32 score. Ids never seen are answered too: an unknown user by history, features or context, else by
+popularity, and `path` says by which; an unknown item in a history or an exclude list is passed over.
 """
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from trainer.cascade import Cascade, Request
+from trainer.config import ExportSettings
 from trainer.data.examples import Lists, Prepared
-from trainer.retriever import Retriever
+from trainer.explain import Explainer, Question
+from trainer.features import missing
+from trainer.index import LOWEST, SAMPLE, Top, best, score_all, score_some
+from trainer.neighbours import SimilarItems, SimilarUsers, query_table
+from trainer.retriever import PATHS, Retriever
+from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
 from trainer.train_retrieval import in_blocks
 
 STRINGS = tf.TensorSpec([None], tf.string)
 STRING_LISTS = tf.TensorSpec([None, None], tf.string)
 COUNTS = tf.TensorSpec([None], tf.int32)
+DIALS = tf.TensorSpec([None], tf.float32)
+CONTEXT = "context_"  # before the name of a context column that another input has already
 
-
-class Ranker(Protocol):
-    """What `rank` needs of a ranking model."""
-
-    def serve(self, user: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        """Returns scores `[n]` of user rows `[n]` and item rows `[n]`."""
-        ...
+Answer = dict[str, tf.Tensor]
 
 
 class ServingModel(tf.Module):
-    """A retriever, its index, an optional ranking model, and the histories of known users, ready to export."""
+    """A retriever, its index, the stages after it, and the histories of known users, ready to export."""
 
     def __init__(
         self,
@@ -38,161 +40,274 @@ class ServingModel(tf.Module):
         prepared: Prepared,
         histories: Lists,
         index: Any,
-        ranker: Ranker | None,
-        default_k: int,
+        cascade: Cascade,
+        settings: ExportSettings,
     ) -> None:
         super().__init__()
         # Functions are not tracked: of the retriever only the parts that have a say are saved.
-        self.ask, self.encode_context = retriever.queries, retriever.encode_context
+        self.ask, self.encode_context, self.path = retriever.queries, retriever.encode_context, retriever.path
         self.with_towers = bool(retriever.tower_scale)
-        self.parts = [*retriever.blocks, *([retriever.query_tower] if self.with_towers else [])]
-        self.ranker = ranker
-        self.default_k = min(default_k, len(prepared.items) - 1)
+        self.cascade = cascade
+        self.default_k = min(settings.default_k, len(prepared.items) - 1)
         self.user_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.users.values))
         self.item_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.items.values))
         self.item_ids = tf.constant(["", *prepared.items.values])
         self.item_titles = tf.constant(list(prepared.titles))
         self.offsets = tf.constant(histories.offsets)
         self.history_items = tf.constant(histories.items)
-        tower = retriever.query_tower.context
-        self.context = {} if tower is None else {one.name: one.kind for one in prepared.schema.context}
-        self.context_specs = (
-            {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
+        disliked = (
+            prepared.negative_everything if settings.history == "all" else prepared.negative_before_test
         )
-        self.index = index.build_index(tf.constant(in_blocks(retriever.candidates, len(prepared.items))))
+        known = disliked.take((disliked.user > 0) & (disliked.item > 0)).by_user(len(prepared.users))
+        self.disliked_offsets, self.disliked_items = tf.constant(known.offsets), tf.constant(known.items)
+        tower = retriever.query_tower.context
+        self.context = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
+        self.explainer = Explainer(retriever)
+        self.categories = Categories.of(prepared, settings.category)
+        self.popularity = tf.constant(log_popularity(prepared))
+        vectors = in_blocks(retriever.candidates, len(prepared.items))
+        users = query_table(retriever, prepared, histories)
+        self.index = index.build_index(tf.constant(vectors), users.sample(SAMPLE))
+        self.alike = SimilarItems(retriever, self.index)
+        self.alike_users = SimilarUsers(users, prepared) if settings.similar_users and users.fits else None
 
     @cached_property
     def signatures(self) -> dict[str, Callable[..., Any]]:
         """Returns the signatures by name, as traced functions."""
-        lists = {"k": COUNTS, "exclude": STRING_LISTS}
+        user, history = {"user_id": STRINGS}, {"history": STRING_LISTS}
+        items, lists = {"item_id": STRINGS}, {"k": COUNTS, "exclude": STRING_LISTS}
+        wishes = {"allow": STRING_LISTS, "category": STRING_LISTS, "diversity": DIALS, "popularity": DIALS}
+        taken = {**user, **history, **lists, **wishes}
         made = {
-            "serving_default": self._trace(self.serving_default, user_id=STRINGS),
-            "recommend": self._trace(self.recommend, user_id=STRINGS, **lists),
-            "recommend_history": self._trace(self.recommend_history, history=STRING_LISTS, **lists),
-            "rank": self._trace(self.rank, user_id=STRINGS, item_id=STRING_LISTS),
-            "embed_users": self._trace(self.embed_users, user_id=STRINGS),
-            "embed_histories": self._trace(self.embed_histories, history=STRING_LISTS),
-            "embed_items": self._trace(self.embed_items, item_id=STRINGS),
-            "similar_items": self._trace(self.similar_items, item_id=STRINGS, k=COUNTS),
-            "titles": self._trace(self.titles, item_id=STRINGS),
-            "history": self._trace(self.history, user_id=STRINGS, k=COUNTS),
+            "serving_default": self._trace(self.serving_default, **user),
+            "recommend": self._trace(self.recommend, **user, **lists),
+            "recommend_history": self._trace(self.recommend_history, **history, **lists),
+            "recommend_with": self._trace(self.recommend_with, **taken),
+            "retrieve": self._trace(self.retrieve, **user, **lists),
+            "rank": self._trace(self.rank, **user, item_id=STRING_LISTS),
+            "explain": self._trace(self.explain, **user, **items, **history),
+            "embed_users": self._trace(self.embed_users, **user),
+            "embed_histories": self._trace(self.embed_histories, **history),
+            "embed_items": self._trace(self.embed_items, **items),
+            "similar_items": self._trace(self.similar_items, **items, k=COUNTS),
+            "titles": self._trace(self.titles, **items),
+            "history": self._trace(self.history, **user, k=COUNTS),
         }
         if self.context:
-            specs = {"user_id": STRINGS, **lists, **self.context_specs}
-            made["recommend_in_context"] = self._trace(self.recommend_in_context, **specs)
+            free = {f"{CONTEXT if name in taken else ''}{name}": spec for name, spec in self.context.items()}
+            made["recommend_in_context"] = self._trace(
+                self.recommend_in_context, **user, **lists, **self.context
+            )
+            made["recommend_with_context"] = self._trace(self.recommend_with, **taken, **free)
+        if self.alike_users is not None:
+            made["similar_users"] = self._trace(self.similar_users, **user, k=COUNTS)
         return made
 
-    def serving_default(self, user_id: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serving_default(self, user_id: tf.Tensor) -> Answer:
         """Recommends the default number of items to each user."""
         k = tf.fill(tf.shape(user_id), self.default_k)
         return self.recommend(user_id, k, tf.fill([tf.size(user_id), 0], ""))
 
-    def recommend(self, user_id: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
+    def recommend(self, user_id: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor) -> Answer:
         """Recommends `k` items to each user, none of their history and none of `exclude`."""
-        user = self._rows(self.user_lookup, user_id)
-        history = self._known_history(user)
-        return self._answer(self._queries(user, history, {}), history, k, exclude)
+        return self._answer(self.request(user_id), k, exclude)
 
     def recommend_in_context(
         self, user_id: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor, **context: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    ) -> Answer:
         """Recommends as `recommend` does, for a request whose context is known."""
-        user = self._rows(self.user_lookup, user_id)
-        history = self._known_history(user)
-        return self._answer(self._queries(user, history, context), history, k, exclude)
+        return self._answer(self.request(user_id, context), k, exclude)
 
-    def recommend_history(self, history: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
+    def recommend_history(self, history: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor) -> Answer:
         """Recommends from a history alone (oldest first), for users that the model has never seen."""
-        rows = self._present(history)
-        return self._answer(self._queries(tf.zeros_like(k), rows, {}), rows, k, exclude)
+        return self._answer(Request(tf.zeros_like(k), self._present(history), {}), k, exclude)
 
-    def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scores the given candidates for each user: the ranking model's first target, else the retrieval score."""
-        user, items = self._rows(self.user_lookup, user_id), self._rows(self.item_lookup, item_id)
-        if self.ranker is None:
-            queries = self._queries(user, self._known_history(user), {})
-            scores = tf.einsum("bd,bnd->bn", queries, tf.gather(self.index.vectors, items))
+    def recommend_with(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        k: tf.Tensor,
+        exclude: tf.Tensor,
+        allow: tf.Tensor,
+        category: tf.Tensor,
+        diversity: tf.Tensor,
+        popularity: tf.Tensor,
+        **context: tf.Tensor,
+    ) -> Answer:
+        """Recommends with every wish a request can have; what is "", 0 or NaN is no wish.
+
+        A row's `history` stands for the one remembered. Only items that it allows, by id and by category, come back. `popularity` times
+        the log of an item's popularity is added to its score (below 0: less of the popular), and `diversity` (0 to 1) orders the best of
+        the list so that it repeats itself less. All items are scored, whatever the index.
+        """
+        names = {name if name in self.context else name.removeprefix(CONTEXT): name for name in context}
+        request = self.request(user_id, {own: context[name] for own, name in names.items()}, history)
+        return self._answer(request, k, exclude, Wish(allow, category, diversity, popularity))
+
+    def retrieve(self, user_id: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor) -> Answer:
+        """Gives the `k` candidates of each user, as the first stage alone scores them."""
+        request = self.request(user_id)
+        return self._listed(self.candidates(request, exclude, self._width(k)), k) | {
+            "path": self._path(request)
+        }
+
+    def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> Answer:
+        """Scores the given candidates for each user: by the ranking model, else by retrieval."""
+        request, items = self.request(user_id), self._rows(self.item_lookup, item_id)
+        if self.cascade.ranker is None:
+            scores = score_some(self._queries(request), tf.gather(self.index.vectors, items))
         else:
-            users = tf.repeat(user, tf.shape(items)[1])
-            scores = tf.reshape(self.ranker.serve(users, tf.reshape(items, [-1])), tf.shape(items))
-        return {"score": tf.where(item_id == "", tf.float32.min, scores)}
+            scores = self.cascade.deep(request, items)
+        return {"score": tf.where(item_id == "", LOWEST, scores)}
 
-    def embed_users(self, user_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives the query vector of each user."""
-        user = self._rows(self.user_lookup, user_id)
-        return {"embedding": self._queries(user, self._known_history(user), {})}
+    def explain(self, user_id: tf.Tensor, item_id: tf.Tensor, history: tf.Tensor) -> Answer:
+        """Tells what pulled an item up: retrieval's score by part of the model, by event of the history and by feature.
 
-    def embed_histories(self, history: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives the query vector of each history."""
+        `part_score` sums to `score`. Of an event, `history_score` is the sum of its `history_part_score`, in the order of the parts.
+        """
+        request = self.request(user_id, {}, history)
+        item, query = self._rows(self.item_lookup, item_id), self._queries(request)
+        candidate = tf.gather(self.index.vectors, item)
+        encoded = self._encoded(request)
+        asked = Question(request.user, request.history, encoded, item, query, candidate)
+        known = tf.cast(item > 0, tf.float32)
+        parts = self.explainer.of_parts(asked) * known[:, None]
+        of_history = self.explainer.of_history(asked) * known[:, None, None]
+        events = request.history.to_tensor(0)
+        return {
+            "score": tf.where(item > 0, tf.reduce_sum(parts, axis=1), LOWEST),
+            "path": self._path(request),
+            "part": self._named(self.explainer.parts, item),
+            "part_score": parts,
+            "history": tf.gather(self.item_ids, events),
+            "history_score": tf.reduce_sum(of_history, axis=2),
+            "history_part_score": of_history,
+            "feature": self._named(self.explainer.features, item),
+            "feature_score": self.explainer.of_features(asked) * known[:, None],
+        }
+
+    def embed_users(self, user_id: tf.Tensor) -> Answer:
+        """Gives the query vector of each user, or the vectors of their interests."""
+        return {"embedding": self._queries(self.request(user_id))}
+
+    def embed_histories(self, history: tf.Tensor) -> Answer:
+        """Gives the query vector of each history, or the vectors of its interests."""
         rows = self._present(history)
-        return {"embedding": self._queries(tf.zeros([tf.shape(history)[0]], tf.int32), rows, {})}
+        return {"embedding": self._queries(Request(tf.zeros([tf.shape(history)[0]], tf.int32), rows, {}))}
 
-    def embed_items(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+    def embed_items(self, item_id: tf.Tensor) -> Answer:
         """Gives the candidate vector of each item."""
         return {"embedding": tf.gather(self.index.vectors, self._rows(self.item_lookup, item_id))}
 
-    def similar_items(self, item_id: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives the `k` items whose candidate vectors have the highest cosine with each item's; unknown items get none."""
-        rows = self._rows(self.item_lookup, item_id)
-        unit = tf.math.l2_normalize(self.index.vectors, axis=1)
-        scores = tf.matmul(tf.gather(unit, rows), unit, transpose_b=True)
-        columns = tf.range(len(self.item_ids))[None, :]
-        barred = (columns == rows[:, None]) | (columns == 0) | (rows[:, None] == 0)
-        scores = tf.where(barred, tf.float32.min, scores)
-        found, places = tf.math.top_k(scores, k=self._width(k))
-        return self._listed(tf.where(found > tf.float32.min, places, 0), found, k)
+    def similar_items(self, item_id: tf.Tensor, k: tf.Tensor) -> Answer:
+        """Gives the `k` items most like each item by the model's own similarity; unknown items get none."""
+        return self._listed(self.alike.top(self._rows(self.item_lookup, item_id), self._width(k)), k)
 
-    def titles(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+    def similar_users(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
+        """Gives the `k` users whose query vectors have the highest cosine with each user's; unknown users get none."""
+        assert self.alike_users is not None
+        rows, scores = self.alike_users.top(
+            self._rows(self.user_lookup, user_id), tf.reduce_max(tf.concat([k, [0]], axis=0))
+        )
+        inside = (tf.range(tf.shape(rows)[1])[None, :] < k[:, None]) & (rows > 0)
+        found = tf.gather(self.alike_users.ids, tf.where(inside, rows, 0))
+        return {"user_id": found, "score": tf.where(inside, scores, LOWEST)}
+
+    def titles(self, item_id: tf.Tensor) -> Answer:
         """Gives the title of each item, its id where it has none, and "" for an unknown one."""
         return {"title": tf.gather(self.item_titles, self._rows(self.item_lookup, item_id))}
 
-    def history(self, user_id: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    def history(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
         """Gives each known user's last `k` items, the newest first."""
         newest = tf.reverse(self._known_history(self._rows(self.user_lookup, user_id)), [1])
         rows = newest.to_tensor(0)[:, : tf.reduce_max(tf.concat([k, [0]], axis=0))]
         inside = tf.range(tf.shape(rows)[1])[None, :] < k[:, None]
         return {"item_id": tf.gather(self.item_ids, tf.where(inside, rows, 0))}
 
-    def _answer(
-        self, queries: tf.Tensor, history: tf.RaggedTensor, k: tf.Tensor, exclude: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        excluded = tf.concat([history, self._present(exclude)], axis=1)
-        rows, scores = self.index.top(queries, excluded, self._width(k))
-        return self._listed(rows, scores, k)
+    def _answer(self, request: Request, k: tf.Tensor, exclude: tf.Tensor, wish: Wish | None = None) -> Answer:
+        width = self._width(k)
+        fetch = self._at_most(tf.maximum(width, self.cascade.fetch))
+        if wish is None:
+            top = self.candidates(request, exclude, fetch)
+        else:
+            scores = self._wished(score_all(self._queries(request), self.index.vectors), wish)
+            top = best(scores, self._excluded(request, exclude), self._at_most(tf.maximum(fetch, POOL)))
+        top = self.cascade.order(request, top)
+        if wish is not None:
+            top = diversified(top, self.index.vectors, wish.diversity, width)
+        return self._listed((top[0][:, :width], top[1][:, :width]), k) | {"path": self._path(request)}
 
-    def _listed(self, rows: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    def candidates(self, request: Request, exclude: tf.Tensor, k: tf.Tensor) -> Top:
+        """Returns the first stage's rows and scores `[batch, k]`, without the history and without the ids of `exclude`."""
+        top: Top = self.index.top(self._queries(request), self._excluded(request, exclude), k)
+        return top
+
+    def _wished(self, scores: tf.Tensor, wish: Wish) -> tf.Tensor:
+        """Returns the scores with the dial of popularity, the lowest where an item is not asked for."""
+        open_to = allowed(self._rows(self.item_lookup, wish.allow), wish.allow, len(self.item_ids))
+        open_to &= self.categories.eligible(wish.category)
+        return tf.where(open_to, scores + finite(wish.popularity)[:, None] * self.popularity, LOWEST)
+
+    def _listed(self, top: Top, k: tf.Tensor) -> Answer:
+        rows, scores = top
         inside = (tf.range(tf.shape(rows)[1])[None, :] < k[:, None]) & (rows > 0)
         return {
             "item_id": tf.gather(self.item_ids, tf.where(inside, rows, 0)),
-            "score": tf.where(inside, scores, tf.float32.min),
+            "score": tf.where(inside, scores, LOWEST),
         }
 
     def _width(self, k: tf.Tensor) -> tf.Tensor:
-        asked = tf.reduce_max(tf.concat([k, [0]], axis=0))
-        return tf.clip_by_value(asked, 0, len(self.item_ids) - 1)
+        return self._at_most(tf.reduce_max(tf.concat([k, [0]], axis=0)))
 
-    def _queries(
-        self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
-    ) -> tf.Tensor:
+    def _at_most(self, k: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(k, 0, len(self.item_ids) - 1)
+
+    def request(
+        self,
+        user_id: tf.Tensor,
+        context: Mapping[str, tf.Tensor] | None = None,
+        history: tf.Tensor | None = None,
+    ) -> Request:
+        """Returns what users ask; a row's `history` of ids, where it has any that is known, stands for the one remembered."""
+        user = self._rows(self.user_lookup, user_id)
+        known = self._known_history(user)
+        if history is not None:
+            given = self._present(history)
+            lacking = tf.gather(given.row_lengths() == 0, known.value_rowids())
+            known = tf.concat([given, tf.ragged.boolean_mask(known, known.with_values(lacking))], axis=1)
+        return Request(user, known, context or {})
+
+    def _queries(self, request: Request) -> tf.Tensor:
+        return self.ask(request.user, request.history, self._encoded(request))
+
+    def _path(self, request: Request) -> tf.Tensor:
+        found = self.path(request.user, request.history, self._encoded(request))
+        return tf.gather(tf.constant(PATHS), found)
+
+    def _encoded(self, request: Request) -> dict[str, tf.Tensor]:
+        """Returns the context as the towers read it, missing where the request has none."""
         if not self.with_towers:  # only they read the context
-            return self.ask(user, history, {})
-        raw = {name: context.get(name, self._absent(kind, user)) for name, kind in self.context.items()}
-        return self.ask(user, history, self.encode_context(raw))
+            return {}
+        shape = tf.shape(request.user)
+        absent = {name: missing(spec, shape) for name, spec in self.context.items()}
+        return self.encode_context(absent | dict(request.context))
 
-    @staticmethod
-    def _absent(kind: str, user: tf.Tensor) -> tf.Tensor:
-        if kind in ("number", "time"):
-            return tf.fill(tf.shape(user), np.nan)
-        return tf.fill(tf.shape(user), "")
+    def _excluded(self, request: Request, exclude: tf.Tensor) -> tf.RaggedTensor:
+        excluded = [request.history, self._present(exclude)]
+        if len(self.disliked_items):
+            excluded.append(_of_users(self.disliked_offsets, self.disliked_items, request.user))
+        return tf.concat(excluded, axis=1)
 
     def _known_history(self, user: tf.Tensor) -> tf.RaggedTensor:
-        starts, ends = tf.gather(self.offsets, user), tf.gather(self.offsets, user + 1)
-        places = tf.ragged.range(starts, ends, row_splits_dtype=tf.int64)
-        return places.with_flat_values(tf.gather(self.history_items, places.flat_values))
+        return _of_users(self.offsets, self.history_items, user)
 
     def _present(self, ids: tf.Tensor) -> tf.RaggedTensor:
         rows = self._rows(self.item_lookup, ids)
         return tf.ragged.boolean_mask(rows, rows > 0).with_row_splits_dtype(tf.int64)
+
+    @staticmethod
+    def _named(names: list[str], item: tf.Tensor) -> tf.Tensor:
+        return tf.tile(tf.constant([names], tf.string, [1, len(names)]), [tf.size(item), 1])
 
     @staticmethod
     def _rows(lookup: tf.keras.layers.StringLookup, ids: tf.Tensor) -> tf.Tensor:
@@ -202,3 +317,11 @@ class ServingModel(tf.Module):
     def _trace(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
         named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
         return tf.function(function).get_concrete_function(**named)
+
+
+def _of_users(offsets: tf.Tensor, items: tf.Tensor, user: tf.Tensor) -> tf.RaggedTensor:
+    """Returns the lists of user rows `[batch]`, of lists end to end."""
+    places = tf.ragged.range(
+        tf.gather(offsets, user), tf.gather(offsets, user + 1), row_splits_dtype=tf.int64
+    )
+    return places.with_flat_values(tf.gather(items, places.flat_values))

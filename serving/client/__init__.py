@@ -8,7 +8,15 @@ with Recommender("http://127.0.0.1:8501") as recommender:
 """
 
 from serving.client.arms import Arms
-from serving.client.calls import Call, Outputs, Recommendation, Transport, VersionStatus
+from serving.client.calls import (
+    Call,
+    Explanation,
+    Outputs,
+    Recommendation,
+    SimilarUser,
+    Transport,
+    VersionStatus,
+)
 from serving.client.errors import (
     BadRequest,
     BadResponse,
@@ -33,6 +41,7 @@ __all__ = [
     "Call",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "Explanation",
     "FakeTransport",
     "InvalidArgument",
     "NotFound",
@@ -41,6 +50,7 @@ __all__ = [
     "Recommender",
     "RecommenderError",
     "ServerError",
+    "SimilarUser",
     "TooManyRequests",
     "Transport",
     "Unauthorized",

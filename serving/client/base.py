@@ -15,6 +15,8 @@ from serving.client.checks import a_count, an_api_key, at_least
 from serving.client.errors import BadRequest, BadResponse, InvalidArgument
 from serving.client.policy import Policy, log
 
+_SINGLE = {("titles", "title"), ("explain", "score"), ("explain", "path")}  # outputs of one value a row
+
 
 class Client(ABC):
     """One model on one server.
@@ -147,7 +149,7 @@ def open_transport(url: str, api_key: str | None = None, ca_file: str | None = N
 
 def _rectangle(column: Column) -> Column:
     """Lists of one width, at least 1, filled up with ""; a column of single values stays as it is."""
-    if isinstance(column[0], str | int):
+    if isinstance(column[0], str | int | float):
         return column
     width = max(1, *map(len, column))
     return [[*row, *[""] * (width - len(row))] for row in column]
@@ -158,6 +160,6 @@ def _column(answer: Outputs, name: str, rows: int, signature: str) -> Column:
         raise BadResponse(f"{signature}: the answer has no output {name!r}, only {sorted(answer)}")
     if len(answer[name]) != rows:
         raise BadResponse(f"{signature}: {rows} rows were sent and {len(answer[name])} of {name!r} came back")
-    if name != "title" and not all(isinstance(row, list) for row in answer[name]):
+    if (signature, name) not in _SINGLE and not all(isinstance(row, list) for row in answer[name]):
         raise BadResponse(f"{signature}: {name!r} is not a list per row")
     return answer[name]

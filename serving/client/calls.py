@@ -19,6 +19,27 @@ class Recommendation(NamedTuple):
     score: float
 
 
+class SimilarUser(NamedTuple):
+    """A user and how alike they are: 1 is the same taste, 0 another."""
+
+    user_id: str
+    score: float
+
+
+class Explanation(NamedTuple):
+    """Why an item has its score at retrieval, before any ranking.
+
+    `parts` of the model sum to the score. `history` has what each event adds, oldest first, and `features` what the score
+    would lose without each of them.
+    """
+
+    score: float
+    path: str
+    parts: dict[str, float]
+    history: list[tuple[str, float]]
+    features: dict[str, float]
+
+
 class VersionStatus(NamedTuple):
     """One version of the model as the server sees it; it answers when `state` is AVAILABLE."""
 
@@ -45,7 +66,7 @@ class Target:
 class Call:
     """One exchange with a server: rows through a signature, or the state of a model.
 
-    Inputs are strings or int32, as columns `[rows]` or rectangles `[rows, width]`. `outputs` are the names
+    Inputs are strings, int32 or float32, as columns `[rows]` or rectangles `[rows, width]`. `outputs` are the names
     the caller reads, in order.
     """
 

@@ -46,6 +46,13 @@ def at_least(argument: str, value: float, least: float) -> None:
         raise InvalidArgument(argument, f"must be a number of at least {least:g}, got {value}")
 
 
+def a_dial(argument: str, value: float) -> float:
+    """A number that is finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidArgument(argument, f"must be a number, got {value!r}")
+    return float(value)
+
+
 def an_api_key(value: str | None) -> None:
     """Refuses a key that no header can carry, such as one with its file's newline, without showing it."""
     if value is not None and not (value.isascii() and value.isprintable() and value.strip() == value != ""):

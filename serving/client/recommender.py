@@ -38,7 +38,10 @@ class Recommender(Client):
 
     recommend = _blocking(verbs.recommend)
     recommend_many = _blocking(verbs.recommend_many)
+    retrieve = _blocking(verbs.retrieve)
     similar_items = _blocking(verbs.similar_items)
+    similar_users = _blocking(verbs.similar_users)
+    explain = _blocking(verbs.explain)
     rank = _blocking(verbs.rank)
     embed = _blocking(verbs.embed)
     titles = _blocking(verbs.titles)
@@ -72,7 +75,10 @@ class AsyncRecommender(Client):
 
     recommend = verbs.recommend
     recommend_many = verbs.recommend_many
+    retrieve = verbs.retrieve
     similar_items = verbs.similar_items
+    similar_users = verbs.similar_users
+    explain = verbs.explain
     rank = verbs.rank
     embed = verbs.embed
     titles = verbs.titles

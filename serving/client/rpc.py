@@ -142,7 +142,7 @@ def _request(call: Call) -> Any:
 
 
 def _fill(tensor: Any, column: Column, signature: str) -> None:
-    """A column of strings or whole numbers, or a rectangle of strings, into a tensor."""
+    """A column of strings or numbers, or a rectangle of strings, into a tensor."""
     tensor.tensor_shape.dim.add(size=len(column))
     flat: Sequence[Any] = column
     if isinstance(column[0], list):
@@ -151,6 +151,10 @@ def _fill(tensor: Any, column: Column, signature: str) -> None:
     if isinstance(flat[0], int):
         tensor.dtype = _INT32
         tensor.int_val.extend(flat)
+        return
+    if isinstance(flat[0], float):
+        tensor.dtype = _FLOAT
+        tensor.float_val.extend(flat)
         return
     tensor.dtype = _STRING
     try:

@@ -4,8 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from serving.client.base import Client
-from serving.client.calls import Call, Inputs, Outputs, Recommendation, VersionStatus
-from serving.client.checks import a_count, an_id, id_lists, ids
+from serving.client.calls import (
+    Call,
+    Explanation,
+    Inputs,
+    Outputs,
+    Recommendation,
+    SimilarUser,
+    VersionStatus,
+)
+from serving.client.checks import a_count, a_dial, an_id, id_lists, ids
 from serving.client.errors import (
     BadResponse,
     DeadlineExceeded,
@@ -25,15 +33,37 @@ async def recommend(
     *,
     exclude: Sequence[str] = (),
     history: Sequence[str] | None = None,
+    allow: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    diversity: float = 0.0,
+    popularity: float = 0.0,
 ) -> list[Recommendation]:
     """The best `k` items for a user, best first; fewer where the corpus has no more to offer.
 
     An unknown `user_id` is welcome and gets what suits everyone. `history` (item ids, oldest first) takes the
     place of what the model remembers of the user, who may then be left out. `exclude` never comes back.
+    Where `allow` (item ids) or `categories` hold anything, nothing else comes back. `diversity` from 0 to 1
+    makes the list repeat itself less, and each item keeps its own score. `popularity` times the log of an
+    item's popularity is added to its score; below 0 the popular lose.
     """
     users = None if user_id is None else [an_id("user_id", user_id)]
-    histories = None if history is None else [history]
-    return (await recommend_many(self, users, k, exclude=[exclude], history=histories))[0]
+    if not (allow or categories or diversity or popularity):
+        histories = None if history is None else [history]
+        return (await recommend_many(self, users, k, exclude=[exclude], history=histories))[0]
+    if users is None and history is None:
+        raise InvalidArgument("user_id", "or history must be given")
+    inputs: Inputs = {
+        "user_id": users or [""],
+        "history": [ids("history", history or ())],
+        "k": [a_count("k", k)],
+        "exclude": [ids("exclude", exclude)],
+        "allow": [ids("allow", allow)],
+        "category": [ids("categories", categories)],
+        "diversity": [a_dial("diversity", diversity)],
+        "popularity": [a_dial("popularity", popularity)],
+    }
+    outputs = await self._predict("recommend_with", inputs, _RANKED, self._target_of(user_id))
+    return _ranked(outputs["item_id"][0], outputs["score"][0])
 
 
 async def recommend_many(
@@ -66,6 +96,39 @@ async def recommend_many(
         for place, items, scores in zip(places, outputs["item_id"], outputs["score"], strict=True):
             found[place] = _ranked(items, scores)
     return found
+
+
+async def retrieve(
+    self: Client, user_id: str, k: int = 500, *, exclude: Sequence[str] = ()
+) -> list[Recommendation]:
+    """The `k` candidates of a user as the first stage finds and scores them, before any ranking."""
+    inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "k": [a_count("k", k)]}
+    inputs["exclude"] = [ids("exclude", exclude)]
+    outputs = await self._predict("retrieve", inputs, _RANKED, self._target_of(user_id))
+    return _ranked(outputs["item_id"][0], outputs["score"][0])
+
+
+async def similar_users(self: Client, user_id: str, k: int = 10) -> list[SimilarUser]:
+    """The `k` users most like this one, most alike first; none for a user that the model does not know."""
+    inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "k": [a_count("k", k)]}
+    outputs = await self._predict("similar_users", inputs, ("user_id", "score"), self._target_of(user_id))
+    return [SimilarUser(*found) for found in _ranked(outputs["user_id"][0], outputs["score"][0])]
+
+
+async def explain(self: Client, user_id: str, item_id: str, *, history: Sequence[str] = ()) -> Explanation:
+    """What pulls an item up for a user; `history` (item ids, oldest first) takes the remembered one's place."""
+    inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "item_id": [an_id("item_id", item_id)]}
+    inputs["history"] = [ids("history", history)]
+    names = ("score", "path", "part", "part_score", "history", "history_score", "feature", "feature_score")
+    outputs = await self._predict("explain", inputs, names, self._target_of(user_id))
+    row = {name: outputs[name][0] for name in names}
+    return Explanation(
+        row["score"],
+        row["path"],
+        dict(zip(row["part"], row["part_score"], strict=True)),
+        [pair for pair in zip(row["history"], row["history_score"], strict=True) if pair[0]],
+        dict(zip(row["feature"], row["feature_score"], strict=True)),
+    )
 
 
 async def similar_items(self: Client, item_id: str, k: int = 10) -> list[Recommendation]:

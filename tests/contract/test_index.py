@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from trainer import registry
-from trainer.index import LOWEST
+from trainer.errors import UserError
+from trainer.index import LOWEST, merged
 
 NONE: list[list[int]] = [[], [], []]
 
@@ -174,3 +175,43 @@ def test_scann_gives_what_its_leaves_hold_where_k_is_more():
 
 def test_vectors_are_what_was_indexed(index, vectors):
     np.testing.assert_allclose(index.vectors, vectors, rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+def test_of_several_interests_the_best_one_scores_and_no_item_comes_twice(index, vectors, queries, k):
+    interests = np.stack([queries, -queries, queries[[1, 2, 0]]], axis=1).astype(np.float32)
+    excluded = [[3], [], [30, 31]]
+    rows, scores = top(index, interests, excluded, k)
+    best = np.einsum("bhd,nd->bhn", interests, vectors).max(axis=1)
+    best[:, 0] = -np.inf
+    for query, barred in enumerate(excluded):
+        best[query, barred] = -np.inf
+        there = scores[query] > LOWEST
+        assert there.sum() == min(k, 39 - len(barred))
+        wanted = np.argsort(-best[query], kind="stable")[: there.sum()]
+        np.testing.assert_array_equal(rows[query][there], wanted)
+        np.testing.assert_allclose(scores[query][there], best[query][wanted], rtol=1e-4)
+
+
+def test_rows_that_come_again_keep_their_best_score_only():
+    rows, scores = merged(tf.constant([[4, 2, 4, 0, 2]]), tf.constant([[1.0, 5.0, 3.0, 2.0, 4.0]]))
+    assert rows.numpy().tolist() == [[2, 2, 4, 0, 4]]
+    assert scores.numpy().tolist() == [[5.0, LOWEST, 3.0, 2.0, LOWEST]]
+
+
+def test_scann_widens_its_search_until_the_recall_is_reached():
+    """Vectors without clusters: few leaves hold few of the nearest, so that the start is not enough."""
+    vectors = np.random.default_rng(1).normal(size=(1500, 16)).astype(np.float32)
+    little = built("scann", vectors, leaves_to_search=1, reorder=20).describe()
+    enough = built("scann", vectors, recall_target=0.9)
+    assert little["recall@10"] < 0.9 <= enough.describe()["recall@10"]
+    assert enough.leaves_to_search > 1 and enough.leaves == 38
+    queries = np.random.default_rng(2).normal(size=(100, 16)).astype(np.float32)
+    rows, wanted = top(enough, queries, [[]] * 100, 10)[0], exact(vectors, queries, [[]] * 100, 10)[0]
+    assert np.mean([len({*some} & {*their}) / 10 for some, their in zip(rows, wanted, strict=True)]) > 0.7
+
+
+@pytest.mark.parametrize("target", [0, 1.5])
+def test_a_recall_target_that_is_no_share_is_told(target):
+    with pytest.raises(UserError, match=r"export\.index\.recall_target=.* at most 1"):
+        registry.build("index", "scann", {"recall_target": target})

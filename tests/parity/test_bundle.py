@@ -36,11 +36,13 @@ def copy(workdir, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def serving_model(run):
     from trainer import registry
+    from trainer.cascade import Cascade
     from trainer.experiment import histories
     from trainer.serving_model import ServingModel
 
-    index = registry.build("index", "brute_force", {})
-    return ServingModel(run.retrieval.retriever, run.prepared, histories(run), index, run.ranking.network, 10)
+    index, settings = registry.build("index", "brute_force", {}), run.config.export
+    cascade = Cascade(run.ranking.network, settings.cascade)
+    return ServingModel(run.retrieval.retriever, run.prepared, histories(run), index, cascade, settings)
 
 
 @pytest.fixture
@@ -108,7 +110,9 @@ def test_nothing_is_saved_that_does_not_answer(workdir, run):
     towers = sum(int(np.prod(v.shape)) for v in retriever.query_tower.variables)
     blocks = sum(int(np.prod(v.shape)) for block in retriever.blocks for v in block.variables)
     ranker = sum(int(np.prod(v.shape)) for v in run.ranking.network.variables)
-    assert numbers == index + towers + blocks + ranker
+    labels = sum(int(np.prod(shape)) for name, shape in shapes.items() if "categories" in name)
+    users = (run.prepared.users.trained + 1) * manifest(workdir / "bundle")["dimension"]  # similar_users
+    assert numbers == index + towers + blocks + ranker + labels + users
 
 
 def test_a_second_export_is_a_second_version(copy, asking_of, run):
@@ -260,9 +264,8 @@ def test_a_scann_bundle_recommends_as_brute_force_does(copy, asking_of, offline)
     settings = ["leaves=4", "leaves_to_search=4", "reorder=300", "name=scann"]
     overrides = [f"export.index.{setting}" for setting in settings]
     assert main(["export", "--workdir", str(copy), "--allow-below-baseline", *overrides]) == 0
-    assert manifest(copy / "bundle")["index"] == {
-        "name": "scann", "leaves": 4, "leaves_to_search": 4, "reorder": 300
-    }  # fmt: skip
+    chosen = {"leaves": 4, "leaves_to_search": 4, "reorder": 300}
+    assert manifest(copy / "bundle")["index"] == {"name": "scann", **chosen, "recall@10": 1.0}
     ask = asking_of(tf.saved_model.load(str(copy / "bundle" / "models" / "recommender" / "2")))
     wanted = offline(context=False)
     count = len(wanted.users)

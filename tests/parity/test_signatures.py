@@ -95,7 +95,7 @@ def test_k_of_zero_gives_no_columns(ask, users, items, signature):
     )
     more = {"exclude": [[""]] * 2} if signature.startswith("recommend") else {}
     found = ask(signature, k=[0, 0], **{key: value}, **more)
-    assert all(column.shape == (2, 0) for column in found.values())
+    assert all(column.shape == (2, 0) for name, column in found.items() if name != "path")
 
 
 @pytest.mark.parametrize("k", [300, 301, 2**31 - 1])

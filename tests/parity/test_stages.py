@@ -1,0 +1,182 @@
+"""The cascade where its stages have weights: what is served equals the formula; what is chosen and measured, and the files."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from trainer.config import CascadeSettings
+
+RETRIEVE, PRERANK, LIGHT, DEEP = 60, 20, 0.8, 1.5
+LOWEST = np.finfo(np.float32).min
+
+
+@pytest.fixture(scope="module")
+def staged(run):
+    """A served model with stages that have a say, before it is saved."""
+    from trainer import registry
+    from trainer.cascade import Cascade, Weights
+    from trainer.experiment import histories
+    from trainer.serving_model import ServingModel
+
+    cascade = Cascade(
+        run.ranking.network, CascadeSettings(retrieve=RETRIEVE, prerank=PRERANK), Weights(LIGHT, DEEP)
+    )
+    index = registry.build("index", "brute_force", {})
+    return ServingModel(
+        run.retrieval.retriever, run.prepared, histories(run), index, cascade, run.config.export
+    )
+
+
+def ordered(run, user: int, rows, scores):
+    """The three stages in NumPy, for one user row and retrieval's whole list."""
+    network = run.ranking.network
+
+    def unit(values):
+        return (values - values.mean()) / values.std()
+
+    head = scores[:RETRIEVE]
+    scores = (scores - head.mean()) / head.std()
+    for width, weight, of in (
+        (RETRIEVE, LIGHT, lambda some: network.prior([np.full(len(some), user), some])),
+        (
+            PRERANK,
+            DEEP,
+            lambda some: network.serve(np.full(len(some), user, np.int32), some.astype(np.int32)),
+        ),
+    ):
+        new = scores[:width] + weight * unit(np.asarray(of(rows[:width])))
+        behind = scores[width:] + new.min() - scores[:width].min()
+        order = np.argsort(-new, kind="stable")
+        rows = np.concatenate([rows[:width][order], rows[width:]])
+        scores = np.concatenate([new[order], behind])
+    return rows, scores
+
+
+@pytest.mark.parametrize("k", [5, 200])
+def test_the_served_list_is_that_of_the_three_stages(run, staged, ask, k):
+    import tensorflow as tf
+
+    users = list(run.prepared.users.values[:8])
+    plain = ask("retrieve", user_id=users, k=[300] * 8, exclude=[[""]] * 8)
+    found = staged.signatures["recommend"](
+        user_id=tf.constant(users), k=tf.constant([k] * 8), exclude=tf.constant([[""]] * 8)
+    )
+    place = {item: row for row, item in enumerate(run.prepared.items.values, start=1)}
+    changed = 0
+    for user, (ids, scores) in enumerate(zip(plain["item_id"], plain["score"], strict=True), start=1):
+        there = ids != ""
+        rows = np.array([place[item] for item in ids[there]])
+        wanted, values = ordered(run, user, rows, scores[there].astype(np.float64))
+        told = [item.decode() for item in found["item_id"].numpy()[user - 1]]
+        assert told == [run.prepared.items.values[row - 1] for row in wanted[:k]]
+        np.testing.assert_allclose(found["score"].numpy()[user - 1], values[:k], rtol=1e-3, atol=1e-3)
+        changed += told != ids[:k].tolist()
+    assert changed == 8
+
+
+def test_a_wish_passes_the_stages_too(run, staged):
+    import tensorflow as tf
+
+    users = tf.constant(run.prepared.users.values[:3])
+    asked = {"user_id": users, "k": tf.constant([7] * 3), "exclude": tf.constant([[""]] * 3)}
+    nothing = {"history": tf.constant([[""]] * 3), "allow": tf.constant([[""]] * 3)}
+    nothing |= {"category": tf.constant([[""]] * 3), "diversity": tf.zeros([3]), "popularity": tf.zeros([3])}
+    plain = staged.signatures["recommend"](**asked)
+    found = staged.signatures["recommend_with"](**asked, **nothing)
+    assert found["item_id"].numpy().tolist() == plain["item_id"].numpy().tolist()
+    some = plain["item_id"][:, 2:4]
+    allowed = staged.signatures["recommend_with"](**asked, **nothing | {"allow": some})
+    there = allowed["item_id"].numpy()
+    assert [sorted(row[:2]) for row in there.tolist()] == [sorted(row) for row in some.numpy().tolist()]
+    assert (there[:, 2:] == b"").all() and (allowed["score"].numpy()[:, 2:] == LOWEST).all()
+
+
+def test_what_each_stage_loses_and_takes(run, staged):
+    from trainer.cascade_choice import measure
+
+    told = measure(staged, run.retrieval.retriever, run.prepared)
+    assert told["weights"] == {"light": LIGHT, "deep": DEEP}
+    stages = told["stages"]
+    assert [stages[name]["passes"] for name in ("retrieve", "light", "deep")] == [RETRIEVE, PRERANK, 10]
+    recalls = [1.0, *(stages[name]["recall"] for name in ("retrieve", "light", "deep"))]
+    lost = [stages[name]["lost"] for name in ("retrieve", "light", "deep")]
+    np.testing.assert_allclose(np.diff(recalls), [-part for part in lost])
+    assert 1 > recalls[1] >= recalls[2] >= recalls[3] == told["cascade"]["recall@10"]
+    assert set(told["milliseconds"]) == {"retrieve", "light", "deep"}
+    assert all(spent > 0 for spent in told["milliseconds"].values())
+
+
+def test_weights_are_chosen_on_validation_and_the_retriever_is_as_before(run):
+    from trainer.cascade import Cascade
+    from trainer.cascade_choice import choose
+
+    retriever, export = run.retrieval.retriever, run.config.export
+    before = retriever.tower_scale, list(retriever.blocks)
+    cascade = Cascade(run.ranking.network, export.cascade)
+    chosen = choose(retriever, cascade, run.config, run.prepared, run.workdir)
+    assert chosen.light >= 0 and chosen.deep >= 0
+    assert (retriever.tower_scale, list(retriever.blocks)) == before
+    given = export.cascade.model_copy(update={"light_weight": 0.25, "deep_weight": -1.0})
+    config = run.config.model_copy(update={"export": export.model_copy(update={"cascade": given})})
+    chosen = choose(retriever, cascade, config, run.prepared, run.workdir)
+    assert dataclasses.astuple(chosen) == (0.25, -1.0)
+    without = choose(retriever, Cascade(None, given), config, run.prepared, run.workdir)
+    assert dataclasses.astuple(without) == (0, 0)
+
+
+def test_the_manifest_tells_of_the_stages(workdir):
+    told = json.loads((workdir / "bundle" / "manifest.json").read_text())["cascade"]
+    assert told["retrieve"] == 500 and told["prerank"] == 100
+    assert set(told["weights"]) == {"light", "deep"}
+    assert told["stages"]["retrieve"]["recall"] >= told["stages"]["light"]["recall"]
+    assert told["milliseconds"]["retrieve"] > 0
+
+
+def test_the_warm_up_file_asks_every_signature_its_example(workdir):
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    home = workdir / "bundle" / "models" / "recommender" / "1" / "assets.extra"
+    signatures = json.loads((home / "manifest.json").read_text())["signatures"]
+    asked = {}
+    for record in tf.data.TFRecordDataset(str(home / "tf_serving_warmup_requests")):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        assert request.model_spec.name == "recommender"
+        asked[request.model_spec.signature_name] = request.inputs
+    assert set(asked) == set(signatures)
+    for name, signature in signatures.items():
+        assert set(asked[name]) == set(signature["inputs"])
+        for key, value in signature["example"].items():
+            sent = tf.make_ndarray(asked[name][key])
+            assert sent.shape == np.array(value).shape
+            assert np.array(value).astype(bytes).tolist() == sent.tolist() if sent.dtype == object else True
+
+
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_the_client_asks_for_all_of_it(run, server, ask, protocol):
+    from serving.client import Recommender
+
+    user, items = run.prepared.users.values[0], run.prepared.items.values
+    with Recommender(server[protocol == "gRPC"]) as recommender:
+        recommender.wait_until_ready(120)
+        plain = [found.item_id for found in recommender.recommend(user, 20)]
+        some = recommender.recommend(user, 5, allow=[*plain[4:6], plain[12]])
+        labelled = recommender.recommend(user, 5, categories=["no such category"])
+        diverse = recommender.recommend(user, 5, diversity=0.9, popularity=-0.2)
+        stranger = recommender.recommend(history=[items[3]], k=5, popularity=0.5)
+        candidates = recommender.retrieve(user, 20)
+        users = recommender.similar_users(user, 3)
+        reasons = recommender.explain(user, plain[0])
+    assert [found.item_id for found in some] == [*plain[4:6], plain[12]]
+    assert labelled == []
+    assert len({found.item_id for found in diverse}) == len(stranger) == 5
+    assert [found.item_id for found in candidates] == plain
+    alike = ask("similar_users", user_id=[user], k=[3])
+    assert [found.user_id for found in users] == alike["user_id"][0].tolist()
+    assert reasons.path == "known"
+    assert sum(reasons.parts.values()) == pytest.approx(reasons.score, rel=1e-4)
+    assert {"query.id", "item.categories"} <= set(reasons.features)
+    past = ask("history", user_id=[user], k=[1000])["item_id"][0].tolist()
+    assert [item for item, _ in reasons.history] == past[::-1]

@@ -1,0 +1,87 @@
+"""Items that are alike, and users: the nearest vectors of the same side."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.examples import Floats, Lists, Prepared
+from trainer.index import LOWEST, Top, best, score_all
+from trainer.retriever import Retriever
+from trainer.train_retrieval import ragged
+
+MOST_NUMBERS = 25_000_000  # of a table of users' vectors that a bundle carries: 100 MB
+BLOCK = 1024  # users asked at a time
+
+
+class SimilarItems(tf.Module):
+    """The items nearest to an item by the towers' own similarity; by cosine where there is more than the towers."""
+
+    def __init__(self, retriever: Retriever, index: Any) -> None:
+        super().__init__()
+        self.index = index
+        self.as_queries, self.as_candidates = retriever.similar, retriever.compared
+
+    def top(self, items: tf.Tensor, k: tf.Tensor) -> Top:
+        """Returns rows and scores `[batch, k]` of item rows `[batch]`, without the item itself; row 0 has none."""
+        vectors = self.index.vectors
+        queries = self.as_queries(tf.gather(vectors, items))
+        return _others(score_all(queries, self.as_candidates(vectors)), items, k)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The query vectors of the users of the training part, by row less one; `fits`: whether a bundle can carry them."""
+
+    rows: Floats  # [users, D] or [users, interests, D]; none where they do not fit
+    fits: bool
+    chosen: Floats  # some of them, whatever their number
+
+    def sample(self, most: int) -> Floats:
+        """Returns the vectors of up to `most` users."""
+        return self.chosen[:most]
+
+
+class SimilarUsers(tf.Module):
+    """The users nearest to a user by the cosine of their query vectors, of several interests by that of their sum."""
+
+    def __init__(self, queries: Queries, prepared: Prepared) -> None:
+        super().__init__()
+        vectors = queries.rows if queries.rows.ndim == 2 else queries.rows.sum(axis=1)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        self.ids = tf.constant(["", *prepared.users.values[: len(unit)]])
+        self.unit = tf.Variable(np.pad(unit, [(1, 0), (0, 0)]), trainable=False, dtype=tf.float32)
+
+    def top(self, users: tf.Tensor, k: tf.Tensor) -> Top:
+        """Returns rows and scores `[batch, k]` of user rows `[batch]`, without the user; row 0, and rows without a vector, have none."""
+        users = tf.where(users < len(self.ids), users, 0)
+        scores = tf.matmul(tf.gather(self.unit, users), self.unit, transpose_b=True)
+        return _others(scores, users, tf.clip_by_value(k, 0, len(self.ids) - 1))
+
+
+def query_table(retriever: Retriever, prepared: Prepared, histories: Lists) -> Queries:
+    """Returns the query vectors of the users of the training part with the histories that they have when served."""
+    ask = tf.function(retriever.queries, reduce_retracing=True)
+
+    def vectors(users: Any) -> Floats:
+        found = []
+        for start in range(0, len(users), BLOCK):
+            rows = users[start : start + BLOCK]
+            context = {
+                name: tf.repeat(column, len(rows), axis=0) for name, column in retriever.absent.items()
+            }
+            found.append(np.asarray(ask(tf.constant(rows), ragged(histories.take(rows)), context)))
+        return np.concatenate(found)
+
+    users = np.arange(1, prepared.users.trained + 1, dtype=np.int32)
+    chosen = vectors(np.random.default_rng(0).permutation(users)[:BLOCK])
+    fits = len(users) * chosen[0].size <= MOST_NUMBERS
+    return Queries(vectors(users) if fits else chosen[:0], fits, chosen)
+
+
+def _others(scores: tf.Tensor, rows: tf.Tensor, k: tf.Tensor) -> Top:
+    """Returns the best rows without each row itself; row 0, the unknown, has none."""
+    itself = tf.RaggedTensor.from_row_lengths(rows, tf.ones_like(rows), validate=False)
+    scores = tf.where((rows == 0)[:, None], LOWEST, scores)
+    return best(scores, itself.with_row_splits_dtype(tf.int64), k)

@@ -1,0 +1,142 @@
+"""What a request may ask beyond k: only some items or categories, more or less popular ones, a list that repeats itself less."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.examples import Floats, Prepared
+from trainer.data.interactions import Feature
+from trainer.errors import UserError
+from trainer.features import as_raw
+from trainer.index import LOWEST, Top
+from trainer.registry import did_you_mean
+
+LABELLED = ("category", "bag")  # kinds of features that can filter
+POOL = 200  # places of a list that are made more diverse; further ones follow as they are
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request wishes, a row each: allowed item ids and labels `[batch, n]`, dials `[batch]`."""
+
+    allow: tf.Tensor
+    category: tf.Tensor
+    diversity: tf.Tensor
+    popularity: tf.Tensor
+
+
+def filter_feature(prepared: Prepared, name: str) -> Feature | None:
+    """Returns the item feature `name`; of `auto` the first with labels, of `none` or where there is none, None.
+
+    Raises `UserError` about a feature that does not exist, or has no labels.
+    """
+    labelled = {one.name: one for one in prepared.schema.item if one.kind in LABELLED}
+    if name not in ("auto", "none", *labelled):
+        raise UserError(
+            f"export.category={name}: no item feature of kind category or bag{did_you_mean(name, labelled)}"
+        )
+    return next(iter(labelled.values()), None) if name == "auto" else labelled.get(name)
+
+
+def log_popularity(prepared: Prepared) -> Floats:
+    """Returns log(1 + events) of each item row, of the events before the test."""
+    rows = prepared.before_test.item
+    return np.log1p(np.bincount(rows, minlength=len(prepared.items))).astype(np.float32)
+
+
+class Categories(tf.Module):
+    """The labels of every item in one category or bag feature."""
+
+    def __init__(self, rows: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        values = sorted({label for row in rows for label in row})
+        self.values = tuple(values)
+        self.lookup = tf.keras.layers.StringLookup(vocabulary=values or ["\x00"])
+        places = {label: place for place, label in enumerate(values, start=1)}
+        table = np.full((len(rows), max(1, *(len(row) for row in rows))), -1, np.int32)
+        for row, own in enumerate(rows):
+            table[row, : len(own)] = [places[label] for label in own]
+        self.table = tf.Variable(table, trainable=False, name="labels")
+
+    @classmethod
+    def of(cls, prepared: Prepared, name: str) -> "Categories":
+        """Returns the labels of the item feature that `export.category` names; of none: no item has a label."""
+        feature = filter_feature(prepared, name)
+        if feature is None:
+            return cls([[]] * len(prepared.items))
+        name, kind = feature.name, feature.kind
+        column = as_raw(kind, prepared.item_features[name]).tolist()
+        split = [value.split("|") if kind == "bag" else [value] for value in column]
+        return cls([[label for label in labels if label] for labels in split])
+
+    def eligible(self, asked: tf.Tensor) -> tf.Tensor:
+        """Returns which items `[batch, items]` carry one of the labels `[batch, n]`; all do where a row asks for none ("")."""
+        rows = tf.cast(self.lookup(asked), tf.int32)
+        wanted = marked(tf.where(rows > 0, rows, -1), len(self.values) + 1)
+        hit = tf.zeros([tf.shape(asked)[0], self.table.shape[0]], tf.bool)
+        for column in range(self.table.shape[1]):
+            labels = self.table[:, column]
+            hit |= tf.gather(wanted, tf.maximum(labels, 0), axis=1) & (labels >= 0)
+        return hit | tf.reduce_all(asked == "", axis=1, keepdims=True)
+
+
+def marked(rows: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns bool `[batch, size]`, true at each row's numbers `[batch, n]`; -1 marks nothing."""
+    batch = tf.repeat(tf.range(tf.shape(rows)[0]), tf.shape(rows)[1])
+    places = tf.stack([batch, tf.reshape(rows, [-1]) + 1], axis=1)
+    hits = tf.scatter_nd(places, tf.ones_like(places[:, 0]), tf.stack([tf.shape(rows)[0], size + 1]))
+    return hits[:, 1:] > 0
+
+
+def allowed(rows: tf.Tensor, ids: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns which items `[batch, items]` the item rows `[batch, n]` of `ids` name; all where every id of a row is ""."""
+    return marked(rows, size) | tf.reduce_all(ids == "", axis=1, keepdims=True)
+
+
+def diversified(top: Top, vectors: tf.Tensor, dial: tf.Tensor, k: tf.Tensor) -> Top:
+    """Returns a list in the order of maximal marginal relevance (Carbonell & Goldstein 1998), each item with its own score.
+
+    The next item is the one with the highest `(1 - dial) * relevance - dial * similarity`: relevance is the score within 0 and 1,
+    similarity the highest cosine with what already stands in the list. `dial` `[batch]` is cut to 0..1, and 0 changes nothing. The first
+    `POOL` places take part, of which the best `k` are chosen.
+    """
+    rows, scores = top
+    pool, steps = (tf.minimum(size, tf.shape(rows)[1]) for size in (POOL, tf.minimum(k, POOL)))
+    unit = tf.math.l2_normalize(tf.gather(vectors, rows[:, :pool]), axis=2)
+    there = scores[:, :pool] > LOWEST
+    dial = tf.clip_by_value(finite(dial), 0.0, 1.0)[:, None]
+    relevance = (1.0 - dial) * _within_one(scores[:, :pool], there)
+    filled = tf.where(there, 0.0, -10.0)  # empty places come last, but before what is in the list already
+
+    def step(place: tf.Tensor, order: tf.Tensor, taken: tf.Tensor, nearest: tf.Tensor) -> tuple[Any, ...]:
+        chosen = tf.argmax(relevance - dial * nearest + filled - 100.0 * taken, axis=1, output_type=tf.int32)
+        cosines = tf.linalg.matvec(unit, tf.gather(unit, chosen, batch_dims=1))
+        return (
+            place + 1,
+            tf.concat([order, chosen[:, None]], axis=1),
+            taken + tf.one_hot(chosen, pool),
+            tf.maximum(nearest, cosines),
+        )
+
+    start = (0, rows[:, :0], tf.zeros_like(relevance), -tf.ones_like(relevance))
+    wide = tf.TensorShape([None, None])
+    shapes = (tf.TensorShape([]), wide, wide, wide)
+    places = tf.while_loop(lambda place, *_: place < steps, step, start, shapes)[1]
+    places = tf.concat([places, tf.zeros_like(rows[:, pool:]) + tf.range(pool, tf.shape(rows)[1])], axis=1)
+    return tf.gather(rows, places, batch_dims=1), tf.gather(scores, places, batch_dims=1)
+
+
+def finite(dial: tf.Tensor) -> tf.Tensor:
+    """Returns the dials, 0 where they are no number."""
+    return tf.where(tf.math.is_finite(dial), dial, 0.0)
+
+
+def _within_one(scores: tf.Tensor, there: tf.Tensor) -> tf.Tensor:
+    """Returns each row's scores moved and scaled to 0..1, 0 at empty places."""
+    most = tf.reduce_max(tf.where(there, scores, LOWEST), axis=1, keepdims=True)
+    least = tf.reduce_min(tf.where(there, scores, tf.float32.max), axis=1, keepdims=True)
+    span = tf.maximum(most - least, 1e-12)
+    return tf.where(there, (scores - least) / span, 0.0)
