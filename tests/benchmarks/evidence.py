@@ -185,7 +185,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--worlds", default=",".join(WORLDS), help="names with commas between (default: all)")
     parser.add_argument(
-        "--movielens", type=Path, default=HERE.parents[1] / "shared" / "data" / "ml-latest-small"
+        "--movielens", type=Path, default=HERE.parents[2] / "shared" / "data" / "ml-latest-small"
     )
     parser.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--out", type=Path, default=HERE / "EVIDENCE.md")

@@ -11,7 +11,7 @@ SYNTHETIC = ("data.source.name=synthetic", "data.source.interactions=1000")
     ("words", "line"),
     [
         (["--preset", "demoo"], r"unknown preset 'demoo'; did you mean 'demo'\?"),
-        (["--preset", "qqqq"], r"unknown preset 'qqqq'; known: demo, "),
+        (["--preset", "qqqq"], r"unknown preset 'qqqq'; known: autoencoder, demo, "),
         (["--config", "none.toml"], r"no settings file at none\.toml"),
         (["train.epoch=3"], r"unknown setting train\.epoch; did you mean 'epochs'\?"),
         (["trian.epochs=3"], r"unknown setting trian; did you mean 'train'\?"),
