@@ -12,6 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, Val
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
 
+ALTERNATIVES = {
+    "constrained-int",
+    "constrained-float",
+    "int",
+    "float",
+}  # what pydantic calls the sides of a union
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -356,7 +362,7 @@ def _with_names(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, 
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    steps = [str(step) for step in first["loc"]]
+    steps = [str(step) for step in first["loc"] if str(step) not in ALTERNATIVES]
     place = ".".join(steps)
     if first["type"] == "extra_forbidden":
         return f"unknown setting {place}{did_you_mean(steps[-1], _fields(steps[:-1]))}"

@@ -179,7 +179,7 @@ def test_trials_is_the_most_there_are(config, tmp_path, pretend, algorithm):
 @pytest.mark.parametrize(
     "ranges",
     [
-        {"retrieval.normalise": {"choice": [True, False]}},
+        {"retrieval.learn_temperature": {"choice": [True, False]}},
         {
             "train.optimizer": {"choice": ["adam", "adagrad"]},
             "train.batch_size": {"int": [16, 4096], "log": True},
