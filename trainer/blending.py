@@ -23,7 +23,7 @@ from trainer.rehearsal import known, rehearsal, sample
 from trainer.retriever import Retriever
 from trainer.train_retrieval import scorer
 
-TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)
 SURE = 2.0  # standard errors of the gain over the blocks alone that let the towers in
 
