@@ -45,12 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The options of the verb in `words`; only that verb's module is imported, so that `--help` is quick."""
-    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__, allow_abbrev=False)
     _add_debug(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
     for name, (module_name, summary) in VERBS.items():
-        verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        about = f"{summary[0].upper()}{summary[1:]}."
+        verb = verbs.add_parser(name, help=summary, description=about, allow_abbrev=False)
         _add_debug(verb)
         if name == chosen:
             module = importlib.import_module(module_name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import resource
@@ -47,12 +48,16 @@ def serve(options: ServerOptions) -> None:
         def load(name: str, version: int, path: Path) -> Servable:
             return Servable(name, version, path, options, metrics, batcher)
 
+        gc.freeze()  # TensorFlow's modules stay: looking through them again would hold up requests
         manager = Manager(models, options, load, metrics)
         manager.start()
         rest = _Rest(_rest_config(RestApi(manager, metrics, options, metrics_path), options))
         grpc = GrpcServer(manager, metrics, options)
         grpc_socket.close()  # it only held the port while the models loaded
-        asyncio.run(_run(rest, rest_socket, grpc, options))
+        with asyncio.Runner(
+            loop_factory=rest.config.get_loop_factory()
+        ) as runner:  # uvloop where it is installed
+            runner.run(_run(rest, rest_socket, grpc, options))
         manager.stop()
 
 
@@ -105,9 +110,8 @@ def _reserved(options: ServerOptions, flag: str) -> Iterator[socket.socket]:
     """A socket bound to a port but not listening: nobody else takes the port, and nobody gets in too early."""
     port = getattr(options, flag)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.socket(
-        family, proto=socket.IPPROTO_TCP
-    ) as bound:  # asyncio turns Nagle off only if told it is TCP
+    # asyncio turns Nagle off only if told it is TCP
+    with socket.socket(family, proto=socket.IPPROTO_TCP) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             if port:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ from serving.server.errors import Code, RequestError, invalid
 from serving.server.metrics import Metrics
 
 Rows = list[NDArray[Any]]
-Run = Callable[[Rows], Sequence[NDArray[Any]]]
+Run = Callable[[Rows], Rows]
 
 
 @dataclass
 class _Task:
     inputs: Rows
     rows: int
-    done: Future[Sequence[NDArray[Any]]] = field(default_factory=Future)
+    done: Future[Rows] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -48,7 +49,7 @@ class Batcher:
         for number in range(settings.num_batch_threads):
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
-    def submit(self, key: Hashable, inputs: Rows, run: Run) -> Future[Sequence[NDArray[Any]]]:
+    def submit(self, key: Hashable, inputs: Rows, run: Run) -> Future[Rows]:
         """The outcome of `run` on `inputs`, in due course; `key` names what may be merged with what.
 
         Raises INVALID_ARGUMENT for inputs that have no common dimension 0 or more rows than a batch takes, and
@@ -114,7 +115,7 @@ class Batcher:
                     return self._open.pop(key)
                 self._changed.wait(wait)
 
-    def _run(self, run: Run, tasks: Sequence[_Task]) -> list[Sequence[NDArray[Any]]]:
+    def _run(self, run: Run, tasks: Sequence[_Task]) -> list[Rows]:
         """The outputs of each task, cut from one run over all of them."""
         now, rows = time.monotonic(), sum(task.rows for task in tasks)
         for task in tasks:
@@ -133,6 +134,7 @@ class Batcher:
         if any(array.ndim == 0 or array.shape[0] != rows + padding for array in outputs):
             text = "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
             raise RequestError(Code.FAILED_PRECONDITION, text)
-        cuts = np.cumsum([task.rows for task in tasks])
-        pieces = [np.split(array[:rows], cuts[:-1]) for array in outputs]
-        return [[piece[place] for piece in pieces] for place in range(len(tasks))]
+        ends = list(accumulate(task.rows for task in tasks))
+        return [
+            [array[end - task.rows : end] for array in outputs] for task, end in zip(tasks, ends, strict=True)
+        ]

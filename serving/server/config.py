@@ -1,6 +1,7 @@
 """What the configuration files say, read by the official text formats."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,23 +14,29 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving.server.errors import StartError
 from serving.server.options import ServerOptions
 
-# The two messages that the tensorflow-serving-api package leaves out: (field, type, repeated).
-_INT64 = ".google.protobuf.Int64Value"
-_MESSAGES = {
-    "BatchingParameters": (
-        ("max_batch_size", _INT64, False),
-        ("batch_timeout_micros", _INT64, False),
-        ("max_enqueued_batches", _INT64, False),
-        ("num_batch_threads", _INT64, False),
-        ("thread_pool_name", ".google.protobuf.StringValue", False),
-        ("allowed_batch_sizes", "int64", True),
-        ("pad_variable_length_inputs", "bool", False),
-        ("enable_large_batch_splitting", ".google.protobuf.BoolValue", False),
-        ("max_execution_batch_size", _INT64, False),
-    ),
-    "PrometheusConfig": (("enable", "bool", False), ("path", "string", False)),
-    "MonitoringConfig": (("prometheus_config", ".serving.PrometheusConfig", False),),
-}
+# The two messages that the tensorflow-serving-api package leaves out, as a file descriptor.
+_INT64, _MESSAGE = (
+    'label: LABEL_OPTIONAL type_name: ".google.protobuf.Int64Value"',
+    "label: LABEL_OPTIONAL type_name:",
+)
+_PROTO = f"""
+name: "serving.proto" package: "serving" syntax: "proto3" dependency: "google/protobuf/wrappers.proto"
+message_type {{ name: "BatchingParameters"
+  field {{ name: "max_batch_size" number: 1 {_INT64} }}
+  field {{ name: "batch_timeout_micros" number: 2 {_INT64} }}
+  field {{ name: "max_enqueued_batches" number: 3 {_INT64} }}
+  field {{ name: "num_batch_threads" number: 4 {_INT64} }}
+  field {{ name: "thread_pool_name" number: 5 {_MESSAGE} ".google.protobuf.StringValue" }}
+  field {{ name: "allowed_batch_sizes" number: 6 label: LABEL_REPEATED type: TYPE_INT64 }}
+  field {{ name: "pad_variable_length_inputs" number: 7 label: LABEL_OPTIONAL type: TYPE_BOOL }}
+  field {{ name: "enable_large_batch_splitting" number: 8 {_MESSAGE} ".google.protobuf.BoolValue" }}
+  field {{ name: "max_execution_batch_size" number: 9 {_INT64} }} }}
+message_type {{ name: "PrometheusConfig"
+  field {{ name: "enable" number: 1 label: LABEL_OPTIONAL type: TYPE_BOOL }}
+  field {{ name: "path" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }} }}
+message_type {{ name: "MonitoringConfig"
+  field {{ name: "prometheus_config" number: 1 {_MESSAGE} ".serving.PrometheusConfig" }} }}
+"""
 BUNDLE_FORMAT = 1
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 
@@ -77,22 +84,35 @@ class Batching:
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 10
-    num_batch_threads: int = 2
+    num_batch_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     allowed_batch_sizes: tuple[int, ...] = ()
 
 
 def read_models(options: ServerOptions) -> list[ModelConfig]:
-    """The models that `options` name, by --bundle, --model_config_file or --model_base_path."""
-    given = [flag for flag in ("bundle", "model_config_file", "model_base_path") if getattr(options, flag)]
-    if len(given) != 1:
-        have = " and ".join(f"--{flag}" for flag in given) or "none of them"
-        raise StartError(f"give one of --bundle, --model_config_file and --model_base_path; there is {have}")
+    """The models that `options` name, by --bundle, --model_config_file or --model_base_path.
+
+    As in the real server a configuration file takes the place of --model_name and --model_base_path.
+    """
     if options.bundle:
+        if options.model_config_file or options.model_base_path:
+            raise StartError(
+                "--bundle names its models itself: leave --model_config_file and --model_base_path out"
+            )
         return _bundled(options.bundle)
     if options.model_config_file:
         return _configured(options.model_config_file)
-    assert options.model_base_path is not None
-    return [ModelConfig(options.model_name, options.model_base_path)]
+    if options.model_base_path is None:
+        raise StartError("nothing to serve: give --bundle, --model_config_file or --model_base_path")
+    return [_located(ModelConfig(options.model_name, options.model_base_path))]
+
+
+def _located(model: ModelConfig) -> ModelConfig:
+    """The model, if its path means the same wherever the server starts, which the real one insists on."""
+    if not model.base_path.is_absolute():
+        raise StartError(
+            f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+        )
+    return model
 
 
 def _bundled(bundle: Path) -> list[ModelConfig]:
@@ -106,6 +126,9 @@ def _bundled(bundle: Path) -> list[ModelConfig]:
     if version != BUNDLE_FORMAT:
         raise StartError(f"--bundle {bundle} has format {version}; this server reads format {BUNDLE_FORMAT}")
     folders = sorted(path for path in (bundle / "models").glob("[!.]*") if path.is_dir())
+    for path in [*folders, *(bundle / "models").glob("[!.]*/[0-9]*")]:
+        if not path.resolve().is_relative_to(bundle.resolve()):
+            raise StartError(f"--bundle {bundle}: {path} leads out of the bundle, to {path.resolve()}")
     if not folders:
         raise StartError(f"--bundle {bundle}: no model in {bundle / 'models'}")
     return [ModelConfig(folder.name, folder) for folder in folders]
@@ -117,10 +140,20 @@ def _configured(file: Path) -> list[ModelConfig]:
     if not names or "" in names or len(set(names)) < len(names):
         raise StartError(f"{file}: models need names of their own in model_config_list")
     for model in listed:
-        if model.model_platform not in ("", "tensorflow"):
-            raise StartError(f"{file}: model {model.name!r} is for the platform {model.model_platform!r}")
+        old = model.model_type == model_server_config_pb2.TENSORFLOW and not model.model_platform
+        if model.model_platform != "tensorflow" and not old:
+            raise StartError(
+                f"{file}: model {model.name!r} is for the platform {model.model_platform!r}; "
+                'it must say model_platform: "tensorflow"'
+            )
+        if model.HasField("logging_config"):
+            raise StartError(f"{file}: model {model.name!r}: logging_config is not supported")
     return [
-        ModelConfig(model.name, Path(model.base_path), model.model_version_policy, dict(model.version_labels))
+        _located(
+            ModelConfig(
+                model.name, Path(model.base_path), model.model_version_policy, dict(model.version_labels)
+            )
+        )
         for model in listed
     ]
 
@@ -141,6 +174,9 @@ def read_batching(options: ServerOptions) -> Batching | None:
         for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
         if parameters.HasField(name)
     }
+    for name, value in wanted.items():
+        if value < (name != "batch_timeout_micros"):
+            raise StartError(f"{options.batching_parameters_file}: {name} is {value}, which is too low")
     batching = Batching(**wanted, allowed_batch_sizes=tuple(parameters.allowed_batch_sizes))
     sizes: Sequence[int] = batching.allowed_batch_sizes
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != batching.max_batch_size):
@@ -167,21 +203,7 @@ def _read(file: Path, into: Any) -> Any:
 
 def message(name: str) -> Any:
     """An empty `BatchingParameters` or `MonitoringConfig`, for the text format to fill in."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="serving.proto",
-        package="serving",
-        syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
-    )
-    for owner, columns in _MESSAGES.items():
-        shape = file.message_type.add(name=owner)
-        for number, (column, kind, repeated) in enumerate(columns, start=1):
-            entry = shape.field.add(name=column, number=number, label=3 if repeated else 1)
-            if kind.startswith("."):
-                entry.type, entry.type_name = kinds.TYPE_MESSAGE, kind
-            else:
-                entry.type = getattr(kinds, f"TYPE_{kind.upper()}")
+    file = text_format.Parse(_PROTO, descriptor_pb2.FileDescriptorProto())
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(file.SerializeToString())

@@ -20,6 +20,17 @@ from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import Arrays
 
 MAYBE_TOO_BIG = re.compile("[0-9][eE][+]?[0-9]{3}")
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+REASONS = {  # Python's words for what is wrong with a document, and the real server's
+    "Extra data": "The document root must not be followed by other values.",
+    "Expecting property name": "Missing a name for object member.",
+    "Illegal trailing comma before end of object": "Missing a name for object member.",
+    "Expecting ':'": "Missing a colon after a name of object member.",
+    "Unterminated string": "Missing a closing quotation mark in string.",
+    "Invalid control character": "Invalid encoding in string.",
+    "Invalid \\u": "Incorrect hex digit after \\u escape in string.",
+    "Invalid \\": "Invalid escape character in string.",
+}
 DEEPEST = 32  # dimensions of a tensor
 SHOWN = 2_000  # characters of a wrong value that an error repeats
 INT32 = (-(2**31), 2**31 - 1)
@@ -33,30 +44,30 @@ _BATCHED = "multiple input tensors required as per tensorinfo_map"
 
 def parse(body: bytes) -> dict[str, Any]:
     """The object that a request's body holds, with a text, if anything, for its `signature_name`."""
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")
         document = json.loads(text)
         if MAYBE_TOO_BIG.search(text):
             json.loads(text, parse_float=_finite)
-        if "\\u" in text:
-            json.dumps(document, ensure_ascii=False).encode(
-                "utf-8"
-            )  # finds the surrogates that have no partner
+        if "\\u" in text:  # finds the surrogates that have no partner
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise _unparsable("Invalid encoding in string.", error.start) from None
     except UnicodeEncodeError:
         raise _unparsable("The surrogate pair in string is invalid.", 0) from None
     except json.JSONDecodeError as error:
-        raise _unparsable("Invalid value." if body.strip() else "The document is empty", error.pos) from None
+        raise _unparsable(_reason(text, error), len(text[: error.pos].encode("utf-8", "replace"))) from None
     except RecursionError:
         raise _unparsable("The document is nested too deep.", 0) from None
     except ValueError:  # a float beyond double, or an integer of thousands of digits
         raise _unparsable("Number too big to be stored in double.", 0) from None
     if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {_show(document)} Is not object")
+        raise invalid(f"JSON Value: {shown(document)} Is not object")
     if not isinstance(document.get("signature_name", ""), str):
         text = "not formatted correctly. 'signature_name' key must be a string value."
-        raise invalid(f"JSON Value: {_show(document)} {text}")
+        raise invalid(f"JSON Value: {shown(document)} {text}")
     return document
 
 
@@ -67,6 +78,20 @@ def _finite(text: str) -> float:
     return value
 
 
+def _reason(text: str, error: json.JSONDecodeError) -> str:
+    """What the real server says of the fault that Python has found."""
+    if text.isspace():
+        return "The document is empty."
+    if not error.msg.startswith("Expecting ','"):
+        return next((said for ours, said in REASONS.items() if error.msg.startswith(ours)), "Invalid value.")
+    depth = 0
+    for mark in reversed(re.findall(r"[][{}]", STRING.sub("", text[: error.pos]))):
+        depth += 1 if mark in "]}" else -1
+        if depth < 0:
+            break
+    return f"Missing a comma or {'] after an array element' if mark == '[' else '} after an object member'}."
+
+
 def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bool]:
     """The input arrays by alias, and whether the request is in row format."""
     if not signature.inputs:
@@ -75,13 +100,13 @@ def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bo
     kinds = {alias: tf.as_dtype(info.dtype) for alias, info in sorted(signature.inputs.items())}
     if "instances" in document and "inputs" in document:
         text = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-        raise invalid(f"JSON Value: {_show(document)} {text}")
+        raise invalid(f"JSON Value: {shown(document)} {text}")
     if "instances" in document:
         instances = document["instances"]
         if not isinstance(instances, list):
-            raise invalid(f"JSON Value: {_show(document)} Excepting 'instances' to be an list/array")
+            raise invalid(f"JSON Value: {shown(document)} Excepting 'instances' to be an list/array")
         if not instances:
-            raise invalid(f"JSON Value: {_show(document)} No values in 'instances' array")
+            raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
         return _from_rows(instances, kinds), True
     if "inputs" in document:
         return _from_columns(document["inputs"], kinds), False
@@ -111,7 +136,7 @@ def _from_rows(instances: list[Any], kinds: Mapping[str, tf.DType]) -> Arrays:
                 ) from None
         if named and set(element) != set(kinds):
             text = (
-                f"of 'instances' list. JSON object: {_show(element)} must only have keys: {','.join(kinds)}"
+                f"of 'instances' list. JSON object: {shown(element)} keys must be equal to: {','.join(kinds)}"
             )
             raise invalid(f"Failed to process element: {place} {text}")
     return {alias: column.array(len(instances)) for alias, column in columns.items()}
@@ -174,7 +199,7 @@ class _Column:
                 text = (
                     f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
                 )
-                raise invalid(f"JSON Value: {_show(value)} {text}")
+                raise invalid(f"JSON Value: {shown(value)} {text}")
             self._flat.append(self._leaf(value))
             return
         if level >= len(shape):
@@ -204,7 +229,7 @@ def _leaf_reader(kind: tf.DType) -> Callable[[Any], Any]:
         if isinstance(value, dict):
             _mistyped(value, type_name(kind))
         raise RequestError(
-            Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_show(value)} to type: {type_name(kind)}"
+            Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {type_name(kind)}"
         )
 
     return unknown
@@ -216,7 +241,7 @@ def _bytes(value: Any) -> bytes:
     if not isinstance(value, dict):
         _mistyped(value, "string")
     if not _is_base64(value):
-        raise invalid(f"JSON Value: {_show(value)} not formatted correctly for base64 data")
+        raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     text = value["b64"].rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -230,7 +255,7 @@ def _decimal(value: Any, target: str) -> float:
     exact, largest = LARGEST[target]
     whole = isinstance(value, int) and -(2**63) <= value < 2**64
     if (whole and abs(value) > exact) or (largest < abs(value) < math.inf):
-        raise invalid(f"Cannot convert JSON value: {_show(value)} to {target} without loss of precision.")
+        raise invalid(f"Cannot convert JSON value: {shown(value)} to {target} without loss of precision.")
     try:
         return float(value)
     except OverflowError:
@@ -245,7 +270,7 @@ def type_name(kind: tf.DType) -> str:
 def _mistyped(value: Any, kind: str) -> Any:
     kinds = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
     name = str(value) if isinstance(value, bool) else kinds[type(value)]
-    raise invalid(f"JSON Value: {_show(value)} Type: {name} is not of expected type: {kind}")
+    raise invalid(f"JSON Value: {shown(value)} Type: {name} is not of expected type: {kind}")
 
 
 def _is_base64(value: Any) -> bool:
@@ -257,11 +282,11 @@ def _is_object(value: Any) -> bool:
 
 
 def _unparsable(reason: str, place: int) -> RequestError:
-    where = "" if reason.endswith("empty") else f" at offset: {place}"
-    return invalid(f"JSON Parse error: {reason}{where}")
+    return invalid(f"JSON Parse error: {reason} at offset: {place}")
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an error repeats it: as JSON, up to a length."""
     text = json.dumps(value, indent=4, ensure_ascii=False)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 

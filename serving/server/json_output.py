@@ -14,6 +14,8 @@ from serving.server.errors import invalid
 from serving.server.json_input import RANGES, type_name
 from serving.server.servable import Arrays
 
+QUOTED = json.JSONEncoder(ensure_ascii=False).encode  # made once: `dumps` would make one for every value
+
 
 def write_outputs(outputs: Arrays, rows: bool) -> bytes:
     """The body that answers a request: `predictions`, one element per row, or `outputs`, whole tensors.
@@ -77,7 +79,7 @@ def _texts(alias: str, array: NDArray[Any]) -> list[str]:
     if kind == "object":
         if alias.endswith("_bytes"):
             return [json.dumps({"b64": base64.b64encode(value).decode()}) for value in values]
-        return [json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False) for value in values]
+        return [QUOTED(value.decode("utf-8", "surrogateescape")) for value in values]
     if kind in ("float32", "float64"):
         return _decimals(array.ravel(), values)
     if kind == "bool":

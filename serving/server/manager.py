@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,13 +38,8 @@ class Version:
 
     def due(self, files: object, retries: int) -> bool:
         """Whether to load it now: it is new, its files have changed, or the time for another attempt has come."""
-        if self.servable is not None:
-            return False
-        return (
-            not self.code
-            or files != self.files
-            or (self.attempts <= retries and time.monotonic() >= self.retry_at)
-        )
+        again = self.attempts <= retries and time.monotonic() >= self.retry_at
+        return not self.code or files != self.files or again
 
 
 class Manager:
@@ -60,17 +55,16 @@ class Manager:
         self._options, self._load, self._metrics = options, load, metrics
         self._configs = {config.name: config for config in configs}
         self._versions: dict[str, dict[int, Version]] = {name: {} for name in self._configs}
+        self._labels: Mapping[str, Mapping[str, int]] = {}
         self._stopped = threading.Event()
 
     def start(self) -> None:
         """Loads what is there and keeps watching; raises StartError for a model with nothing that loads."""
-        self.poll()
-        for config in self._configs.values():
-            versions = self._versions[config.name]
+        self.configure(list(self._configs.values()))
+        for name, versions in self._versions.items():
             if not any(version.servable for version in versions.values()):
                 worst = versions[max(versions)]
-                raise StartError(f"model {config.name!r}: {worst.path} does not load: {worst.message}")
-            self._check_labels(config)
+                raise StartError(f"model {name!r}: {worst.path} does not load: {worst.message}")
         if self._options.file_system_poll_wait_seconds:
             threading.Thread(target=self._watch, name="poll", daemon=True).start()
 
@@ -122,22 +116,39 @@ class Manager:
             try:
                 if interval and time.monotonic() - reread >= interval:
                     reread = time.monotonic()
-                    self._configure(read_models(self._options))
+                    self.configure(read_models(self._options))
                 self.poll()
             except Exception as error:  # whatever one round meets, the next one is due
                 logger.warning("%s", error)
 
-    def _configure(self, configs: Sequence[ModelConfig]) -> None:
-        """Takes over other models, policies and labels, all of them or, where one is wrong, none."""
+    def configure(self, configs: Sequence[ModelConfig]) -> None:
+        """Takes over models and policies, loads what these ask for, and then moves the labels: all of them or none."""
         for config in configs:
             config.versions()
-            self._check_labels(config)
+        labels = self._labels
+        self._configs = {config.name: config for config in configs}
         for config in configs:
             self._versions.setdefault(config.name, {})
-        self._configs = {config.name: config for config in configs}
+        self.poll()
+        for config in configs:
+            for label, number in config.labels.items():
+                known = self._versions[config.name].get(number)
+                fresh = label not in labels.get(config.name, {})
+                if (known is None or known.servable is None) and not (
+                    fresh and self._options.allow_version_labels_for_unavailable_models
+                ):
+                    hint = " (--allow_version_labels_for_unavailable_models allows it)" if fresh else ""
+                    raise StartError(
+                        f"Request to assign label to version {number} of model {config.name}, which is not "
+                        f"currently available for inference{hint}"
+                    )
+        self._labels = {config.name: config.labels for config in configs}
 
     def _bring_up(self, name: str, number: int, path: Path) -> None:
-        version, files = self._versions[name].get(number) or Version(number, path), _fingerprint(path)
+        version = self._versions[name].get(number) or Version(number, path)
+        if version.servable is not None:
+            return
+        files = _fingerprint(path)
         if not version.due(files, self._options.max_num_load_retries):
             return
         version.attempts = version.attempts + 1 if files == version.files else 1
@@ -172,21 +183,10 @@ class Manager:
     def _number(self, name: str, version: int | None, label: str | None) -> int | None:
         if label is None:
             return version
-        config = self._configs.get(name)
-        if config is None or label not in config.labels:
-            raise invalid(f"Unrecognized servable version label: {label}")
-        return config.labels[label]
-
-    def _check_labels(self, config: ModelConfig) -> None:
-        known = self._versions.get(config.name, {})
-        for number in config.labels.values():
-            if self._options.allow_version_labels_for_unavailable_models:
-                return
-            if number not in known or known[number].servable is None:
-                raise StartError(
-                    f"Request to assign label to version {number} of model {config.name}, which is not currently "
-                    "available for inference (--allow_version_labels_for_unavailable_models allows it)"
-                )
+        try:
+            return self._labels[name][label]
+        except KeyError:
+            raise invalid(f"Unrecognized servable version label: {label}") from None
 
 
 def _fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:

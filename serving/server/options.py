@@ -13,30 +13,18 @@ LARGEST_PORT = 65_535
 OWN = object()  # marks a flag that tensorflow_model_server does not have
 
 # Flags of tensorflow_model_server that the embedded server does not have: refused by name, never ignored.
+# fmt: off
 UNSUPPORTED = (
-    "enable_per_model_batching_parameters",
-    "enable_profiler",
-    "enable_serialization_as_tensor_content",
-    "enable_signature_method_name_check",
-    "force_allow_any_version_labels_for_unavailable_models",
-    "grpc_channel_arguments",
-    "grpc_socket_path",
-    "mixed_precision",
-    "num_request_iterations_for_warmup",
-    "num_tflite_interpreters_per_pool",
-    "num_tflite_pools",
-    "per_process_gpu_memory_fraction",
-    "platform_config_file",
-    "prefer_tflite_model",
-    "remove_unused_fields_from_bundle_metagraph",
-    "rest_api_enable_cors_support",
-    "skip_initialize_tpu",
-    "ssl_config_file",
-    "tensorflow_session_config_file",
-    "thread_pool_factory_config_file",
-    "use_alts_credentials",
-    "xla_cpu_compilation_enabled",
+    "enable_per_model_batching_parameters", "enable_profiler", "enable_serialization_as_tensor_content",
+    "enable_signature_method_name_check", "force_allow_any_version_labels_for_unavailable_models",
+    "grpc_channel_arguments", "grpc_socket_path", "mixed_precision",
+    "num_request_iterations_for_warmup", "num_tflite_interpreters_per_pool", "num_tflite_pools",
+    "per_process_gpu_memory_fraction", "platform_config_file", "prefer_tflite_model",
+    "remove_unused_fields_from_bundle_metagraph", "rest_api_enable_cors_support", "skip_initialize_tpu",
+    "ssl_config_file", "tensorflow_session_config_file", "thread_pool_factory_config_file",
+    "use_alts_credentials", "xla_cpu_compilation_enabled",
 )
+# fmt: on
 
 
 @dataclass(frozen=True)

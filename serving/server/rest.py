@@ -5,15 +5,16 @@ import hmac
 import json
 import re
 import time
+import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from google.protobuf import json_format
 
 from serving.server.errors import HTTP_STATUS, Code, RequestError, invalid
-from serving.server.json_input import parse, read_inputs
+from serving.server.json_input import parse, read_inputs, shown
 from serving.server.json_output import write_outputs
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
@@ -21,19 +22,25 @@ from serving.server.options import ServerOptions
 from serving.server.servable import DEFAULT_SIGNATURE
 
 _VERSION = "(?:/versions/([0-9]+)|/labels/([^/:]+))?"
-PREDICT = re.compile(f"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE)
+INFERENCE = re.compile(f"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE)
 STATUS = re.compile(f"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE)
 LARGEST_VERSION = 2**63 - 1
+LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up the event loop
 JSON, TEXT = b"application/json", b"text/plain"
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Answer = tuple[int, bytes, bytes]  # status, content type, body
+Which = tuple[str, int | None, str | None]  # model, version, label
+
+
+class TooLarge(RequestError):
+    """A request above the limit, which HTTP has a status of its own for."""
 
 
 class RestApi:
-    """The application. The work runs in a pool of threads, so that a slow model holds up only its own requests."""
+    """The application. Models run in a pool of threads, or in batches; the event loop does the rest, unless it is much."""
 
     def __init__(
         self, manager: Manager, metrics: Metrics, options: ServerOptions, metrics_path: str | None
@@ -48,38 +55,38 @@ class RestApi:
         """Answers one request."""
         if scope["type"] != "http":
             return
-        query = scope["query_string"]
-        target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
+        kind, status = JSON, 200
         try:
-            self._authorise(scope)
             async with asyncio.timeout(self._timeout):
-                status, kind, body = await self._route(scope["method"], target, receive)
-        except RequestError as error:
-            status, kind, body = _refusal(error)
-        except TimeoutError:
-            status, kind, body = _refusal(
-                RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+                kind, body = await self._answer(scope, receive)
+        except Exception as fault:  # even a fault of the server's own is answered in the API's form
+            error = _refusal(fault)
+            status = 413 if isinstance(error, TooLarge) else HTTP_STATUS[error.code]
+            body = json.dumps({"error": error.message}, indent=4, ensure_ascii=False).encode(
+                "utf-8", "replace"
             )
+        if kind == TEXT and not body:
+            status, body = 404, b"Not Found"
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    def _authorise(self, scope: Scope) -> None:
-        if self._credentials is None:
-            return
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        if not hmac.compare_digest(given, self._credentials):
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[bytes, bytes]:
+        """The content type and the body; an empty text where there is nothing at this address."""
+        query = scope["query_string"]
+        target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
+        headers = dict(scope["headers"])
+        given = headers.get(b"authorization", b"")
+        if self._credentials is not None and not hmac.compare_digest(given, self._credentials):
             raise RequestError(Code.UNAUTHENTICATED, "A valid API key is needed: Authorization: Bearer KEY")
-
-    async def _route(self, method: str, target: str, receive: Receive) -> Answer:
         if target == self._metrics_path:
-            return 200, TEXT, self._metrics.page().encode()
+            return TEXT, self._metrics.page().encode()
         if not target.lower().startswith("/v1/"):
-            return 404, TEXT, b"Not Found"
+            return TEXT, b""
         body = await self._body(receive)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, self._answer, method, target, body
-        )
+        if b"gzip" in headers.get(b"content-encoding", b""):
+            body = await self._aside(LARGE, _gunzip, body, self._limit)
+        return JSON, await self._counted(scope["method"], target, body)
 
     async def _body(self, receive: Receive) -> bytes:
         chunks, size, more = [], 0, True
@@ -90,70 +97,99 @@ class RestApi:
             chunks.append(message.get("body", b""))
             size, more = size + len(chunks[-1]), message.get("more_body", False)
             if size > self._limit:
-                raise TooLarge(f"The request is larger than {self._limit} bytes (--max_body_bytes)")
+                raise _too_large(self._limit)
         return b"".join(chunks)
 
-    def _answer(self, method: str, target: str, body: bytes) -> Answer:
-        started, code, name, verb = time.perf_counter(), Code.OK, "", ""
+    async def _aside(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns; it runs in the pool where `size` says that it would hold up the event loop."""
+        if size < LARGE:
+            return work(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    async def _counted(self, method: str, target: str, body: bytes) -> bytes:
+        """The answer to a request below /v1/, which the metrics then know of."""
+        pattern = {"POST": INFERENCE, "GET": STATUS}.get(method)
+        match = pattern.fullmatch(target) if pattern else None
+        name, verb = (unquote(match[1] or ""), match[4] or "") if match else ("", "")
+        started, code = time.perf_counter(), Code.OK
         try:
-            predict = PREDICT.fullmatch(target) if method == "POST" else None
-            status = STATUS.fullmatch(target) if method == "GET" else None
-            match = predict or status
-            if match is None:
+            if match is None or verb not in ("predict", "classify", "regress", "metadata", ""):
                 raise invalid(f"Malformed request: {method} {target}")
-            name, verb = unquote(match[1] or ""), match[4] or ""
-            version, label = _version(match[2]), None if match[3] is None else unquote(match[3])
-            if predict:
-                return 200, JSON, self._predict(method, target, verb, (name, version, label), body)
+            which = name, _version(match[2]), None if match[3] is None else unquote(match[3])
+            if method == "POST":
+                return await self._inference(verb, which, body)
             if not name:
                 raise invalid("Missing model name in request.")
-            call = self._metadata if verb == "metadata" else self._status
-            return 200, JSON, call(name, version, label)
-        except RequestError as error:
-            code = error.code
-            return _refusal(error)
-        except Exception as error:  # a fault of the server's own: still an answer, in the API's form
-            code = Code.INTERNAL
-            return _refusal(RequestError.of(error))
+            return (self._metadata if verb == "metadata" else self._status)(*which)
+        except BaseException as fault:
+            code = _refusal(fault).code
+            raise
         finally:
             known = name if self._manager.knows(name) else ""  # callers must not grow the page at will
             took = (time.perf_counter() - started) * 1e6
-            verb = verb if verb == "predict" else ""
             self._metrics.count("serving:request_count", model_name=known, status=code.name)
+            api = verb if method == "POST" else ""
             self._metrics.observe(
-                "serving:request_latency", took, model_name=known, API=verb, entrypoint="REST"
+                "serving:request_latency", took, model_name=known, API=api, entrypoint="REST"
             )
 
-    def _predict(
-        self, method: str, target: str, verb: str, which: tuple[str, int | None, str | None], body: bytes
-    ) -> bytes:
-        if verb in ("classify", "regress"):
-            raise RequestError(
-                Code.UNIMPLEMENTED, f"{verb} is not supported by the embedded server; use predict"
-            )
+    async def _inference(self, verb: str, which: Which, body: bytes) -> bytes:
+        document = await self._aside(len(body), parse, body)
         if verb != "predict":
-            raise invalid(f"Malformed request: {method} {target}")
-        document = parse(body)
+            raise self._unsupported(verb, which, document)
         servable = self._manager.get(*which)
         name = document.get("signature_name") or DEFAULT_SIGNATURE
         if name not in servable.signatures:
             raise invalid(f'Serving signature name: "{name}" not found in signature def')
-        inputs, rows = read_inputs(document, servable.signatures[name])
-        return write_outputs(servable.predict(name, inputs, timeout=self._timeout), rows)
+        inputs, rows = await self._aside(len(body), read_inputs, document, servable.signatures[name])
+        call = servable.call(name, inputs, timeout=self._timeout)
+        waiting = call.start()
+        if waiting is None:
+            outputs = await self._aside(LARGE, call.result)
+        else:
+            outputs = call.outputs(await asyncio.wrap_future(waiting))
+        size = sum(array.size for array in outputs.values())
+        return await self._aside(size, write_outputs, outputs, rows)
 
-    def _status(self, name: str, version: int | None, label: str | None) -> bytes:
+    def _unsupported(self, verb: str, which: Which, document: dict[str, Any]) -> RequestError:
+        """Why a classify or regress request gets no answer: in the real server's words where that refuses it too."""
+        examples = document.get("examples")
+        if not isinstance(examples, list) or not examples:
+            wrong = (
+                "When method is classify, key 'examples' is expected and was not found"
+                if "examples" not in document
+                else "'examples' value is an empty array"
+                if examples == []
+                else "Expecting 'examples' value to be an list/array"
+            )
+            return invalid(f"JSON Value: {shown(document)} {wrong}")
+        name = document.get("signature_name") or DEFAULT_SIGNATURE
+        signature = self._manager.get(*which).signatures.get(name)
+        if signature is None:
+            return invalid(f"No signature was found with the name: {name}")
+        wanted = f"tensorflow/serving/{verb}"
+        if signature.method_name != wanted:
+            noun = {"classify": "classification", "regress": "regression"}[verb]
+            return invalid(
+                f"Expected {noun} signature method_name to be {wanted}. Was: {signature.method_name}"
+            )
+        return RequestError(
+            Code.UNIMPLEMENTED, f"{verb} is not supported by the embedded server; use predict"
+        )
+
+    def _status(self, *which: Any) -> bytes:
         entries = [
             {
                 "version": str(each.number),
                 "state": each.state,
                 "status": {"error_code": each.code.name, "error_message": each.message},
             }
-            for each in self._manager.status(name, version, label)
+            for each in self._manager.status(*which)
         ]
         return json.dumps({"model_version_status": entries}, indent=1).encode() + b"\n"
 
-    def _metadata(self, name: str, version: int | None, label: str | None) -> bytes:
-        servable = self._manager.get(name, version, label)
+    def _metadata(self, *which: Any) -> bytes:
+        servable = self._manager.get(*which)
         signatures = {
             alias: json_format.MessageToDict(
                 signature, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
@@ -165,13 +201,6 @@ class RestApi:
         return json.dumps({"model_spec": spec, "metadata": metadata}, indent=1).encode() + b"\n"
 
 
-class TooLarge(RequestError):
-    """A request above the limit, which HTTP has a status of its own for."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.INVALID_ARGUMENT, message)
-
-
 def _version(text: str | None) -> int | None:
     if text is None:
         return None
@@ -180,10 +209,23 @@ def _version(text: str | None) -> int | None:
     return int(text)
 
 
-def _refusal(error: RequestError) -> Answer:
-    status = 413 if isinstance(error, TooLarge) else HTTP_STATUS[error.code]
-    return (
-        status,
-        JSON,
-        json.dumps({"error": error.message}, indent=4, ensure_ascii=False).encode("utf-8", "replace"),
-    )
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """The body that a caller has compressed; one that unpacks to more than `limit` bytes is refused unread."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        raise invalid("The body is not gzip, as its content-encoding says") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    return plain
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(Code.INVALID_ARGUMENT, f"The request is larger than {limit} bytes (--max_body_bytes)")
+
+
+def _refusal(fault: BaseException) -> RequestError:
+    if isinstance(fault, Exception) and not isinstance(fault, TimeoutError):
+        return RequestError.of(fault)
+    return RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")

@@ -25,6 +25,8 @@ from serving.server.tensors import to_array, to_proto
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 SIGNATURE_DEF = "signature_def"
+NO_DEADLINE = 1e8  # seconds: without one, gRPC says centuries, which no clock can wait for
+LONGEST_TEXT = 1024  # characters: more than gRPC has room for in its trailers helps nobody
 
 
 class GrpcServer:
@@ -102,11 +104,14 @@ class _Calls(
         try:
             if not request.HasField("model_spec"):
                 raise invalid("Missing ModelSpec")
-            return work(request, context.time_remaining())
+            left = context.time_remaining()
+            return work(request, left if left is not None and left < NO_DEADLINE else None)
         except Exception as fault:
             error = RequestError.of(fault)
             code = error.code
-            return context.abort(CODES[code], error.message)
+            text = error.message
+            short = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}...TRUNCATED"
+            return context.abort(CODES[code], short)
         finally:
             name = request.model_spec.name if self._manager.knows(request.model_spec.name) else ""
             took = (time.perf_counter() - started) * 1e6
@@ -124,7 +129,7 @@ class _Calls(
         servable = self._servable(request)
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
-        outputs = servable.predict(name, inputs, tuple(request.output_filter), timeout)
+        outputs = servable.call(name, inputs, tuple(request.output_filter), timeout).result()
         response = predict_pb2.PredictResponse()
         _describe(response.model_spec, servable, name)
         for alias, array in outputs.items():

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,21 @@ from numpy.typing import NDArray
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
+from serving.server.batching import Batcher
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.tensors import to_array
 
 Arrays = dict[str, NDArray[Any]]
-Run = Callable[[Sequence[NDArray[Any]], float | None], Sequence[NDArray[Any]]]
+Feeds = list[NDArray[Any]]
+Run = Callable[[Feeds, float | None], Feeds]
 DEFAULT_SIGNATURE = "serving_default"
 MOST_WARMUP_RECORDS = 1000
 
 
 class Servable:
-    """A loaded SavedModel. `signatures` are its SignatureDefs, `predict` runs one; it closes when nothing holds it."""
+    """A loaded SavedModel. `signatures` are its SignatureDefs, `call` asks one; it closes when nothing holds it."""
 
     def __init__(
         self,
@@ -35,30 +38,38 @@ class Servable:
         path: Path,
         options: ServerOptions,
         metrics: Metrics,
-        batcher: Any = None,
+        batcher: Batcher | None = None,
     ) -> None:
         self.name, self.version, self.path = name, version, path
-        self._metrics, self._batcher, self._most_rows = metrics, batcher, options.max_batch
-        graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph, config=_session_config(options))
+        self._metrics, self._most_rows = metrics, options.max_batch
+        graph, both = tf.Graph(), options.tensorflow_session_parallelism
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism or both,
+            inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism or both,
+            allow_soft_placement=True,
+            use_per_session_threads=True,  # in a common pool, slow calls of one model would stop all others
+        )
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
         with graph.as_default():
             meta_graph = _load(self._session, options.saved_model_tags.split(","), str(path))
         self.signatures: Mapping[str, Any] = dict(meta_graph.signature_def)
         self._runs: dict[tuple[str, tuple[str, ...]], tuple[list[str], Run]] = {}
+        self._batcher: Batcher | None = None  # a warm-up record alone would wait for company
         if options.enable_model_warmup:
             self._warm_up()
+        self._batcher = batcher
 
     def __del__(self) -> None:
         if hasattr(self, "_session"):
             self._session.close()
 
-    def predict(
+    def call(
         self, signature_name: str, inputs: Arrays, outputs: Sequence[str] = (), timeout: float | None = None
-    ) -> Arrays:
-        """The outputs of a signature, all of them unless `outputs` names some.
+    ) -> "Call":
+        """A call of a signature, to be run: all outputs of it unless `outputs` names some.
 
         `inputs` holds an array of the signature's own type for each alias, `timeout` is in seconds. Raises
-        RequestError, in TensorFlow Serving's words, for aliases that do not fit and for what the graph refuses.
+        RequestError, in TensorFlow Serving's words, for names that do not fit and for more rows than the limit.
         """
         signature = self.signatures.get(signature_name)
         if signature is None:
@@ -76,22 +87,17 @@ class Servable:
         feeds = [
             inputs[alias] if alias in inputs else to_array(signature.defaults[alias]) for alias in aliases
         ]
-        if self._batcher is None:
-            results = self._timed(run, feeds, timeout)
-        else:
-            key = (id(self), signature_name, names)
-            waiting: Future[Any] = self._batcher.submit(key, feeds, lambda rows: self._timed(run, rows, None))
-            try:
-                results = waiting.result(timeout)
-            except TimeoutError:
-                waiting.cancel()
-                text = "Run() timeout exceeded while waiting in batching queue"
-                raise RequestError(Code.DEADLINE_EXCEEDED, text) from None
-        return dict(zip(names, results, strict=True))
 
-    def _timed(
-        self, run: Run, feeds: Sequence[NDArray[Any]], timeout: float | None
-    ) -> Sequence[NDArray[Any]]:
+        def timed(rows: Feeds, limit: float | None) -> Feeds:
+            return self._timed(run, rows, limit)
+
+        return Call(names, feeds, timed, timeout, self._batcher, (id(self), signature_name, names))
+
+    def predict(self, signature_name: str, inputs: Arrays, outputs: Sequence[str] = ()) -> Arrays:
+        """The outputs of a signature, here and now; see `call`."""
+        return self.call(signature_name, inputs, outputs).result()
+
+    def _timed(self, run: Run, feeds: Feeds, timeout: float | None) -> Feeds:
         started = time.perf_counter()
         try:
             results = run(feeds, timeout)
@@ -106,30 +112,58 @@ class Servable:
     def _run_of(self, name: str, signature: Any, outputs: tuple[str, ...]) -> tuple[list[str], Run]:
         """The order in which a signature's inputs are fed, and the call that runs it; made once."""
         if (name, outputs) not in self._runs:
+            tensor = self._session.graph.get_tensor_by_name
             try:
                 aliases = list(signature.inputs)
-                feeds = [self._tensor(signature.inputs[alias]) for alias in aliases]
-                fetches = [self._tensor(signature.outputs[alias]) for alias in outputs]
+                feeds = [tensor(signature.inputs[alias].name) for alias in aliases]
+                fetches = [tensor(signature.outputs[alias].name) for alias in outputs]
             except (KeyError, ValueError) as error:
                 raise invalid(f'Signature "{name}" is not made of dense tensors: {error}') from error
             self._runs[name, outputs] = aliases, _runner(self._session, feeds, fetches)
         return self._runs[name, outputs]
-
-    def _tensor(self, info: Any) -> tf.Tensor:
-        return self._session.graph.get_tensor_by_name(info.name)
 
     def _warm_up(self) -> None:
         started = time.perf_counter()
         for request in _warmup_requests(self.path):
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             inputs = {alias: to_array(proto) for alias, proto in request.inputs.items()}
-            batcher, self._batcher = self._batcher, None  # a record alone would wait for company
-            try:
-                self.predict(name, inputs, request.output_filter)
-            finally:
-                self._batcher = batcher
+            self.predict(name, inputs, request.output_filter)
         took = (time.perf_counter() - started) * 1e6
         self._metrics.observe("serving:model_warmup_latency", took, model_path=str(self.path), status="OK")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that fits its signature; `result` or `start` brings it about."""
+
+    names: tuple[str, ...]
+    feeds: Feeds
+    run: Run
+    timeout: float | None
+    batcher: Batcher | None
+    key: Hashable
+
+    def start(self) -> Future[Feeds] | None:
+        """The outcome to come, for `outputs`, where requests are batched; None where `result` has to be called."""
+        if self.batcher is None:
+            return None
+        return self.batcher.submit(self.key, self.feeds, lambda rows: self.run(rows, None))
+
+    def outputs(self, results: Feeds) -> Arrays:
+        """The outputs by name."""
+        return dict(zip(self.names, results, strict=True))
+
+    def result(self) -> Arrays:
+        """The outputs by name; blocks."""
+        waiting = self.start()
+        if waiting is None:
+            return self.outputs(self.run(self.feeds, self.timeout))
+        try:
+            return self.outputs(waiting.result(self.timeout))
+        except TimeoutError:
+            waiting.cancel()
+            text = "Run() timeout exceeded while waiting in batching queue"
+            raise RequestError(Code.DEADLINE_EXCEEDED, text) from None
 
 
 def _load(session: Any, tags: Sequence[str], path: str) -> Any:
@@ -160,6 +194,8 @@ def _warmup_requests(path: Path) -> Iterator[Any]:
 
 def _check_inputs(signature: Any, inputs: Arrays) -> None:
     wanted, sent = set(signature.inputs), set(inputs)
+    if sent == wanted:
+        return
     if len(sent) > len(wanted) or (len(sent) < len(wanted) and not signature.defaults):
         raise invalid(
             f"input size does not match signature: {len(sent)}!={len(wanted)} len({_braces(sent)}) != "
@@ -195,15 +231,6 @@ def _braces(names: set[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 
-def _session_config(options: ServerOptions) -> Any:
-    both = options.tensorflow_session_parallelism
-    return tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism or both,
-        inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism or both,
-        allow_soft_placement=True,
-    )
-
-
 def _runner(session: Any, feeds: Sequence[Any], fetches: Sequence[Any]) -> Run:
     """A call that feeds and fetches arrays, by the binding below `Session.run` where this TensorFlow has it.
 
@@ -215,11 +242,11 @@ def _runner(session: Any, feeds: Sequence[Any], fetches: Sequence[Any]) -> Run:
         _run_options(1)
     except AttributeError:
         public = session.make_callable(list(fetches), feed_list=list(feeds))
-        return lambda arrays, _timeout: public(*arrays)
+        return lambda arrays, _timeout: list(public(*arrays))
 
-    def run(arrays: Sequence[NDArray[Any]], timeout: float | None) -> Sequence[NDArray[Any]]:
+    def run(arrays: Feeds, timeout: float | None) -> Feeds:
         limit = None if timeout is None else _run_options(max(1, int(timeout * 1000)).bit_length())
-        results: Sequence[Any] = call(handle, limit, dict(zip(places, arrays, strict=True)), wanted, [], None)
+        results: list[Any] = call(handle, limit, dict(zip(places, arrays, strict=True)), wanted, [], None)
         return [np.asarray(result, dtype=object if isinstance(result, bytes) else None) for result in results]
 
     return run

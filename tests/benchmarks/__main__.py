@@ -26,6 +26,20 @@ BARS = {  # key -> the ratio to reach
     "growth_memory_by_items": 1.0,
     "client_start_limit_over_rest": 1.0,
     "client_start_limit_over_grpc": 1.0,
+    "batching_requests_per_second": 1.5,
+    "batching_p99_without_over_with": 1.0,
+    "batching_times_one_client": 2.0,
+    "rest_milliseconds_allowed_over_taken": 1.0,
+    "grpc_milliseconds_allowed_over_taken": 1.0,
+    "client_limit_over_rest": 1.0,
+    "client_limit_over_grpc": 1.0,
+    "brute_force_limit_over_taken": 1.0,
+    "scann_times_brute_force": 8.0,
+    "scann_recall": 0.95,
+    "scann_times_faiss": 1.0,
+    "scann_times_usearch": 1.0,
+    "transformer_epoch_seconds_peer_over_ours": 1.0,
+    "transformer_ndcg_ours_over_peer": 1.0,
 }
 
 

@@ -58,6 +58,32 @@ def write_half(path, plus):
     tf.saved_model.save(module, str(path), signatures=half)
 
 
+def write_recommender(path):
+    """Writes the signature `recommend` of a bundle, with answers that tell whose they are: `<user>-0`, `<user>-1`, ..."""
+    import tensorflow as tf
+
+    spec = tf.TensorSpec
+
+    @tf.function(
+        input_signature=[
+            spec([None], tf.string, "user_id"),
+            spec([None], tf.int32, "k"),
+            spec([None, None], tf.string, "exclude"),
+        ]
+    )
+    def recommend(user_id, k, exclude):
+        places = tf.range(tf.minimum(tf.reduce_max(k), 1000) + 0 * tf.size(exclude))
+        shape = [tf.size(user_id), tf.size(places)]
+        numbers = tf.broadcast_to(tf.strings.as_string(places), shape)
+        users = tf.broadcast_to(user_id[:, tf.newaxis], shape)
+        scores = tf.broadcast_to(1.0 / (1.0 + tf.cast(places, tf.float32)), shape)
+        return {"item_id": tf.strings.join([users, numbers], "-"), "score": scores}
+
+    module = tf.Module()
+    module.recommend = recommend
+    tf.saved_model.save(module, str(path), signatures={"recommend": recommend})
+
+
 def write_kinds(path):
     """Writes a model with a signature for each kind of tensor and each kind of trouble."""
     import tensorflow as tf

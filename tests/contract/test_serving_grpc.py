@@ -189,6 +189,13 @@ def test_predict_refuses(prediction, message, code, text):
     assert text in details
 
 
+def test_a_long_text_is_cut(prediction):
+    """Error details travel in the trailers: the server cuts them at 1,024 characters."""
+    code, details = failure(prediction.Predict, request(signature="x" * 5000, **X))
+    assert code == Code.FAILED_PRECONDITION
+    assert details == f'Serving signature key "{"x" * 5000}" not found.'[:1024] + "...TRUNCATED"
+
+
 def test_a_shape_that_claims_the_earth_is_refused(prediction):
     proto = tensor([1.0])
     proto.tensor_shape.dim[0].size = 2**40

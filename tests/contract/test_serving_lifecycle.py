@@ -259,6 +259,19 @@ def test_the_key_over_grpc(batched):
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_a_call_without_a_deadline_is_batched_too(batched):
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "half"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([2.0]))
+    with grpc.insecure_channel(batched.grpc) as channel:
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        answer = call(request, metadata=[("authorization", "Bearer open sesame")])
+    assert answer.outputs["y"].float_val == [2.0]
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
 def test_tls_on_both_ports(start, half, tmp_path):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"

@@ -3,12 +3,15 @@
 Each case names the section or rule it stands for. `SERVING_URL` points the suite at another server.
 """
 
+import gzip
 import json
 import math
 import os
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 EMBEDDED = pytest.mark.skipif(
     "SERVING_URL" in os.environ, reason="the embedded server differs here, on purpose"
@@ -46,6 +49,12 @@ ANSWERS = [
         HALF, {"signature_name": "", "inputs": [1]}, {"outputs": [3.5]}, id="empty signature is the default"
     ),
     pytest.param(HALF, {"inputs": []}, {"outputs": []}, id="column format, no rows"),
+    pytest.param(
+        HALF, b'\xef\xbb\xbf{"instances": [1]}', {"predictions": [3.5]}, id="a byte order mark is skipped"
+    ),
+    pytest.param(
+        HALF, '{"instances": [1E0, -0, 2.5e-1]}', {"predictions": [3.5, 3.0, 3.125]}, id="exponents"
+    ),
     pytest.param(f"{HALF}/versions/1", {"instances": [1]}, {"predictions": [2.5]}, id="URL: version"),
     pytest.param(
         f"{HALF}/versions/002", {"instances": [1]}, {"predictions": [3.5]}, id="URL: version with zeros"
@@ -473,6 +482,51 @@ def test_predict_refuses(server, model, body, status, text):
     assert text in error(response)
 
 
+MALFORMED = [  # "JSON Parse error: <reason> at offset: <bytes>"
+    ("  ", "The document is empty. at offset: 2"),
+    ("{", "Missing a name for object member. at offset: 1"),
+    ("{1: 2}", "Missing a name for object member. at offset: 1"),
+    ('{"inputs": 1,}', "Missing a name for object member. at offset: 13"),
+    ('{"inputs" 1}', "Missing a colon after a name of object member. at offset: 10"),
+    ('{"inputs": 1 "b": 2}', "Missing a comma or } after an object member. at offset: 13"),
+    ('{"ü": "]" 2}', "Missing a comma or } after an object member. at offset: 11"),
+    ('{"inputs": [1 2]}', "Missing a comma or ] after an array element. at offset: 14"),
+    ('{"inputs": [{"b": "[{"} 2]}', "Missing a comma or ] after an array element. at offset: 24"),
+    ('{"inputs": nope}', "Invalid value. at offset: 11"),
+    ('{"inputs": "x', "Missing a closing quotation mark in string."),
+    ('{"inputs": "\\q"}', "Invalid escape character in string."),
+    ('{"inputs": "\\u12g4"}', "Incorrect hex digit after \\u escape in string."),
+    ('{"inputs": "\n"}', "Invalid encoding in string."),
+    ('{"inputs": [1e999]}', "Number too big to be stored in double."),
+    ('{"inputs": [1]} x', "The document root must not be followed by other values."),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), MALFORMED)
+def test_malformed_json_is_told_what_is_wrong(server, body, reason):
+    response = server.post(f"{HALF}:predict", body)
+    assert response.status_code == 400
+    assert error(response).startswith(f"{NOT_JSON}{reason}")
+
+
+def test_a_compressed_body_is_read(server):
+    """The HTTP layer unpacks `Content-Encoding: gzip`."""
+    packed = gzip.compress(b'{"instances": [1.0]}')
+    response = server.post(f"{HALF}:predict", packed, headers={"content-encoding": "gzip"})
+    assert (response.status_code, response.json()) == (200, {"predictions": [3.5]})
+
+
+@EMBEDDED
+@pytest.mark.parametrize(
+    ("packed", "status", "text"),
+    [(b"no gzip", 400, "not gzip"), (gzip.compress(bytes(64 << 20)), 413, "(--max_body_bytes)")],
+)
+def test_a_compressed_body_that_is_none_or_too_much(server, packed, status, text):
+    response = server.post(f"{HALF}:predict", packed, headers={"content-encoding": "gzip"})
+    assert response.status_code == status
+    assert text in error(response)
+
+
 ROUTES = [  # "Malformed request: <method> <path>" is the answer to every other route below /v1/
     ("GET", f"{HALF}:predict", 400, f"Malformed request: GET {HALF}:predict"),
     ("POST", HALF, 400, f"Malformed request: POST {HALF}"),
@@ -507,12 +561,25 @@ def test_outside_of_v1_there_is_nothing(server):
     assert [server.get(path).status_code for path in ("/", "/v2/models/half")] == [404, 404]
 
 
-@EMBEDDED
+EXAMPLES = {"examples": [{"x": 1.0}]}
+CLASSIFY = [  # api_rest, "Classify and Regress API": what a model without such a signature answers
+    (HALF, "{", 400, "JSON Parse error"),
+    (HALF, {}, 400, "key 'examples' is expected and was not found"),
+    (HALF, {"examples": []}, 400, "'examples' value is an empty array"),
+    (HALF, {"examples": {}}, 400, "Expecting 'examples' value to be an list/array"),
+    ("/v1/models/no", EXAMPLES, 404, "Servable not found for request: Latest(no)"),
+    (f"{HALF}/labels/no", EXAMPLES, 400, "Unrecognized servable version label: no"),
+    (HALF, {"signature_name": "no", **EXAMPLES}, 400, "No signature was found with the name: no"),
+    (HALF, EXAMPLES, 400, ""),
+]
+
+
 @pytest.mark.parametrize("verb", ["classify", "regress"])
-def test_classify_and_regress_are_refused_by_name(server, verb):
-    response = server.post(f"{HALF}:{verb}", {"examples": [{"x": 1.0}]})
-    assert response.status_code == 501
-    assert verb in error(response)
+@pytest.mark.parametrize(("model", "body", "status", "text"), CLASSIFY)
+def test_classify_and_regress_are_refused(server, verb, model, body, status, text):
+    response = server.post(f"{model}:{verb}", body)
+    assert response.status_code == status
+    assert text in error(response)
 
 
 # --- model status and metadata -------------------------------------------------------------------------------------
@@ -571,3 +638,54 @@ def test_metrics_have_the_real_names(server):
         ":tensorflow:cc:saved_model:load_attempt_count{" in line and 'status="success"' in line
         for line in lines
     )
+
+
+# --- whatever is sent ----------------------------------------------------------------------------------------------
+
+BODIES = st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["inputs", "instances", "signature_name", "x", "b64", "pair"]), inner
+        )
+    ),
+).map(lambda document: json.dumps(document).encode())
+PATHS = st.sampled_from(
+    [
+        f"{HALF}:predict",
+        f"{KINDS}:predict",
+        f"{KINDS}/labels/a:predict",
+        f"{HALF}:classify",
+        HALF,
+        f"{HALF}/metadata",
+    ]
+) | st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="?#."), max_size=30).map(
+    "/v1/{}".format
+)
+
+
+@given(st.sampled_from(["POST", "POST", "GET", "PUT"]), PATHS, BODIES)
+@settings(
+    deadline=None,
+    max_examples=250,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_whatever_is_sent_is_answered_in_kind(server, client, method, path, body):
+    """The REST parser under a fuzzer: an answer or a refusal in the API's form, never a crash and never a 500."""
+    response = client.request(method, path, content=body)
+    assert response.status_code < 500 or response.status_code == 501
+    assert set(response.json()) <= {
+        "error",
+        "predictions",
+        "outputs",
+        "model_version_status",
+        "model_spec",
+        "metadata",
+    }
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx.Client(base_url=server.rest, timeout=20, trust_env=False) as opened:
+        yield opened

@@ -100,9 +100,23 @@ def test_a_bundle(base_path, tmp_path):
     assert str(tmp_path / "models") in refusal(f"--bundle={tmp_path}")
 
 
+@pytest.mark.parametrize("place", ["other", "recommender/7"])
+def test_a_bundle_that_leads_elsewhere(base_path, tmp_path, place):
+    """Path tricks: what is served lies in the bundle."""
+    (tmp_path / "bundle" / "models" / "recommender").mkdir(parents=True)
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps({"format": 1}))
+    (tmp_path / "bundle" / "models" / place).symlink_to(base_path)
+    assert "leads out of the bundle" in refusal(f"--bundle={tmp_path / 'bundle'}")
+
+
 def test_flags_that_only_the_real_server_has(base_path):
     said = refusal(f"--model_base_path={base_path}", "--enable_profiler=true")
     assert "--enable_profiler is not supported" in said
+
+
+def test_half_a_flag_is_none(base_path):
+    """Flags are spelled out: what the real server would refuse must not start here."""
+    assert "--model_base" in refusal(f"--model_base={base_path}")
 
 
 def test_a_flag_that_nobody_has(base_path):

@@ -73,7 +73,7 @@ def test_the_config_files_say_what_the_server_reads():
     assert dict(model.labels) == {"stable": 1, "canary": 2}
     batching = read_batching(options)
     assert batching is not None
-    assert (batching.max_batch_size, batching.batch_timeout_micros) == (256, 1000)
+    assert (batching.max_batch_size, batching.batch_timeout_micros) == (256, 0)
     assert read_monitoring(options) == PROMETHEUS_PATH
 
 

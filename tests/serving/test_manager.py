@@ -1,0 +1,98 @@
+"""Versions and labels, away from TensorFlow: what is loaded, what a label may name, and when it moves."""
+
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.server.config import ModelConfig
+from serving.server.errors import Code, RequestError, StartError
+from serving.server.manager import Manager
+from serving.server.metrics import Metrics
+from serving.server.options import ServerOptions
+
+
+@pytest.fixture
+def base_path(tmp_path):
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+    return tmp_path
+
+
+def config(base_path, versions, **labels):
+    text = "specific { " + " ".join(f"versions: {number}" for number in versions) + " }"
+    policy = text_format.Parse(text, model_server_config_pb2.ModelConfig().model_version_policy)
+    return ModelConfig("m", base_path, policy, labels)
+
+
+def manager(configs, load=None, **options):
+    settings = ServerOptions(file_system_poll_wait_seconds=0, **options)
+    return Manager(configs, settings, load or (lambda name, version, path: version), Metrics())
+
+
+def test_the_highest_version_answers_and_each_by_its_number_and_label(base_path):
+    served = manager([config(base_path, [1, 2], stable=1)])
+    served.start()
+    assert [served.get("m"), served.get("m", 1), served.get("m", label="stable")] == [2, 1, 1]
+    assert [one.number for one in served.status("m")] == [2, 1]
+
+
+def test_a_label_needs_a_version_that_is_loaded(base_path):
+    """serving_config, "Assigning String Labels": unless the flag says otherwise."""
+    with pytest.raises(StartError, match="assign label to version 9 of model m"):
+        manager([config(base_path, [1], stable=9)]).start()
+    allowed = manager([config(base_path, [1], stable=9)], allow_version_labels_for_unavailable_models=True)
+    allowed.start()
+    with pytest.raises(RequestError, match=r"Specific\(m, 9\)") as caught:
+        allowed.get("m", label="stable")
+    assert caught.value.code == Code.NOT_FOUND
+
+
+def test_a_label_in_use_never_moves_to_a_version_that_is_not_loaded(base_path):
+    """The flag is for new labels only, "to ensure that the server does not prematurely assign the label"."""
+    served = manager([config(base_path, [1], stable=1)], allow_version_labels_for_unavailable_models=True)
+    served.start()
+    with pytest.raises(StartError, match="assign label to version 9"):
+        served.configure([config(base_path, [1], stable=9)])
+    assert served.get("m", label="stable") == 1
+    served.configure([config(base_path, [1, 2], stable=2)])
+    assert served.get("m", label="stable") == 2
+
+
+def test_a_new_model_brings_its_labels(base_path):
+    served = manager([config(base_path, [1])])
+    served.start()
+    other = ModelConfig("other", base_path, labels={"canary": 2})
+    served.configure([config(base_path, [1]), other])
+    assert served.get("other", label="canary") == 2
+    served.configure([other])
+    with pytest.raises(RequestError, match=r"Latest\(m\)"):
+        served.get("m")
+    assert [one.state for one in served.status("m")] == ["END"]
+
+
+def test_the_old_version_stays_until_a_new_one_serves(base_path):
+    def load(_name, version, _path):
+        if version == 2:
+            raise RequestError(Code.DATA_LOSS, "broken")
+        return version
+
+    served = manager([config(base_path, [1])], load)
+    served.start()
+    served.configure([config(base_path, [2])])
+    assert served.get("m") == 1
+    broken, serving = served.status("m")
+    assert (broken.state, broken.code, broken.message) == ("END", Code.DATA_LOSS, "broken")
+    assert serving.state == "AVAILABLE"
+
+
+def test_versions_that_are_gone_are_dropped(base_path):
+    """All of them, too: then nothing answers, as in the real server."""
+    served = manager([ModelConfig("m", base_path)])
+    served.start()
+    for number in (2, 1):
+        assert served.get("m") == number
+        (base_path / str(number)).rmdir()
+        served.poll()
+    with pytest.raises(RequestError) as caught:
+        served.get("m")
+    assert caught.value.code == Code.NOT_FOUND
