@@ -1,6 +1,6 @@
 """The embedded server and its client beside what they stand on, in one run with real processes.
 
-One catalogue of 27,000 items (as in MovieLens-20M) at dimension 64 is served twice, with and without batching (the deploy folder's parameters),
+One catalogue of 100,000 items at dimension 64 is served twice, with and without batching (the deploy folder's parameters),
 and asked by a load generator in a process of its own. What is compared is measured in turn, so that a busy machine slows
 all alike; a figure is the median of the rounds.
 """
@@ -27,7 +27,7 @@ from serving.client.messages import PredictRequest, PredictResponse
 from serving.demo import free_ports
 from trainer.index import BruteForce
 
-USERS, ITEMS, DIMENSION = 10_000, 27_000, 64
+USERS, ITEMS, DIMENSION = 10_000, 100_000, 64
 CLIENTS, SECONDS, ROUNDS, CALLS = 16, 3.0, 3, 400
 REST_LIMIT, GRPC_LIMIT, CLIENT_LIMIT = 1.0e-3, 0.7e-3, 1.15  # seconds above in process; times the raw call
 BATCHING = Path(__file__).parents[2] / "serving" / "deploy" / "config" / "batching.config"
