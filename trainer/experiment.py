@@ -185,7 +185,8 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
     retrieval: dict[str, RetrievalReport] = {}
     ranking: dict[str, RankingReport] = {}
     targets: dict[str, RankingReport] = {}
-    costs = {task: {"model": cost} for task, cost in run.costs.items()}
+    costs: dict[str, dict[str, Cost]] = {"retrieval": {}, "ranking": {}}
+    costs |= {task: {"model": cost} for task, cost in run.costs.items()}
     settings, prepared = run.config.evaluate, run.prepared
     if run.retrieval is not None:
         with run.reporter.step("evaluate", len(prepared.test)) as advance:

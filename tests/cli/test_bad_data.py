@@ -107,6 +107,7 @@ def test_a_movielens_folder_without_its_files(trainer, tmp_path):
     assert left(tmp_path) == {"ml"}
 
 
+@pytest.mark.slow
 def test_a_mended_file_trains_in_the_same_work_directory(train, table, rows, tmp_path):
     """With the bad rows left out: a count, and a file that tells each of them."""
     bad = ("u1,i2,notatime,3", "u3,i4,1600000000,3,9,9")

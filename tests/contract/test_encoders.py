@@ -252,6 +252,7 @@ def chains(number: int, length: int) -> np.ndarray:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_what_follows_what(name):
     small = {"dropout": 0.0, "layers": 1, "length": 7}

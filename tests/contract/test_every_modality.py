@@ -139,6 +139,7 @@ def test_from_files_to_a_bundle(config, tmp_path):
         assert np.abs(other["score"] - blank["score"]).max() > 1e-5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", registry.names("fusion"))
 def test_every_fusion_trains_on_every_modality(config, fusion, prepared):
     """The loss falls, and a weight of every part of the towers moves."""

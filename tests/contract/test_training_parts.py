@@ -106,6 +106,7 @@ def test_older_events_weigh_half_a_half_life_later(tiny_prepared):
     assert made.weight.mean() == pytest.approx(tiny_prepared.train.weight.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["decay", "gru"])
 def test_disliked_items_are_pushed_down(tiny_config, tiny_prepared, encoder):
     """Users 1 to 20 dislike one item: a few steps later they score it lower than without the dislike, beside the same positives."""

@@ -62,6 +62,7 @@ def chance(prepared):
     return hit.mean(), np.sqrt((hit * (1 - hit)).sum()) / len(hit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["towers", "blended"])
 def test_shuffled_labels_leave_chance_and_true_ones_far_more(world, model):
     name, prepared, found = world

@@ -115,6 +115,7 @@ def test_nothing_is_saved_that_does_not_answer(workdir, run):
     assert numbers == index + towers + blocks + ranker + labels + users
 
 
+@pytest.mark.slow
 def test_a_second_export_is_a_second_version(copy, asking_of, run):
     """With all of the history, and with the towers left out of the blend, which then are not saved either."""
     import tensorflow as tf
@@ -194,6 +195,7 @@ def test_a_disk_that_fills_up_for_real(publish, tmp_path):
     assert files(bundle) == {}
 
 
+@pytest.mark.slow
 def test_a_broken_export_keeps_the_old_version_over_the_command_line(copy, monkeypatch, capsys, run):
     import tensorflow as tf
 
