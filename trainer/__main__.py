@@ -134,14 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "measure a trained run again, beside baselines, and write its leaderboard",
     )
     _of_run(verb)
-    what = verb.add_mutually_exclusive_group()
-    what.add_argument(
-        "--baselines", action="store_true", help="fit every registered baseline, not only the preset's"
-    )
-    what.add_argument(
-        "--bundle", type=Path, help="measure an exported bundle on the run's test cases instead"
-    )
-    what.add_argument("--url", help="measure a running server, e.g. http://127.0.0.1:8501 (REST)")
+    _measured(verb)
 
     verb = _verb(verbs, "export", _export, "publish a trained run as a new version of its bundle")
     _of_run(verb)
@@ -153,18 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         _compare,
         "train several presets on the same data and seeds, in one table and picture",
     )
-    verb.add_argument("--presets", required=True, help="names with commas between, e.g. demo,sequence-gru")
-    verb.add_argument(
-        "--seeds", type=int, default=3, help="seeds that each preset is trained with (default: 3)"
-    )
-    verb.add_argument("--config", type=Path, help="TOML file of settings, laid over every preset")
-    verb.add_argument(
-        "--workdir",
-        type=Path,
-        default=Path("runs/compare"),
-        help="where the runs are kept (default: runs/compare)",
-    )
-    _overrides(verb)
+    _compared(verb)
 
     verb = _verb(
         verbs, "describe", _describe, "infer a table's columns and print settings to paste into a TOML file"
@@ -193,6 +175,32 @@ def _settings(verb: argparse.ArgumentParser) -> None:
 
 def _of_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workdir", type=Path, required=True, help="the run's work directory")
+    _overrides(verb)
+
+
+def _measured(verb: argparse.ArgumentParser) -> None:
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument(
+        "--baselines", action="store_true", help="fit every registered baseline, not only the preset's"
+    )
+    what.add_argument(
+        "--bundle", type=Path, help="measure an exported bundle on the run's test cases instead"
+    )
+    what.add_argument("--url", help="measure a running server, e.g. http://127.0.0.1:8501 (REST)")
+
+
+def _compared(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--presets", required=True, help="names with commas between, e.g. demo,sequence-gru")
+    verb.add_argument(
+        "--seeds", type=int, default=3, help="seeds that each preset is trained with (default: 3)"
+    )
+    verb.add_argument("--config", type=Path, help="TOML file of settings, laid over every preset")
+    verb.add_argument(
+        "--workdir",
+        type=Path,
+        default=Path("runs/compare"),
+        help="where the runs are kept (default: runs/compare)",
+    )
     _overrides(verb)
 
 

@@ -282,6 +282,8 @@ def check(config: Config) -> None:
     parts: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
         ("source", "data.source", config.data.source, ()),
         ("encoder", "retrieval.encoder", retrieval.encoder, ()),
+        ("embedding", "retrieval.embedding", retrieval.embedding, ("users", "items", "pairs")),
+        ("start", "retrieval.start", retrieval.start, ("prepared", "dimension")),
         ("negatives", "retrieval.negatives", retrieval.negatives, ("counts",)),
         ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores", "items")),
         ("fusion", "retrieval.fusion", retrieval.fusion, ("dimension", "names")),

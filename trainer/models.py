@@ -39,10 +39,8 @@ class RetrievalModel(tfrs.Model):
         )
         if isinstance(self.sampler, Hard):
             self.sampler.prepare(len(prepared.users))
-        if self.by_sequence and settings.mask_positives:
-            raise UserError(
-                "retrieval.mask_positives: an encoder of whole sequences has no mask of positives yet"
-            )
+        if self.by_sequence:
+            self._check_sequences()
         self.log_temperature = tf.Variable(
             np.log(settings.temperature), dtype=tf.float32, trainable=settings.learn_temperature
         )
@@ -70,6 +68,18 @@ class RetrievalModel(tfrs.Model):
         """Returns whether a batch is whole sequences, every position predicted in one pass."""
         return hasattr(self.encoder, "predict_each")
 
+    def _check_sequences(self) -> None:
+        """Raises `UserError` about settings that do not go with an encoder of whole sequences."""
+        if self.settings.mask_positives:
+            raise UserError(
+                "retrieval.mask_positives: an encoder of whole sequences has no mask of positives yet"
+            )
+        if not self.sampler.extra:
+            raise UserError(
+                "retrieval.negatives.name=in_batch: the other positions of a sequence are the user's own items, and no negatives; "
+                "take uniform, popularity or mixed"
+            )
+
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """Returns the weighted mean loss of a batch; notes the first step whose loss was not finite.
 
@@ -88,7 +98,8 @@ class RetrievalModel(tfrs.Model):
         against = self._against(asked, queries, positives, seed) if self.disliked is not None else 0.0
         if self.corrected:
             queries = tf.concat([queries, tf.ones([size, 1])], axis=1)
-            correction = tf.math.log(self.sampler.probability(asked.rows, size))[:, None]
+            among = size if self.task.in_batch else 0  # positives that are candidates of others
+            correction = tf.math.log(self.sampler.probability(asked.rows, among))[:, None]
             positives, negatives = (
                 tf.concat([vectors, -of], axis=1)
                 for vectors, of in ((positives, correction[:size]), (negatives, correction[size:]))
@@ -140,7 +151,7 @@ class RetrievalModel(tfrs.Model):
         of_sequence = tf.reshape(of_sequence, [shape[0], shape[1], vectors.shape[-1]])
         predictions, asked = encoder.predict_each(of_sequence, sequence > 0, tf.cast(seed, tf.int32))
         where = tf.where(asked)
-        at = {name: tf.gather_nd(column, where) for name, column in inputs.items() if name not in ("user",)}
+        at = {name: tf.gather_nd(column, where) for name, column in inputs.items() if name != "user"}
         at["user"] = tf.gather(inputs["user"], where[:, 0])
         queries = self.query_tower.fuse(self._drop_user(at, seed, training), tf.gather_nd(predictions, where))
         vectors = tf.concat([tf.gather_nd(of_sequence, where), of_negatives], axis=0)

@@ -85,6 +85,10 @@ class Hard(Sampler):
 
     def __init__(self, counts: Counts, depth: int, extra: int) -> None:
         super().__init__(counts, extra, in_batch=True)
+        if depth >= self.trained:
+            raise UserError(
+                f"retrieval.negatives.depth={depth}; the data has {self.trained} trained items, and depth must be below"
+            )
         self.depth = depth
         self.mined: tf.Variable | None = None
 

@@ -135,17 +135,23 @@ class Retriever(tf.Module):
 
     def similar(self, candidates: tf.Tensor) -> tf.Tensor:
         """Returns candidate vectors `[n, D]` as queries for their own neighbours `[n, D']`: by the towers' similarity, else by cosine."""
-        alone = len(self.blocks) == int(self.prior is not None)
-        return between_candidates(self._alike(candidates), self.similarity if alone else "cosine")
+        return between_candidates(self._alike(candidates), self.similarity if self._alone else "cosine")
 
     def compared(self, candidates: tf.Tensor) -> tf.Tensor:
         """Returns candidate vectors `[n, D]` as those `[n, D']` that the vectors of `similar` are multiplied with."""
-        alone, vectors = len(self.blocks) == int(self.prior is not None), self._alike(candidates)
-        return vectors if alone and self.similarity == "euclidean" else tf.math.l2_normalize(vectors, axis=1)
+        vectors = self._alike(candidates)
+        if self._alone and self.similarity == "euclidean":
+            return vectors
+        return tf.math.l2_normalize(vectors, axis=1)
+
+    @property
+    def _alone(self) -> bool:
+        """Returns whether the towers have no factorised block beside them."""
+        return len(self.blocks) == int(self.prior is not None)
 
     def _alike(self, candidates: tf.Tensor) -> tf.Tensor:
         """Returns the vectors; of towers alone without popularity, which has no say in what is alike."""
-        return candidates[:, :-1] if len(self.blocks) == 1 and self.prior is not None else candidates
+        return candidates[:, :-1] if self._alone and self.blocks else candidates
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""

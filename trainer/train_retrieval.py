@@ -1,7 +1,7 @@
 """Data, model and fit of the retrieval model, put together; and the trained model as something to evaluate."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,43 +60,61 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
     """Returns the model, not trained, with its batches and its validation."""
     settings, events = config.train, weighted(prepared.train, config.retrieval.event_half_life_days)
     model = RetrievalModel(config.retrieval, prepared, settings.seed)
-    users, length, seed = len(prepared.users), config.data.history_length, settings.seed
     context = model.retriever.encode_context(
         {name: tf.constant(column) for name, column in events.context.items()}
     )
-    windows = Windows(events, users, length, prepared.ordered)
-    batch_size = min(settings.batch_size, len(events))
-    model.retriever.history_length = windows.length
-    if model.by_sequence:
-        sequences = Sequences(events, users, length + 1, settings.batch_size, seed)  # the last is only asked
-        model.retriever.history_length = min(length, sequences.length)
-        steps = sequences.steps
-    else:
-        steps = steps_per_epoch(len(events), batch_size)
-
-    def batches(first: int) -> tf.data.Dataset:
-        if model.by_sequence:
-            return sequence_batches(events, sequences, context, first, settings.epochs)
-        return training_batches(events, windows, context, batch_size, seed, first, settings.epochs)
-
-    def describe_step(step: int) -> str:
-        if model.by_sequence:
-            places, inside = sequences.places(tf.constant(step))
-            return describe_rows(events, tf.boolean_mask(places, inside).numpy(), prepared)
-        return describe_rows(events, batch_rows(step, len(events), batch_size, seed).numpy(), prepared)
-
-    sample = validation_sample(prepared, seed)
+    feed = (_of_sequences if model.by_sequence else _of_events)(config, prepared, events, context)
+    model.retriever.history_length = feed.length
+    sample = validation_sample(prepared, settings.seed)
     traced = tf.function(model.retriever.queries, reduce_retracing=True)
 
     def validate() -> Metrics:
         """Measures the epoch that ends, and prepares the next: mined negatives are the model's own mistakes."""
         model.retriever.embedding.refresh()
+        ask = scorer(model.retriever, prepared, traced)
         if isinstance(model.sampler, Hard):
-            model.sampler.mine(lambda depth: best_wrong(model.retriever, prepared, traced, depth))
-        value = measure(scorer(model.retriever, prepared, traced), sample, prepared, settings.objective)
-        return {settings.objective: value}
+            model.sampler.mine(lambda depth: best_wrong(ask, prepared, depth))
+        return {settings.objective: measure(ask, sample, prepared, settings.objective)}
 
-    return Ready(model, steps, batches, validate, describe_step)
+    def describe_step(step: int) -> str:
+        return describe_rows(events, feed.rows(step), prepared)
+
+    return Ready(model, feed.steps, feed.batches, validate, describe_step)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches of a fit, and which events each step holds."""
+
+    length: int  # events of the longest history
+    steps: int  # an epoch
+    batches: Callable[[int], tf.data.Dataset]
+    rows: Callable[[int], npt.NDArray[np.integer]]
+
+
+def _of_events(config: Config, prepared: Prepared, events: Events, context: dict[str, tf.Tensor]) -> Feed:
+    """Returns batches of single events, each with the history before it."""
+    settings = config.train
+    windows = Windows(events, len(prepared.users), config.data.history_length, prepared.ordered)
+    size = min(settings.batch_size, len(events))
+    return Feed(
+        windows.length,
+        steps_per_epoch(len(events), size),
+        lambda first: training_batches(events, windows, context, size, settings.seed, first, settings.epochs),
+        lambda step: np.asarray(batch_rows(step, len(events), size, settings.seed)),
+    )
+
+
+def _of_sequences(config: Config, prepared: Prepared, events: Events, context: dict[str, tf.Tensor]) -> Feed:
+    """Returns batches of whole sequences, one event longer than a history: the last is only asked."""
+    settings, length = config.train, config.data.history_length
+    sequences = Sequences(events, len(prepared.users), length + 1, settings.batch_size, settings.seed)
+    return Feed(
+        min(length, sequences.length),
+        sequences.steps,
+        lambda first: sequence_batches(events, sequences, context, first, settings.epochs),
+        lambda step: np.asarray(tf.boolean_mask(*sequences.places(tf.constant(step)))),
+    )
 
 
 def weighted(events: Events, half_life_days: float | None) -> Events:
@@ -105,11 +123,11 @@ def weighted(events: Events, half_life_days: float | None) -> Events:
         return events
     decay = time_weights(events.timestamp, int(events.timestamp.max()), half_life_days)
     weight = (events.weight * decay / decay.mean()).astype(np.float32)
-    return Events(events.user, events.item, events.timestamp, events.rating, weight, events.context)
+    return replace(events, weight=weight)
 
 
 def best_wrong(
-    retriever: Retriever, prepared: Prepared, traced: Any, depth: int
+    ask: FactorScorer, prepared: Prepared, depth: int
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
     """Returns the user rows with training events, and of each the `depth` items that score highest and are not theirs."""
     lists = prepared.train.by_user(len(prepared.users))
@@ -118,7 +136,7 @@ def best_wrong(
     context = {name: column[lists.offsets[users]] for name, column in prepared.train.context.items()}
     nothing = Lists(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
     cases = Cases(users.astype(np.int32), lists.take(users), nothing, np.zeros(len(users), np.int64), context)
-    ask, found = scorer(retriever, prepared, traced), []
+    found = []
     for first in range(0, len(users), MINING_BLOCK):
         block = cases.take(np.arange(first, min(first + MINING_BLOCK, len(users))))
         scores = ask.scores(block)

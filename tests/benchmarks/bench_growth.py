@@ -87,11 +87,10 @@ def train(interactions: int, items: int) -> Row:
 def epoch(interactions: int, items: int, rng: Any) -> Any:
     """Returns some steps of training on random events."""
     import numpy as np
+    from bench_training import bare
 
     from trainer.config import Config, Part
-    from trainer.data.examples import Cases, Events, Lists, Prepared
-    from trainer.data.interactions import Schema
-    from trainer.data.vocabulary import Vocabulary
+    from trainer.data.examples import Events
     from trainer.fit import prepare_fit
     from trainer.input_pipeline import Windows, training_batches
     from trainer.models import RetrievalModel
@@ -100,33 +99,11 @@ def epoch(interactions: int, items: int, rng: Any) -> Any:
     user.sort()
     ones = np.ones(interactions, np.float32)
     events = Events(user, item, np.arange(interactions), ones, ones)
-    nobody = Lists(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
-    cases = Cases(np.zeros(0, np.int32), nobody, nobody, np.zeros(0, np.int64))
-    people, corpus = (
-        Vocabulary(tuple(f"{letter}{number}" for number in range(count)), count)
-        for letter, count in (("u", USERS), ("i", items))
-    )
-    prepared = Prepared(
-        schema=Schema(),
-        users=people,
-        items=corpus,
-        user_features={},
-        item_features={},
-        titles=("", *corpus.values),
-        train=events,
-        validation=cases,
-        test=cases,
-        rated_train=events,
-        rated_validation=events,
-        rated_test=events,
-        ordered=True,
-        before_test=events,
-        everything=events,
-    )
+    prepared = bare(events, USERS, items)
     changes = {"features": False, "history": False, "id_dropout": 0.0, "embedding_dimension": DIMENSION}
     settings = Config().retrieval.model_copy(update={"negatives": Part(name="in_batch"), **changes})
     model = RetrievalModel(settings, prepared, 0)
-    windows = Windows(events, len(people), 1, ordered=True)
+    windows = Windows(events, len(prepared.users), 1, ordered=True)
     prepare_fit(model, "adagrad", 0.1, STEPS)
     batches = training_batches(events, windows, {}, BATCH, 0, 0, 2).take(STEPS)
     return lambda: model.fit(batches, verbose=0) and None

@@ -66,12 +66,12 @@ def ours(users: Any, items: Any) -> Callable[[], None]:
     return lambda: model.fit(batches, verbose=0) and None
 
 
-def bare(events: Events) -> Prepared:
-    """Returns the least data set around events."""
+def bare(events: Events, users: int = USERS, items: int = ITEMS) -> Prepared:
+    """Returns the least data set around events of so many users and items."""
     nobody = Lists(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
     cases = Cases(np.zeros(0, np.int32), nobody, nobody, np.zeros(0, np.int64))
-    people = Vocabulary(tuple(f"u{n}" for n in range(USERS)), USERS)
-    corpus = Vocabulary(tuple(f"i{n}" for n in range(ITEMS)), ITEMS)
+    people = Vocabulary(tuple(f"u{n}" for n in range(users)), users)
+    corpus = Vocabulary(tuple(f"i{n}" for n in range(items)), items)
     return Prepared(
         schema=Schema(),
         users=people,

@@ -37,6 +37,11 @@ SYNTHETIC = ("data.source.name=synthetic", "data.source.interactions=1000")
         (["data.source.interactions=5"], r"setting data\.source\.interactions=5: .*100"),
         (["data.source.name=movielens", "data.source.version=3m"], r"setting data\.source\.version='3m': .*'1m'"),
         (["data.source.name=movielens", "data.source.path=none"], r"no folder none .*data\.source\.path"),
+        (["retrieval.start.name=sdv"], r"unknown start 'sdv'; did you mean 'svd'\?"),
+        (
+            ["retrieval.embedding.name=lightgcn", "retrieval.embedding.layer=2"],
+            r"unknown setting retrieval\.embedding\.layer; did you mean 'layers'\?",
+        ),
         (["retrieval.encoder.name=meen"], r"unknown encoder 'meen'; did you mean 'mean'\?"),
         (["retrieval.encoder.half_lief=3"], r"unknown setting retrieval\.encoder\.half_lief; did you mean 'half_life'\?"),
         (["retrieval.negatives.name=mixd"], r"unknown negatives 'mixd'; did you mean 'mixed'\?"),

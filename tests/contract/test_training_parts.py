@@ -132,3 +132,22 @@ def test_disliked_items_are_pushed_down(tiny_config, tiny_prepared, encoder):
         rank = (scores > scores[:, item : item + 1]).sum(axis=1)
         places.append(rank[np.isin(cases.user, against.user)].mean())
     assert places[1] > places[0] + 2
+
+
+def test_positions_of_a_sequence_are_no_negatives_of_each_other(tiny_config, tiny_prepared):
+    """So mixed negatives are the uniform ones it draws, corrected as those are; and in-batch ones alone are none, and refused."""
+    losses = []
+    for name in ("uniform", "mixed"):
+        choice = {"encoder": {"name": "gru"}, "negatives": {"name": name, "extra": 32}}
+        ready = prepared_model(tiny_config, choice, tiny_prepared)
+        losses.append(float(ready.model.compute_loss(next(iter(ready.batches(0))))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    with pytest.raises(UserError, match=r"retrieval\.negatives\.name=in_batch"):
+        prepared_model(
+            tiny_config, {"encoder": {"name": "gru"}, "negatives": {"name": "in_batch"}}, tiny_prepared
+        )
+
+
+def test_hard_negatives_deeper_than_the_corpus_are_refused(tiny_config, tiny_prepared):
+    with pytest.raises(UserError, match=r"retrieval\.negatives\.depth=100000"):
+        prepared_model(tiny_config, {"negatives": {"name": "hard", "depth": 100_000}}, tiny_prepared)
