@@ -8,6 +8,8 @@ USER_ID ?= 1
 EXTRAS ?=
 ARGS ?=
 LOCK := .ci/requirements.lock
+OPTIONAL_scann := scann
+OPTIONAL_bench := faiss-cpu|usearch|numkong
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train tune evaluate export serve recommend test test-all lint notebooks bench evidence compare lock clean
@@ -16,18 +18,18 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: PRESET=$(PRESET) WORKDIR=$(WORKDIR) ARGS='setting=value ...' EXTRAS=scann"
 
-install: .venv/.installed$(EXTRAS) ## create .venv and install the locked versions (EXTRAS=scann adds ScaNN)
+install: .venv/.installed$(EXTRAS) ## create .venv and install the locked versions (EXTRAS=scann adds ScaNN, EXTRAS=bench its peers)
 
 .venv/.installed: $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 ...)")'
 	$(PYTHON) -m venv .venv
-	grep -v '^scann==' $(LOCK) > .venv/locked.txt
+	grep -Ev '^($(OPTIONAL_scann)|$(OPTIONAL_bench))==' $(LOCK) > .venv/locked.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/locked.txt
 	touch $@
 
-.venv/.installedscann: .venv/.installed
-	grep '^scann==' $(LOCK) > .venv/locked-scann.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/locked-scann.txt
+.venv/.installedscann .venv/.installedbench: .venv/.installed%: .venv/.installed
+	grep -E '^($(OPTIONAL_$*))==' $(LOCK) > .venv/locked-$*.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/locked-$*.txt
 	touch $@
 
 demo: install ## the whole story on the embedded data set: train, measure, export, serve, ask
@@ -77,7 +79,7 @@ evidence: install ## the defaults against alternatives over several worlds: test
 
 lock: install ## resolve setup.cfg anew and write the lock file
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile setup.cfg --extra dev --extra scann --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --upgrade -o $(LOCK)
+	$(BIN)/uv pip compile setup.cfg --extra dev --extra scann --extra bench --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --upgrade -o $(LOCK)
 
 clean: ## remove the environment, runs and caches
 	rm -rf .venv runs build bench.json .mypy_cache .ruff_cache .pytest_cache *.egg-info

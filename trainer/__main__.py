@@ -69,6 +69,7 @@ def _tune(parsed: argparse.Namespace) -> None:
 
     overrides = [*parsed.overrides, *([f"tune.trials={parsed.trials}"] if parsed.trials is not None else [])]
     config = load(parsed.preset, parsed.config, overrides)
+    config = tune.sweep(config, parsed.sweep) if parsed.sweep else config
     tune.run(config, parsed.workdir or Path("runs") / f"{config.name}-tune")
 
 
@@ -125,7 +126,14 @@ def _parser() -> argparse.ArgumentParser:
         "search settings with Keras Tuner (default: embedding dimension and temperature)",
     )
     _settings(verb)
-    verb.add_argument("--trials", type=int, help="number of trials (default: tune.trials)")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--trials", type=int, help="number of trials (default: tune.trials)")
+    how.add_argument(
+        "--sweep",
+        action="append",
+        metavar="SETTING=VALUES",
+        help="try every value, e.g. retrieval.embedding_dimension=8,16,32,64; given again: every combination",
+    )
 
     verb = _verb(
         verbs,

@@ -83,7 +83,11 @@ def attach(
 def combine(
     retriever: Retriever, recipe: Recipe | None, events: Events, prepared: Prepared, rank: int
 ) -> None:
-    """Hangs the recipe's blocks, fitted to `events`, on the retriever; without a recipe only popularity, for who brings nothing else."""
+    """Hangs the recipe's blocks, fitted to `events`, on the retriever; without a recipe only popularity, for who brings nothing else.
+
+    An id embedding over a graph reads `events` too.
+    """
+    retriever.embedding.refresh((events.user, events.item))
     degree = np.bincount(known(events).item, minlength=len(prepared.items)) + 1.0
     if recipe is None:
         retriever.combine(1.0, [popularity_block(degree, 0.0)])

@@ -36,11 +36,15 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """Who asks: user rows `[batch]`, histories (ragged item rows, oldest first) and raw context columns `[batch]`."""
+    """Who asks: user rows `[batch]`, histories (ragged item rows, oldest first) and raw context columns `[batch]`.
+
+    `times` are those of the histories in seconds, 0 where not known; None where no part of the model asks.
+    """
 
     user: tf.Tensor
     history: tf.RaggedTensor
     context: Mapping[str, tf.Tensor]
+    times: tf.RaggedTensor | None = None
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def choose(
 ) -> Weights:
     """Returns the weights that the settings give, and where they say "auto", those that validation prefers.
 
-    A weight other than 0 must lift NDCG@10 by more than two standard errors. The retriever's blocks hold the validation events, so they
-    are fitted without them meanwhile.
+    A weight other than 0 must lift NDCG@10 by more than two standard errors. The retriever's blocks and graph hold the validation events,
+    so they are made without them meanwhile.
     """
     settings = config.export.cascade
     light, deep = settings.light_weight, settings.deep_weight
@@ -51,6 +51,7 @@ def choose(
         found = Retrieved.of(retriever, prepared, cases, settings.retrieve)
     finally:
         retriever.tower_scale, retriever.blocks = with_validation
+        retriever.embedding.refresh((prepared.before_test.user, prepared.before_test.item))
     if not cascade.has_light:
         light = 0.0
     elif light == "auto":

@@ -127,7 +127,7 @@ class Target(Settings):
 
     name: str = "rating"
     kind: Literal["regression", "binary"] = "regression"
-    column: str = "rating"  # rating, weight, or a context column
+    column: str = "rating"  # rating, weight, or a context column, which is then no input of either model
     threshold: float | None = None  # binary: the label is 1 where the column is at least this
     weight: float = Field(1.0, gt=0)  # in the total loss
     score_weight: float = Field(
@@ -237,7 +237,7 @@ class ExportSettings(Settings):
 class TuneSettings(Settings):
     """The search. `parameters` maps a dotted setting to its range."""
 
-    algorithm: Literal["bayesian", "hyperband", "random"] = "bayesian"
+    algorithm: Literal["bayesian", "hyperband", "random", "grid"] = "bayesian"
     trials: int = Field(10, ge=1)
     parameters: dict[str, dict[str, Any]] = {
         "retrieval.embedding_dimension": {"choice": [16, 32, 64, 128]},
@@ -311,6 +311,14 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
+def value_of(text: str) -> Any:
+    """Returns what stands behind `SETTING=`: a value as TOML has it, else the bare word or path itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -324,11 +332,7 @@ def _parse(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"{override!r} is not a setting; write it as data.source.path=FILE")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word or path
-    return _nest(key.strip(), value)
+    return _nest(key.strip(), value_of(text))
 
 
 def _nest(name: str, value: Any) -> dict[str, Any]:

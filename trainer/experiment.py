@@ -67,8 +67,7 @@ def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseli
     trained = train(config, workdir, Reporter(), restart)
     reports = measure(trained, config.evaluate.baselines, config.evaluate.ranking_baselines)
     metrics = write_metrics(trained, reports)
-    publish(trained, reports, metrics, allow_below_baseline)
-    return metrics
+    return publish(trained, reports, metrics, allow_below_baseline)
 
 
 def evaluate(workdir: Path, overrides: Sequence[str], all_baselines: bool) -> Metrics:
@@ -115,10 +114,7 @@ def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) 
     """Publishes the run in `workdir` as a new version of its bundle."""
     trained = reopen(workdir, overrides)
     reports = measure(trained, trained.config.evaluate.baselines, ())
-    metrics = (
-        json.loads((workdir / "metrics.json").read_text()) if (workdir / "metrics.json").exists() else {}
-    )
-    publish(trained, reports, metrics, allow_below_baseline)
+    publish(trained, reports, measured_before(workdir), allow_below_baseline)
 
 
 def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = False) -> Run:
@@ -238,17 +234,28 @@ def write_metrics(run: Run, reports: Reports) -> Metrics:
     metrics["seconds"] = {
         name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()
     }
+    exported = measured_before(run.workdir).get("cascade")
+    metrics |= {} if exported is None else {"cascade": exported}
     replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     every: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
     leaderboard.write(every, reports.costs, objectives(run.config), run.workdir, run.reporter.console)
     return metrics
 
 
-def publish(run: Run, reports: Reports, metrics: Mapping[str, Any], allow_below_baseline: bool) -> None:
-    """Builds the index and publishes the bundle, unless the model is significantly worse than a baseline."""
+def measured_before(workdir: Path) -> Metrics:
+    """Returns what `metrics.json` holds by now."""
+    path = workdir / "metrics.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: bool) -> Metrics:
+    """Builds the index and publishes the bundle, unless the model is significantly worse than a baseline.
+
+    Returns the metrics, and writes them, with what the cascade's stages lose and take: that is measured as they are served.
+    """
     if run.retrieval is None:
         run.reporter.say("retrieval.enabled is false: there is no index, and so no bundle")
-        return
+        return metrics
     rest: dict[str, Report] = {name: report for name, report in reports.retrieval.items() if name != "model"}
     verdict = gate(reports.retrieval["model"], rest, run.config.train.objective)
     if verdict and not allow_below_baseline:
@@ -261,13 +268,17 @@ def publish(run: Run, reports: Reports, metrics: Mapping[str, Any], allow_below_
         cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
         serving = ServingModel(retriever, run.prepared, histories(run), kind, cascade, settings)
         measured = cascade_choice.measure(serving, retriever, run.prepared)
-        for line in cascade_choice.over_budget(measured["milliseconds"], settings.cascade):
+        over = cascade_choice.over_budget(measured["milliseconds"], settings.cascade)
+        for line in (*serving.left_out.values(), *over):
             run.reporter.say(line)
+        metrics = metrics | {"cascade": measured}
+        replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         path = run.workdir / "bundle"
         version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, path, measured)
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")
     say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")
+    return metrics
 
 
 def histories(run: Run) -> Lists:

@@ -28,6 +28,7 @@ class Question:
     item: tf.Tensor
     query: tf.Tensor  # [batch, D] or [batch, interests, D]
     candidate: tf.Tensor  # [batch, D]
+    times: tf.RaggedTensor | None = None  # of the history
 
 
 class Explainer(tf.Module):
@@ -76,7 +77,8 @@ class TowerExplainer(tf.Module):
         super().__init__()
         self.query_tower = retriever.query_tower
         self.length = retriever.history_length
-        self.weight = retriever.tower_weight  # a function: of the retriever only what is used is saved
+        # Functions: of the retriever only what is used is saved.
+        self.weight, self.recent = retriever.tower_weight, retriever.recent
         self.absent = retriever.absent
 
     @property
@@ -90,16 +92,21 @@ class TowerExplainer(tf.Module):
 
     def without_each_event(self, asked: Question, candidate: tf.Tensor) -> tf.Tensor:
         """Returns the losses `[batch, events]`, 0 for events that the towers do not read."""
-        recent, length = self._recent(asked.history), self.length
+        length = self.length
         place = tf.range(length)
         others = tf.where(place[None, :] < place[:, None], place[None, :], place[None, :] + 1)
-        shorter = tf.gather(tf.pad(recent, [[0, 0], [0, 1]]), others, axis=1)  # [batch, left out, length]
-        copies = tf.concat([recent[:, None], shorter], axis=1)
+
+        def copies(events: tf.RaggedTensor) -> tf.Tensor:
+            recent = self.recent(events)
+            shorter = tf.gather(tf.pad(recent, [[0, 0], [0, 1]]), others, axis=1)  # [batch, left out, length]
+            return tf.reshape(tf.concat([recent[:, None], shorter], axis=1), [-1, length])
+
         user, context, vectors = (
             tf.nest.map_structure(lambda column: tf.repeat(column, length + 1, axis=0), given)
             for given in (asked.user, dict(asked.context), candidate)
         )
-        parts = self._query_parts(user, tf.reshape(copies, [-1, length]), context)
+        times = None if asked.times is None else copies(asked.times)
+        parts = self._query_parts(user, copies(asked.history), context, times)
         scores = self._scores(self.query_tower.join(parts, tf.size(user)), vectors)
         scores = tf.reshape(scores, [-1, length + 1])
         lost = (scores[:, :1] - scores[:, 1:]) * self._weight(asked)
@@ -112,8 +119,9 @@ class TowerExplainer(tf.Module):
     def without_each_feature(self, asked: Question) -> tf.Tensor:
         """Returns the losses `[batch, features]`."""
         candidate, batch = self.query_tower.candidate_tower, tf.size(asked.user)
-        recent, no_context = self._recent(asked.history), self._no_context(asked)
-        whole = self._query_parts(asked.user, recent, asked.context)
+        recent, no_context = self.recent(asked.history), self._no_context(asked)
+        times = None if asked.times is None else self.recent(asked.times)
+        whole = self._query_parts(asked.user, recent, asked.context, times)
         blank = self._query_parts(tf.zeros_like(asked.user), tf.zeros_like(recent), no_context)
         own, no_item = candidate.parts(asked.item), candidate.parts(tf.zeros_like(asked.item))
 
@@ -127,16 +135,15 @@ class TowerExplainer(tf.Module):
         return tf.stack(lost, axis=1) * self._weight(asked)
 
     def _query_parts(
-        self, user: tf.Tensor, recent: tf.Tensor, context: Mapping[str, Any]
+        self, user: tf.Tensor, recent: tf.Tensor, context: Mapping[str, Any], times: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         tower = self.query_tower
+        inputs = {"user": user, "history": recent} | {context_key(name): c for name, c in context.items()}
+        inputs |= {} if times is None else {"times": times}
         encoded = None
         if tower.encoder is not None:
-            encoded = tower.encoder(tower.candidate_tower.embed(recent), recent > 0)
-        return tower.parts({"user": user} | {context_key(name): c for name, c in context.items()}, encoded)
-
-    def _recent(self, history: tf.RaggedTensor) -> tf.Tensor:
-        return history[:, -self.length :].to_tensor(0, shape=[None, self.length])
+            encoded = tower.encode(tower.candidate_tower.embed(recent), inputs)
+        return tower.parts(inputs, encoded)
 
     def _no_context(self, asked: Question) -> dict[str, tf.Tensor]:
         batch = tf.size(asked.user)

@@ -108,6 +108,7 @@ def _manifest(
         "index": config.export.index.model_dump() | serving.index.describe(),
         "cascade": config.export.cascade.model_dump(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "left_out": dict(serving.left_out),
         "signatures": {name: _signature(function, prepared) for name, function in serving.signatures.items()},
     }
 

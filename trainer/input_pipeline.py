@@ -22,12 +22,16 @@ class Windows:
         offsets = events.by_user(users).offsets
         self.length = max(min(length, int(np.diff(offsets).max(initial=1)) - 1), 1)
         self.ordered = ordered
-        self.items = tf.constant(events.item)
+        self.items, self.timestamps = tf.constant(events.item), tf.constant(events.timestamp)
         self.start = tf.constant(offsets[:-1])
         self.end = tf.constant(offsets[1:])
 
     def __call__(self, event: tf.Tensor, user: tf.Tensor) -> tf.Tensor:
         """Returns histories int32 `[batch, length]` of events int64 `[batch]`."""
+        return self.cut(event, user)[0]
+
+    def cut(self, event: tf.Tensor, user: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns histories int32 and when their events were, int64, both `[batch, length]`, of events int64 `[batch]`."""
         start, end = tf.gather(self.start, user)[:, None], tf.gather(self.end, user)[:, None]
         event, column = event[:, None], tf.range(self.length, dtype=tf.int64)
         if self.ordered:
@@ -37,7 +41,9 @@ class Windows:
             size = tf.minimum(end - start - 1, self.length)
             place = start + tf.math.floormod(event - start + 1 + column, end - start)
         inside = column < size
-        return tf.where(inside, tf.gather(self.items, tf.where(inside, place, 0)), 0)
+        place = tf.where(inside, place, 0)
+        items, timestamps = tf.gather(self.items, place), tf.gather(self.timestamps, place)
+        return tf.where(inside, items, 0), tf.where(inside, timestamps, 0)
 
 
 def steps_per_epoch(events: int, batch_size: int) -> int:
@@ -69,8 +75,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns the batches of epochs `first_epoch` to `epochs`, one after the other.
 
-    Each is a dict of `user`, `item` int32 `[batch]`, `history` int32 `[batch, length]`, `weight` float32 `[batch]` and the
-    encoded `context` columns `[batch, width]`.
+    Each is a dict of `user`, `item` int32 `[batch]`, `history` int32 and its `times` int64 `[batch, length]`, `weight` float32
+    `[batch]` and the encoded `context` columns `[batch, width]`.
     """
     steps = steps_per_epoch(len(events), batch_size)
     columns = {"user": events.user, "item": events.item, "weight": events.weight}
@@ -80,7 +86,8 @@ def training_batches(
     def cut(step: tf.Tensor) -> Batch:
         rows = batch_rows(step, len(events), batch_size, seed)
         batch = {name: tf.gather(column, rows) for name, column in tensors.items()}
-        return batch | {"history": windows(rows, batch["user"])}
+        history, times = windows.cut(rows, batch["user"])
+        return batch | {"history": history, "times": times}
 
     numbers = tf.data.Dataset.range(first_epoch * steps, epochs * steps)
     return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4)

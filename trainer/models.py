@@ -70,10 +70,6 @@ class RetrievalModel(tfrs.Model):
 
     def _check_sequences(self) -> None:
         """Raises `UserError` about settings that do not go with an encoder of whole sequences."""
-        if self.settings.mask_positives:
-            raise UserError(
-                "retrieval.mask_positives: an encoder of whole sequences has no mask of positives yet"
-            )
         if not self.sampler.extra:
             raise UserError(
                 "retrieval.negatives.name=in_batch: the other positions of a sequence are the user's own items, and no negatives; "
@@ -126,7 +122,7 @@ class RetrievalModel(tfrs.Model):
             split = [tf.size(candidates), tf.size(history)]
             vectors, of_history = tf.split(vectors, split)
             of_history = tf.reshape(of_history, [-1, history.shape[1], vectors.shape[-1]])
-            encoded = encoder(of_history, history > 0)
+            encoded = self.query_tower.encode(of_history, inputs)
         queries = self.query_tower.fuse(self._drop_user(inputs, seed, training), encoded)
         vectors = candidate_side(vectors, self.settings.similarity)
         return Asked(
@@ -149,7 +145,8 @@ class RetrievalModel(tfrs.Model):
         of_negatives, of_sequence = tf.split(vectors, [tf.size(negatives), tf.size(sequence)])
         shape = tf.shape(sequence)
         of_sequence = tf.reshape(of_sequence, [shape[0], shape[1], vectors.shape[-1]])
-        predictions, asked = encoder.predict_each(of_sequence, sequence > 0, tf.cast(seed, tf.int32))
+        given = [inputs["times"]] if self.query_tower.reads_times else []
+        predictions, asked = encoder.predict_each(of_sequence, sequence > 0, tf.cast(seed, tf.int32), *given)
         where = tf.where(asked)
         at = {name: tf.gather_nd(column, where) for name, column in inputs.items() if name != "user"}
         at["user"] = tf.gather(inputs["user"], where[:, 0])
@@ -194,15 +191,17 @@ class RetrievalModel(tfrs.Model):
         size = tf.size(asked.positives)
         others = asked.places if self.task.in_batch else asked.places[size:]
         if self.settings.mask_positives:
-            owned = tf.gather(self.positives, asked.user)
+            users, row = tf.unique(asked.user)
+            owned = tf.gather(self.positives, users)
             column = tf.tensor_scatter_nd_max(
                 tf.zeros([self.items], tf.int32), asked.rows[:, None], asked.places + 1
             )
             owned = tf.stack(
                 [tf.cast(owned.value_rowids(), tf.int32), tf.gather(column, owned.flat_values)], axis=1
             )
-            hits = tf.scatter_nd(owned, tf.ones_like(owned[:, 0]), [size, tf.size(asked.places) + 1])
-            mask = tf.gather(hits, others + 1, axis=1) == 0
+            shape = [tf.size(users), tf.size(asked.places) + 1]
+            hits = tf.scatter_nd(owned, tf.ones_like(owned[:, 0]), shape)
+            mask = tf.gather(tf.gather(hits, others + 1, axis=1) == 0, row)
         else:
             mask = asked.places[:size, None] != others[None, :]
         return tf.linalg.set_diag(mask, tf.ones([size], tf.bool)) if self.task.in_batch else mask

@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.data.examples import Floats, Lists, Prepared
 from trainer.index import LOWEST, Top, best, score_all
 from trainer.retriever import Retriever
-from trainer.train_retrieval import ragged
+from trainer.train_retrieval import ragged, times_read
 
 MOST_NUMBERS = 25_000_000  # of a table of users' vectors that a bundle carries: 100 MB
 BLOCK = 1024  # users asked at a time
@@ -71,7 +71,9 @@ def query_table(retriever: Retriever, prepared: Prepared, histories: Lists) -> Q
             context = {
                 name: tf.repeat(column, len(rows), axis=0) for name, column in retriever.absent.items()
             }
-            found.append(np.asarray(ask(tf.constant(rows), ragged(histories.take(rows)), context)))
+            lists = histories.take(rows)
+            asked = [tf.constant(rows), ragged(lists), context]
+            found.append(np.asarray(ask(*asked, *times_read(retriever, lists))))
         return np.concatenate(found)
 
     users = np.arange(1, prepared.users.trained + 1, dtype=np.int32)

@@ -14,7 +14,7 @@ from trainer.features import ContextFeatures, StaticFeatures, missing, shared_la
 from trainer.input_pipeline import Batch, context_key
 from trainer.past import Past
 from trainer.registry import build
-from trainer.targets import Start, label_key
+from trainer.targets import Start, label_key, without_outcomes
 from trainer.towers import IdEmbedding
 
 
@@ -61,6 +61,7 @@ class RankingNetwork(tf.keras.Model):
         super().__init__()
         self.settings = settings
         self.history_length = 1
+        prepared = without_outcomes(prepared, settings.targets)
         dimension, schema = settings.embedding_dimension, prepared.schema
         self.user_ids = user_ids or IdEmbedding(prepared.users.trained, dimension, settings.l2)
         self.item_ids = item_ids or IdEmbedding(prepared.items.trained, dimension, settings.l2)
@@ -74,13 +75,8 @@ class RankingNetwork(tf.keras.Model):
             self.item_features = StaticFeatures(
                 schema.item, prepared.item_features, prepared.items.trained, dimension, shared
             )
-        # What is to be predicted is not known when it is asked for.
-        asked = {target.column for target in settings.targets}
-        self.context_features = tuple(feature for feature in schema.context if feature.name not in asked)
-        if self.context_features:
-            self.context = ContextFeatures(
-                self.context_features, prepared.rated_train.context, dimension, shared
-            )
+        if schema.context:
+            self.context = ContextFeatures(schema.context, prepared.rated_train.context, dimension, shared)
         given = {"layers": settings.layers, "dropout": settings.dropout}
         self.network = _part("network", settings.network, **given)
         self.heads = _part("heads", settings.heads, targets=len(settings.targets))

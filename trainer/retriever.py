@@ -72,15 +72,23 @@ class Retriever(tf.Module):
         self.blocks = [BlockLayer(block) for block in blocks]
 
     def queries(
-        self, user: tf.Tensor, history: tf.RaggedTensor, context: Mapping[str, tf.Tensor]
+        self,
+        user: tf.Tensor,
+        history: tf.RaggedTensor,
+        context: Mapping[str, tf.Tensor],
+        times: tf.RaggedTensor | None = None,
     ) -> tf.Tensor:
-        """Returns query vectors `[batch, D]` or `[batch, interests, D]` of user rows, full histories (oldest first) and encoded context."""
+        """Returns query vectors `[batch, D]` or `[batch, interests, D]` of user rows, full histories (oldest first) and encoded context.
+
+        `times`: when the histories' events were, in seconds, 0 where that is not known; only some encoders ask (`reads_times`).
+        """
         parts = [block.queries(history) for block in self.blocks]
         if self.tower_scale:
-            recent = history[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
-            inputs = {"user": user, "history": recent} | {
+            inputs = {"user": user, "history": self.recent(history)} | {
                 context_key(name): column for name, column in context.items()
             }
+            if self.reads_times and times is not None:
+                inputs["times"] = self.recent(times)
             of_towers, weight = self.query_tower(inputs), self.tower_weight(user, history, context)
             shape = tf.concat([tf.shape(user), tf.ones([of_towers.shape.rank - 1], tf.int32)], axis=0)
             of_towers *= tf.reshape(weight, shape)
@@ -90,6 +98,15 @@ class Retriever(tf.Module):
                 parts = [tf.repeat(part[:, None, :], of_towers.shape[1], axis=1) for part in parts]
             parts.insert(0, of_towers)
         return tf.concat(parts, axis=-1)
+
+    @property
+    def reads_times(self) -> bool:
+        """Returns whether the towers ask when the events of a history were."""
+        return bool(self.tower_scale) and self.query_tower.reads_times
+
+    def recent(self, events: tf.RaggedTensor) -> tf.Tensor:
+        """Returns the last events of each list, those that the encoder reads, `[batch, history_length]`, padded right with 0."""
+        return events[:, -self.history_length :].to_tensor(0, shape=[None, self.history_length])
 
     @property
     def prior(self) -> Block | None:

@@ -80,16 +80,18 @@ def sequence_batches(
 ) -> tf.data.Dataset:
     """Returns the batches of epochs `first_epoch` to `epochs`, one after the other.
 
-    Each is a dict of `user` int32 `[sequences]`, `sequence` int32 `[sequences, width]` (right-padded with 0), `weight` float32 and the
-    encoded `context` columns of the same places.
+    Each is a dict of `user` int32 `[sequences]`, `sequence` int32 `[sequences, width]` (right-padded with 0), `times` int64, `weight`
+    float32 and the encoded `context` columns of the same places.
     """
-    user, item, weight = (tf.constant(column) for column in (events.user, events.item, events.weight))
+    columns = (events.user, events.item, events.timestamp, events.weight)
+    user, item, timestamp, weight = (tf.constant(column) for column in columns)
 
     def cut(step: tf.Tensor) -> Batch:
         place, inside = sequences.places(step)
         batch = {
             "user": tf.gather(user, place[:, 0]),
             "sequence": tf.where(inside, tf.gather(item, place), 0),
+            "times": tf.where(inside, tf.gather(timestamp, place), 0),
             "weight": tf.where(inside, tf.gather(weight, place), 0.0),
         }
         return batch | {context_key(name): tf.gather(column, place) for name, column in context.items()}

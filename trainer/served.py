@@ -125,7 +125,8 @@ def bundle(path: Path, model: str) -> Served:
     def call(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         function = loaded.signatures[signature]
         specs = function.structured_input_signature[1]
-        given = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
+        taken = inputs.keys() & specs  # as a server, it passes over inputs that the model does not take
+        given = {name: tf.constant(inputs[name], specs[name].dtype) for name in taken}
         outputs = {name: tensor.numpy() for name, tensor in function(**given).items()}
         return {name: _texts(value) if value.dtype == object else value for name, value in outputs.items()}
 

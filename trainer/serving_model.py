@@ -17,7 +17,7 @@ from trainer.data.examples import Lists, Prepared
 from trainer.explain import Explainer, Question
 from trainer.features import missing
 from trainer.index import LOWEST, SAMPLE, Top, best, score_all, score_some
-from trainer.neighbours import SimilarItems, SimilarUsers, query_table
+from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.retriever import PATHS, Retriever
 from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
 from trainer.train_retrieval import in_blocks
@@ -55,6 +55,7 @@ class ServingModel(tf.Module):
         self.item_titles = tf.constant(list(prepared.titles))
         self.offsets = tf.constant(histories.offsets)
         self.history_items = tf.constant(histories.items)
+        self.history_times = tf.constant(histories.timestamps) if retriever.reads_times else None
         disliked = (
             prepared.negative_everything if settings.history == "all" else prepared.negative_before_test
         )
@@ -70,6 +71,13 @@ class ServingModel(tf.Module):
         self.index = index.build_index(tf.constant(vectors), users.sample(SAMPLE))
         self.alike = SimilarItems(retriever, self.index)
         self.alike_users = SimilarUsers(users, prepared) if settings.similar_users and users.fits else None
+        self.left_out: dict[str, str] = {}  # signatures that are asked for and not there, with the reason
+        if settings.similar_users and not users.fits:
+            self.left_out["similar_users"] = (
+                f"the bundle has no signature similar_users: the vectors of {prepared.users.trained:,} users are "
+                f"{prepared.users.trained * users.chosen[0].size:,} numbers, and a bundle carries up to {MOST_NUMBERS:,} "
+                "(export.similar_users=false asks for none)"
+            )
 
     @cached_property
     def signatures(self) -> dict[str, Callable[..., Any]]:
@@ -169,7 +177,7 @@ class ServingModel(tf.Module):
         item, query = self._rows(self.item_lookup, item_id), self._queries(request)
         candidate = tf.gather(self.index.vectors, item)
         encoded = self._encoded(request)
-        asked = Question(request.user, request.history, encoded, item, query, candidate)
+        asked = Question(request.user, request.history, encoded, item, query, candidate, request.times)
         known = tf.cast(item > 0, tf.float32)
         parts = self.explainer.of_parts(asked) * known[:, None]
         of_history = self.explainer.of_history(asked) * known[:, None, None]
@@ -270,15 +278,20 @@ class ServingModel(tf.Module):
     ) -> Request:
         """Returns what users ask; a row's `history` of ids, where it has any that is known, stands for the one remembered."""
         user = self._rows(self.user_lookup, user_id)
-        known = self._known_history(user)
+        known, times = self._known_history(user), None
+        if self.history_times is not None:
+            times = _of_users(self.offsets, self.history_times, user)
         if history is not None:
             given = self._present(history)
-            lacking = tf.gather(given.row_lengths() == 0, known.value_rowids())
-            known = tf.concat([given, tf.ragged.boolean_mask(known, known.with_values(lacking))], axis=1)
-        return Request(user, known, context or {})
+            lacking = known.with_values(tf.gather(given.row_lengths() == 0, known.value_rowids()))
+            known = tf.concat([given, tf.ragged.boolean_mask(known, lacking)], axis=1)
+            if times is not None:
+                untimed = given.with_values(tf.zeros_like(given.values, tf.int64))
+                times = tf.concat([untimed, tf.ragged.boolean_mask(times, lacking)], axis=1)
+        return Request(user, known, context or {}, times)
 
     def _queries(self, request: Request) -> tf.Tensor:
-        return self.ask(request.user, request.history, self._encoded(request))
+        return self.ask(request.user, request.history, self._encoded(request), request.times)
 
     def _path(self, request: Request) -> tf.Tensor:
         found = self.path(request.user, request.history, self._encoded(request))

@@ -1,13 +1,14 @@
-"""What the ranking model predicts: the labels of a target, and where its output begins."""
+"""What the ranking model predicts: the labels of a target, where its output begins, and what is no input because of it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
 from trainer.config import Target
-from trainer.data.examples import Events, Floats
+from trainer.data.examples import Events, Floats, Prepared
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
 
@@ -65,6 +66,13 @@ def labels(target: Target, events: Events) -> Floats:
         return column
     threshold = 0.5 if target.threshold is None else target.threshold
     return np.where(np.isfinite(column), column >= threshold, np.nan).astype(np.float32)
+
+
+def without_outcomes(prepared: Prepared, targets: Sequence[Target]) -> Prepared:
+    """Returns the data without the targets' columns among the features of the request: what came of it is not known when it is made."""
+    outcomes = {target.column for target in targets}
+    context = tuple(feature for feature in prepared.schema.context if feature.name not in outcomes)
+    return replace(prepared, schema=prepared.schema.model_copy(update={"context": context}))
 
 
 def label_key(target: Target) -> str:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.dimension import dimension_of
+from trainer.errors import UserError
 from trainer.features import OTHERS, ContextFeatures, StaticFeatures, shared_layers
 from trainer.input_pipeline import context_key
 from trainer.registry import build
@@ -136,11 +137,14 @@ class QueryTower(tf.keras.layers.Layer):
             ContextFeatures(context, prepared.train.context, dimension, shared, taken) if context else None
         )
         encoder = settings.encoder
-        self.encoder = (
+        self.encoder: Any = (
             build("encoder", encoder.name, encoder.settings, "retrieval.encoder")
             if settings.history
             else None
         )
+        self.reads_times: bool = getattr(self.encoder, "reads_times", False)
+        if self.reads_times and not prepared.timed:
+            raise UserError("retrieval.encoder.gaps=true reads when events were, and the data has no times")
         self.bias = self.add_weight(name="bias", shape=(dimension,), initializer="uniform")
         named = [("id", settings.user_id), ("history", settings.history)]
         names = [name for name, there in named if there]
@@ -152,13 +156,17 @@ class QueryTower(tf.keras.layers.Layer):
     def call(self, inputs: Mapping[str, Any]) -> tf.Tensor:
         """Returns query vectors `[batch, D]`, or `[batch, interests, D]` from an encoder of several interests.
 
-        `inputs`: `user` int32 `[batch]`, `history` int32 `[batch, length]` (right-padded with 0), and the encoded context columns.
+        `inputs`: `user` int32 `[batch]`, `history` int32 `[batch, length]` (right-padded with 0), `times` int64 where they are known
+        (of all events or, 0, of some), and the encoded context columns.
         """
-        history = inputs["history"]
-        encoded = None
-        if self.encoder is not None:
-            encoded = self.encoder(self.candidate_tower.embed(history), history > 0)
+        read = self.encoder is not None
+        encoded = self.encode(self.candidate_tower.embed(inputs["history"]), inputs) if read else None
         return self.fuse(inputs, encoded)
+
+    def encode(self, vectors: tf.Tensor, inputs: Mapping[str, Any]) -> tf.Tensor:
+        """Returns the encoded history of its events' vectors `[batch, length, dimension]`; `reads_times` gives the encoder `times`."""
+        given = [inputs["times"]] if self.reads_times and "times" in inputs else []
+        return self.encoder(vectors, inputs["history"] > 0, *given)
 
     def fuse(self, inputs: Mapping[str, Any], encoded: tf.Tensor | None) -> tf.Tensor:
         """Returns query vectors from an encoded history `[batch, dimension]` or `[batch, interests, dimension]` and the other inputs.

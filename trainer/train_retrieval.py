@@ -20,6 +20,7 @@ from trainer.negatives import Hard
 from trainer.progress import Reporter
 from trainer.retriever import Retriever
 from trainer.sequences import Sequences, sequence_batches
+from trainer.targets import without_outcomes
 
 VALIDATION_CASES = 5_000  # at most, between epochs; the final figures use all
 MINING_BLOCK = 1_024  # users whose hard negatives are looked for at a time
@@ -59,7 +60,8 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
 def build_retrieval(config: Config, prepared: Prepared) -> Ready:
     """Returns the model, not trained, with its batches and its validation."""
     settings, events = config.train, weighted(prepared.train, config.retrieval.event_half_life_days)
-    model = RetrievalModel(config.retrieval, prepared, settings.seed)
+    asked = without_outcomes(prepared, config.ranking.targets)
+    model = RetrievalModel(config.retrieval, asked, settings.seed)
     context = model.retriever.encode_context(
         {name: tf.constant(column) for name, column in events.context.items()}
     )
@@ -166,9 +168,21 @@ def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> Fact
         context = retriever.encode_context(
             {name: tf.constant(column) for name, column in cases.context.items()}
         )
-        return np.asarray(ask(tf.constant(cases.user), ragged(cases.history), context))
+        asked = [tf.constant(cases.user), ragged(cases.history), context]
+        return np.asarray(ask(*asked, *times_read(retriever, cases.history)))
 
     return FactorScorer(queries, candidates)
+
+
+def times_read(retriever: Retriever, histories: Lists) -> list[tf.RaggedTensor]:
+    """Returns when the histories' known items were, in a list, or nothing where the towers do not ask."""
+    if not retriever.reads_times:
+        return []
+    return [
+        tf.ragged.boolean_mask(
+            _lists(histories.timestamps, histories), _lists(histories.items, histories) > 0
+        )
+    ]
 
 
 def in_blocks(embed: Any, rows: int, block: int = 65_536) -> Floats:
@@ -179,10 +193,12 @@ def in_blocks(embed: Any, rows: int, block: int = 65_536) -> Floats:
 
 def ragged(lists: Lists) -> tf.RaggedTensor:
     """Returns lists of item rows as a ragged tensor, the unknown left out."""
-    whole = tf.RaggedTensor.from_row_splits(
-        tf.constant(lists.items), tf.constant(lists.offsets), validate=False
-    )
+    whole = _lists(lists.items, lists)
     return tf.ragged.boolean_mask(whole, whole > 0)
+
+
+def _lists(values: npt.NDArray[np.integer], lists: Lists) -> tf.RaggedTensor:
+    return tf.RaggedTensor.from_row_splits(tf.constant(values), tf.constant(lists.offsets), validate=False)
 
 
 def describe_rows(events: Events, rows: Any, prepared: Prepared) -> str:

@@ -11,20 +11,19 @@ the search up again when started anew, and workers wait an hour for it; it waits
 died to come back under its name.
 """
 
+import itertools
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
-import matplotlib
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
-from rich.table import Table
 
-from trainer import registry
-from trainer.config import Config, load, to_toml, with_settings
+from trainer import registry, tune_report
+from trainer.config import Config, load, to_toml, value_of, with_settings
 from trainer.data.examples import Prepared
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
@@ -32,13 +31,11 @@ from trainer.evaluate import FactorScorer, measure
 from trainer.fit import forget
 from trainer.progress import Reporter
 from trainer.train_retrieval import scorer, train_retrieval, validation_sample
+from trainer.tune_report import Row, short
 from trainer.workdir import claim, replace
-
-matplotlib.use("Agg")
 
 FACTOR = 3  # Hyperband: each round keeps a third of the trials and trains them three times as long
 SEARCHED = ("retrieval.", "train.", "data.history_length")  # the settings that a trial reads
-Row = tuple[str, dict[str, Any], float]  # trial, settings by dotted name, objective
 
 
 def run(config: Config, workdir: Path) -> Path | None:
@@ -75,12 +72,42 @@ def write(tuner: "RetrievalTuner", rows: Sequence[Row], workdir: Path) -> Path:
         reason = messages[-1].strip().splitlines()[-1].partition(": ")[2] if messages else "there was none"
         raise UserError(f"no trial finished; the last one: {reason}")
     replace(workdir / "best.toml", to_toml(with_settings(config, rows[0][1])))
-    replace(workdir / "trials.md", markdown(rows, config.train.objective))
-    picture(rows, config.train.objective, workdir / "trials.png")
-    reporter.console.print(table(rows, config.train.objective))
+    tune_report.write(rows, config.train.objective, tuner.prepared.items.trained, workdir, reporter.console)
     best = workdir / "best.toml"
     reporter.say(f"best:  {best}\nnext:  .venv/bin/python -m trainer train --config {best}")
     return best
+
+
+def sweep(config: Config, words: Sequence[str]) -> Config:
+    """Returns the settings with a search of every combination of the values in `SETTING=VALUE,VALUE,...` in place of theirs."""
+    parameters = {}
+    for word in words:
+        name, _, values = word.partition("=")
+        if not (name and values):
+            raise UserError(
+                f"--sweep {word} is no sweep; write it as retrieval.embedding_dimension=8,16,32,64"
+            )
+        parameters[name] = {"choice": [value_of(value) for value in values.split(",")]}
+    trials = math.prod(len(options["choice"]) for options in parameters.values())
+    given = {"algorithm": "grid", "trials": trials, "parameters": parameters}
+    return config.model_copy(update={"tune": config.tune.model_copy(update=given)})
+
+
+class Grid(keras_tuner.Oracle):
+    """Every combination, the last setting's values changing first. Keras Tuner's own grid cannot go on after a stop."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Returns the next combination, or that there is none left."""
+        del trial_id
+        space = self.get_space().space
+        every = itertools.product(*(setting.values for setting in space))
+        values = next(itertools.islice(every, len(self.start_order), None), None)
+        if values is None:
+            return {"status": "STOPPED", "values": None}
+        return {
+            "status": "RUNNING",
+            "values": {one.name: value for one, value in zip(space, values, strict=True)},
+        }
 
 
 class RetrievalTuner(BaseTuner):
@@ -107,7 +134,7 @@ class RetrievalTuner(BaseTuner):
         """Returns the objective of one trial's settings."""
         del args, kwargs
         settings = chosen(trial, self.config.tune.parameters)
-        shown = ", ".join(f"{name} = {_short(value)}" for name, value in settings.items())
+        shown = ", ".join(f"{name} = {short(value)}" for name, value in settings.items())
         self.reporter.say(f"trial {trial.trial_id}: {shown}")
         config = with_settings(self.config, settings)
         if "tuner/epochs" in trial.hyperparameters.values:
@@ -172,6 +199,7 @@ def oracle(config: Config, space: keras_tuner.HyperParameters) -> keras_tuner.Or
     kind = {
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
         "random": keras_tuner.oracles.RandomSearchOracle,
+        "grid": Grid,
     }[config.tune.algorithm]
     return kind(max_trials=config.tune.trials, **common)
 
@@ -188,63 +216,6 @@ def chosen(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str,
     values = {name: trial.hyperparameters.get(name) for name in parameters}
     truths = {name for name, options in parameters.items() if isinstance(next(_values(options)), bool)}
     return {name: bool(value) if name in truths else value for name, value in values.items()}
-
-
-def markdown(rows: Sequence[Row], objective: str) -> str:
-    """Returns the trials as a Markdown table."""
-    names = list(rows[0][1])
-    lines = [f"| trial | {' | '.join(names)} | {objective} |", "|---|" + "---|" * (len(names) + 1)]
-    for trial, settings, value in rows:
-        lines.append(f"| {trial} | {' | '.join(_short(settings[name]) for name in names)} | {value:.4f} |")
-    return "\n".join(lines) + "\n"
-
-
-def table(rows: Sequence[Row], objective: str) -> Table:
-    """Returns the best trials as a table for the terminal."""
-    shown = Table(title=f"trials by validation {objective}")
-    for name in ("trial", *rows[0][1], objective):
-        shown.add_column(name)
-    for trial, settings, value in rows[:10]:
-        shown.add_row(trial, *(_short(v) for v in settings.values()), f"{value:.4f}")
-    return shown
-
-
-def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
-    """Draws the trials over the first two settings, coloured by the objective, the best one ringed."""
-    from matplotlib import pyplot
-
-    names = list(rows[0][1])[:2]
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    points = [[settings[name] for _, settings, _ in rows] for name in names]
-    heights = points[1] if len(points) > 1 else [value for *_, value in rows]
-    colours = axes.scatter(
-        points[0], heights, c=[value for *_, value in rows], s=90, cmap="viridis", edgecolor="0.3"
-    )
-    axes.scatter(
-        points[0][:1], heights[:1], s=260, facecolor="none", edgecolor="crimson", linewidth=2, label="best"
-    )
-    for axis, values in ((axes.xaxis, points[0]), (axes.yaxis, heights)):
-        _scale(axis, values)
-    axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else objective, title=f"{len(rows)} trials")
-    axes.legend(loc="best")
-    figure.colorbar(colours, label=f"validation {objective}")
-    beside = path.with_suffix(".new.png")
-    figure.savefig(beside, dpi=120)
-    pyplot.close(figure)
-    beside.replace(path)
-
-
-def _scale(axis: Any, values: Sequence[Any]) -> None:
-    """Marks an axis at its few whole numbers, and makes it logarithmic where the values span much."""
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values) or min(numbers) <= 0 or max(numbers) / min(numbers) <= 3:
-        return
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    distinct = sorted(set(numbers))
-    whole = len(distinct) <= 8 and all(isinstance(v, int) for v in distinct)
-    axis.set_major_locator(FixedLocator(distinct) if whole else LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 def _worker() -> str | None:
@@ -311,7 +282,3 @@ def _is_range(kind: str, values: Any) -> bool:
         v for v in values if isinstance(v, bool) or not isinstance(v, int if kind == "int" else int | float)
     ]
     return len(values) == 2 and not wrong and values[0] < values[1]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,12 +11,14 @@ from serving.client.arms import Arms
 from serving.client.calls import (
     Call,
     Explanation,
+    InputSpec,
     Outputs,
     Recommendation,
     SimilarUser,
     Transport,
     VersionStatus,
 )
+from serving.client.context import Context
 from serving.client.errors import (
     BadRequest,
     BadResponse,
@@ -40,9 +42,11 @@ __all__ = [
     "BadResponse",
     "Call",
     "ConnectionFailed",
+    "Context",
     "DeadlineExceeded",
     "Explanation",
     "FakeTransport",
+    "InputSpec",
     "InvalidArgument",
     "NotFound",
     "Outputs",

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from serving.client.arms import Arms
 from serving.client.calls import Call, Column, Outputs, Target, Transport
 from serving.client.checks import a_count, an_api_key, at_least
+from serving.client.context import Context, ContextColumns
 from serving.client.errors import BadRequest, BadResponse, InvalidArgument
 from serving.client.policy import Policy, log
 
@@ -59,6 +60,7 @@ class Client(ABC):
         self._policy = Policy(timeout=timeout, retries=retries)
         self._target = Target(model, version, label)
         self._arms = arms
+        self._context_columns: dict[Target, ContextColumns] = {}
 
     @abstractmethod
     async def _send(self, call: Call, timeout: float) -> Outputs:
@@ -78,10 +80,12 @@ class Client(ABC):
         inputs: Mapping[str, Column],
         outputs: tuple[str, ...],
         target: Target | None = None,
+        doubles: frozenset[str] = frozenset(),
     ) -> dict[str, list[Any]]:
         """All rows through a signature, in as many requests as the batch limit asks for.
 
-        Returns the outputs named in `outputs`; lists of different lengths in an input are filled up with "".
+        Returns the outputs named in `outputs`; lists of different lengths in an input are filled up with "". `doubles` are
+        the inputs of float64.
         """
         total = len(next(iter(inputs.values())))
         columns: dict[str, list[Any]] = {name: [] for name in outputs}
@@ -91,7 +95,7 @@ class Client(ABC):
             part = {name: _rectangle(column[start : start + rows]) for name, column in inputs.items()}
             try:
                 answer = await self._request(
-                    Call(target or self._target_of(), "predict", signature, part, outputs)
+                    Call(target or self._target_of(), "predict", signature, part, outputs, doubles)
                 )
             except BadRequest as error:
                 limit = error.batch_limit
@@ -103,6 +107,28 @@ class Client(ABC):
                 columns[name] += _column(answer, name, rows, signature)
             start += rows
         return columns
+
+    async def _recommended(
+        self, signature: str, inputs: Mapping[str, Column], target: Target, contexts: Sequence[Context] | None
+    ) -> dict[str, list[Any]]:
+        """The items and scores of a recommending signature, in the context of each row where there is one.
+
+        What a model's context columns are, its metadata says; they are asked for again when they may have changed.
+        """
+        outputs = ("item_id", "score")
+        if not contexts:
+            return await self._predict(signature, inputs, outputs, target)
+        known = self._context_columns.get(target)
+        model = known or ContextColumns(await self._request(Call(target, "metadata")))
+        self._context_columns[target] = model
+        try:
+            chosen, columns, doubles = model.request(signature, inputs, contexts)
+            return await self._predict(chosen, columns, outputs, target, doubles)
+        except (BadRequest, InvalidArgument):
+            self._context_columns.pop(target, None)
+            if known is None:
+                raise
+        return await self._recommended(signature, inputs, target, contexts)
 
     def _target_of(self, user_id: str | None = None) -> Target:
         """The version or label that answers this user, or a call that no user makes; logs the arm."""

@@ -49,6 +49,15 @@ class VersionStatus(NamedTuple):
     error_message: str
 
 
+class InputSpec(NamedTuple):
+    """An input of a signature: its TensorFlow type, such as DT_FLOAT, and its width: 0 for one value a row, -1 for any."""
+
+    signature: str
+    name: str
+    dtype: str
+    width: int
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The model a call is meant for: the newest version unless a version or a label is named."""
@@ -64,17 +73,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One exchange with a server: rows through a signature, or the state of a model.
+    """One exchange with a server: rows through a signature, the state of a model, or the inputs of its signatures.
 
-    Inputs are strings, int32 or float32, as columns `[rows]` or rectangles `[rows, width]`. `outputs` are the names
-    the caller reads, in order.
+    Inputs are strings, int32 or float32, and float64 where `doubles` names them, as columns `[rows]` or rectangles
+    `[rows, width]`. `outputs` are the names the caller reads, in order.
     """
 
     target: Target
-    kind: Literal["predict", "status"] = "predict"
+    kind: Literal["predict", "status", "metadata"] = "predict"
     signature: str = ""
     inputs: Mapping[str, Column] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    doubles: frozenset[str] = frozenset()
 
 
 class Transport(Protocol):

@@ -16,7 +16,7 @@ class FakeTransport:
     """Answers from a table, remembers every call in `calls`, and needs no network.
 
     An answer is the columns of a signature's outputs, an error to raise, or a function of the call. A list
-    holds answers in turn, the last of which repeats.
+    holds answers in turn, the last of which repeats. Who sends context also answers "metadata", by columns of `InputSpec`.
 
         transport = FakeTransport({
             "recommend": {"item_id": [["7", "9"]], "score": [[0.9, 0.5]]},
@@ -35,10 +35,10 @@ class FakeTransport:
         self.closed = False
 
     def send(self, call: Call, timeout: float) -> Outputs:
-        """The next answer for this signature, or for "status"."""
+        """The next answer for this signature, or for "status" or "metadata"."""
         self.calls.append(call)
         self.timeouts.append(timeout)
-        name = call.signature or call.kind
+        name = call.signature or call.kind  # one that is no prediction has no signature
         if name not in self._answers:
             raise BadRequest(f'Serving signature name: "{name}" not found in signature def')
         turns = self._answers[name]

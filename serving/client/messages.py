@@ -61,5 +61,8 @@ def _class(name: str) -> Any:
 
 PredictRequest: Any = _class("PredictRequest")
 PredictResponse: Any = _class("PredictResponse")
+GetModelMetadataRequest: Any = _class("GetModelMetadataRequest")
+GetModelMetadataResponse: Any = _class("GetModelMetadataResponse")
+SignatureDefMap: Any = _class("SignatureDefMap")
 GetModelStatusRequest: Any = _class("GetModelStatusRequest")
 GetModelStatusResponse: Any = _class("GetModelStatusResponse")

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from serving.client.calls import Call, Outputs, VersionStatus
+from serving.client.calls import Call, InputSpec, Outputs, VersionStatus
 from serving.client.errors import (
     BadResponse,
     ConnectionFailed,
@@ -23,6 +23,7 @@ from serving.client.errors import (
 )
 
 _LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64)
+_ENDINGS = {"predict": ":predict", "status": "", "metadata": "/metadata"}
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -84,7 +85,7 @@ class RestTransport:
     def _request(self, call: Call, timeout: float) -> httpx.Request:
         extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), max(timeout, 1e-3))}
         url = self._address(call)
-        if call.kind == "status":
+        if call.kind != "predict":
             return httpx.Request("GET", url, headers=self._headers, extensions=extensions)
         content = _body(call)
         return httpx.Request("POST", url, headers=self._headers, content=content, extensions=extensions)
@@ -97,7 +98,7 @@ class RestTransport:
                 path += f"/versions/{call.target.version}"
             elif call.target.label is not None:
                 path += f"/labels/{quote(call.target.label, safe='')}"
-            self._paths[key] = httpx.URL(path + (":predict" if call.kind == "predict" else ""))
+            self._paths[key] = httpx.URL(path + _ENDINGS[call.kind])
         return self._paths[key]
 
 
@@ -133,7 +134,9 @@ def _outputs(call: Call, response: httpx.Response, body: bytes | bytearray) -> O
         message = str(text) if text else f"HTTP {response.status_code}: {body[:200].decode(errors='replace')}"
         raise from_http(response.status_code, message, _seconds(response.headers.get("retry-after")))
     try:
-        return _versions(answer) if call.kind == "status" else _columns(answer["outputs"], call.outputs)
+        if call.kind == "predict":
+            return _columns(answer["outputs"], call.outputs)
+        return _versions(answer) if call.kind == "status" else _input_specs(answer)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         shown = body[:200].decode(errors="replace")
         raise BadResponse(f"{response.url} did not answer as TensorFlow Serving does: {shown}") from error
@@ -159,6 +162,17 @@ def _versions(answer: Any) -> Outputs:
     ]
     rows.sort(key=lambda row: -row.version)
     return {name: [getattr(row, name) for row in rows] for name in VersionStatus._fields}
+
+
+def _input_specs(answer: Any) -> Outputs:
+    signatures = answer["metadata"]["signature_def"]["signature_def"]
+    rows = [
+        InputSpec(signature, name, spec["dtype"], int(dims[1]["size"]) if len(dims) > 1 else 0)
+        for signature, definition in signatures.items()
+        for name, spec in definition["inputs"].items()
+        for dims in [spec["tensor_shape"]["dim"]]
+    ]
+    return {name: [getattr(row, name) for row in rows] for name in InputSpec._fields}
 
 
 def _seconds(retry_after: str | None) -> float:

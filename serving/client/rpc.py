@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from serving.client import messages
-from serving.client.calls import Call, Column, Outputs, VersionStatus
+from serving.client.calls import Call, Column, InputSpec, Outputs, VersionStatus
 from serving.client.errors import BadResponse, ConnectionFailed, InvalidArgument, RecommenderError, from_grpc
 
 _METHODS: dict[str, tuple[str, Any, Any]] = {
@@ -20,6 +20,11 @@ _METHODS: dict[str, tuple[str, Any, Any]] = {
         "/tensorflow.serving.PredictionService/Predict",
         messages.PredictRequest,
         messages.PredictResponse,
+    ),
+    "metadata": (
+        "/tensorflow.serving.PredictionService/GetModelMetadata",
+        messages.GetModelMetadataRequest,
+        messages.GetModelMetadataResponse,
     ),
     "status": (
         "/tensorflow.serving.ModelService/GetModelStatus",
@@ -35,6 +40,14 @@ _VALUES = {
     _STRING: ("string_val", ""),
     _INT64: ("int64_val", "q"),
 }
+_TYPES = {
+    _FLOAT: "DT_FLOAT",
+    _DOUBLE: "DT_DOUBLE",
+    _INT32: "DT_INT32",
+    _STRING: "DT_STRING",
+    _INT64: "DT_INT64",
+}
+_SIGNATURES = "signature_def"  # the one field of a model's metadata
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _OPTIONS = [
@@ -137,12 +150,14 @@ def _request(call: Call) -> Any:
     if call.kind == "predict":
         spec.signature_name = call.signature
         for name, column in call.inputs.items():
-            _fill(request.inputs[name], column, call.signature)
+            _fill(request.inputs[name], column, call.signature, name in call.doubles)
+    elif call.kind == "metadata":
+        request.metadata_field.append(_SIGNATURES)
     return request
 
 
-def _fill(tensor: Any, column: Column, signature: str) -> None:
-    """A column of strings or numbers, or a rectangle of strings, into a tensor."""
+def _fill(tensor: Any, column: Column, signature: str, double: bool) -> None:
+    """A column or a rectangle of strings or numbers into a tensor; floats are float64 where `double`."""
     tensor.tensor_shape.dim.add(size=len(column))
     flat: Sequence[Any] = column
     if isinstance(column[0], list):
@@ -151,6 +166,10 @@ def _fill(tensor: Any, column: Column, signature: str) -> None:
     if isinstance(flat[0], int):
         tensor.dtype = _INT32
         tensor.int_val.extend(flat)
+        return
+    if isinstance(flat[0], float) and double:
+        tensor.dtype = _DOUBLE
+        tensor.double_val.extend(flat)
         return
     if isinstance(flat[0], float):
         tensor.dtype = _FLOAT
@@ -166,10 +185,25 @@ def _fill(tensor: Any, column: Column, signature: str) -> None:
 def _outputs(call: Call, answer: Any) -> Outputs:
     if call.kind == "status":
         return _versions(answer)
+    if call.kind == "metadata":
+        return _input_specs(answer)
     try:
         return {name: _column(answer.outputs[name]) for name in call.outputs if name in answer.outputs}
     except (KeyError, ValueError) as error:
         raise BadResponse(f"{call.signature}: an output cannot be read: {error}") from error
+
+
+def _input_specs(answer: Any) -> Outputs:
+    signatures = messages.SignatureDefMap.FromString(answer.metadata[_SIGNATURES].value).signature_def
+    rows = [
+        InputSpec(
+            signature, name, _TYPES.get(spec.dtype, str(spec.dtype)), dims[1].size if len(dims) > 1 else 0
+        )
+        for signature, definition in signatures.items()
+        for name, spec in definition.inputs.items()
+        for dims in [spec.tensor_shape.dim]
+    ]
+    return {name: [getattr(row, name) for row in rows] for name in InputSpec._fields}
 
 
 def _column(tensor: Any) -> Column:

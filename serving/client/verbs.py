@@ -14,6 +14,7 @@ from serving.client.calls import (
     VersionStatus,
 )
 from serving.client.checks import a_count, a_dial, an_id, id_lists, ids
+from serving.client.context import Context, each
 from serving.client.errors import (
     BadResponse,
     DeadlineExceeded,
@@ -37,6 +38,7 @@ async def recommend(
     categories: Sequence[str] = (),
     diversity: float = 0.0,
     popularity: float = 0.0,
+    context: Context | None = None,
 ) -> list[Recommendation]:
     """The best `k` items for a user, best first; fewer where the corpus has no more to offer.
 
@@ -44,12 +46,14 @@ async def recommend(
     place of what the model remembers of the user, who may then be left out. `exclude` never comes back.
     Where `allow` (item ids) or `categories` hold anything, nothing else comes back. `diversity` from 0 to 1
     makes the list repeat itself less, and each item keeps its own score. `popularity` times the log of an
-    item's popularity is added to its score; below 0 the popular lose.
+    item's popularity is added to its score; below 0 the popular lose. `context` is what the request brings, such as
+    `{"device": "phone"}`, by the model's context columns; what is left out is unknown.
     """
     users = None if user_id is None else [an_id("user_id", user_id)]
     if not (allow or categories or diversity or popularity):
         histories = None if history is None else [history]
-        return (await recommend_many(self, users, k, exclude=[exclude], history=histories))[0]
+        answers = await recommend_many(self, users, k, exclude=[exclude], history=histories, context=context)
+        return answers[0]
     if users is None and history is None:
         raise InvalidArgument("user_id", "or history must be given")
     inputs: Inputs = {
@@ -62,7 +66,7 @@ async def recommend(
         "diversity": [a_dial("diversity", diversity)],
         "popularity": [a_dial("popularity", popularity)],
     }
-    outputs = await self._predict("recommend_with", inputs, _RANKED, self._target_of(user_id))
+    outputs = await self._recommended("recommend_with", inputs, self._target_of(user_id), each(context, 1))
     return _ranked(outputs["item_id"][0], outputs["score"][0])
 
 
@@ -73,11 +77,12 @@ async def recommend_many(
     *,
     exclude: Sequence[Sequence[str]] | None = None,
     history: Sequence[Sequence[str]] | None = None,
+    context: Context | Sequence[Context] | None = None,
 ) -> list[list[Recommendation]]:
     """One list of recommendations per user, in the order given.
 
-    `exclude` and `history` hold one list per user. The users are split into requests within the server's
-    batch limit, and the timeout bounds each of those.
+    `exclude` and `history` hold one list per user, and `context` is one mapping for all, or one per user. The users are split
+    into requests within the server's batch limit, and the timeout bounds each of those.
     """
     users = None if user_ids is None else ids("user_ids", user_ids)
     if users is None and history is None:
@@ -89,10 +94,12 @@ async def recommend_many(
         signature, inputs["user_id"] = "recommend", users or ()
     else:
         signature, inputs["history"] = "recommend_history", id_lists("history", history, count)
+    contexts = each(context, count)
     found: list[list[Recommendation]] = [[]] * count
     for target, places in self._targets(users, count):
         part = {name: [column[place] for place in places] for name, column in inputs.items()}
-        outputs = await self._predict(signature, part, _RANKED, target)
+        given = None if contexts is None else [contexts[place] for place in places]
+        outputs = await self._recommended(signature, part, target, given)
         for place, items, scores in zip(places, outputs["item_id"], outputs["score"], strict=True):
             found[place] = _ranked(items, scores)
     return found

@@ -1,9 +1,12 @@
 """Top 10 of a million items at dimension 64, one query at a time: brute force, ScaNN, and the libraries beside it.
 
-Items lie in clusters, as embeddings do. Every approximate index is set so that it finds the share `RECALL` of the exact top 10
-of sample queries, and measured with others; faiss and usearch are left out where they are not installed, which is said.
+Items lie in clusters, as embeddings do. Every approximate index chooses its width by one rule, that of `trainer.index`: the top
+10 of sample queries surely hold the share `RECALL` of the exact one; other queries then measure recall and time. faiss and
+usearch (`make install EXTRAS=bench`) build graphs of 16 links an item, which takes them minutes; left out where not installed.
+They answer from a library call, so ScaNN's own call on one thread stands beside them; `scann` is the graph that is served.
 """
 
+import functools
 import importlib.util
 import statistics
 import time
@@ -13,17 +16,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.index import RECALL_AT, BruteForce, Scann
+from trainer.index import RECALL_AT, SAMPLE, BruteForce, Scann, exact_rows, surely
 
 ITEMS, DIMENSION, CLUSTERS = 1_000_000, 64, 5_000
-QUERIES, SET_WITH, ROUNDS, RECALL = (
-    200,
-    256,
-    5,
-    0.96,
-)  # a little above .95, for queries that were not in the sample
+LINKS, EXPANSION = (
+    16,
+    40,
+)  # of the graphs: links an item, and the candidates looked at while building (faiss has 40 by itself)
+QUERIES, TIMED, ROUNDS, RECALL = 1_000, 100, 5, 0.95
 SLOWEST = 1.5  # times the matrix-vector product alone
 Search = Callable[[np.ndarray], np.ndarray]
+Exact = list[set[int]]
 
 
 def run() -> dict[str, float]:
@@ -35,40 +38,45 @@ def run() -> dict[str, float]:
         noise = random.normal(size=(count, DIMENSION)).astype(np.float32)
         return centres[random.integers(CLUSTERS, size=count)] + 0.7 * noise
 
-    vectors, sample, queries = near(ITEMS), near(SET_WITH), near(QUERIES)
-    exact = np.concatenate([top_of(block @ vectors[1:].T) + 1 for block in np.split(queries, 10)])
+    vectors, sample, queries = near(ITEMS), near(SAMPLE), near(QUERIES)
     index = BruteForce().build_index(tf.constant(vectors))
     matrix = index.vectors
     product = tf.function(lambda query: tf.matmul(query, matrix, transpose_b=True))
-    found = {
-        "numpy product": compared(lambda query: vectors @ query[0], queries),
-        "product": compared(lambda query: product(tf.constant(query)), queries),
-        "brute force": compared(searching(index), queries, exact),
+    searches: dict[str, Search] = {
+        "numpy product": lambda query: vectors @ query[0],
+        "product": lambda query: product(tf.constant(query)).numpy(),
+        "brute force": searching(index),
     }
+    took = compared(searches, queries[:TIMED])
     started = time.perf_counter()
     scann = Scann(recall_target=RECALL).build_index(tf.constant(vectors), sample)
     print(f"  ScaNN built in {time.perf_counter() - started:.0f} s: {scann.describe()}")
-    found["scann"] = compared(searching(scann), queries, exact)
+    found = {"scann": searching(scann), "scann alone": alone(scann)}
+    wanted = exact_rows(matrix, tf.constant(sample))
     for name, build in (("faiss", faiss_hnsw), ("usearch", usearch_hnsw)):
         if importlib.util.find_spec(name) is None:
-            print(f"  {name}: not installed, left out (pip install {name.replace('faiss', 'faiss-cpu')})")
+            print(f"  {name}: not installed, left out (make install EXTRAS=bench)")
             continue
-        found[name] = compared(widened(build(vectors), sample, vectors), queries, exact)
-    for name, (seconds, recall) in found.items():
+        started = time.perf_counter()
+        search = build(vectors)
+        print(f"  {name} built in {time.perf_counter() - started:.0f} s")
+        found[name] = widened(search, sample, wanted)
+    took |= compared(found, queries[:TIMED])
+    wanted = exact_rows(matrix, tf.constant(queries))
+    recall = {name: float(shares_of(search, queries, wanted).mean()) for name, search in found.items()}
+    for name, seconds in took.items():
         print(
-            f"  {name:14} {1e3 * seconds:8.2f} ms" + (f"  recall@{RECALL_AT} {recall:.3f}" if recall else "")
+            f"  {name:14} {1e3 * seconds:8.2f} ms"
+            + (f"  recall@{RECALL_AT} {recall[name]:.3f}" if name in recall else "")
         )
-    fastest = min(found["numpy product"][0], found["product"][0])
+    fastest = min(took["numpy product"], took["product"])
     ratios = {
-        "brute_force_limit_over_taken": SLOWEST * fastest / found["brute force"][0],
-        "scann_times_brute_force": found["brute force"][0] / found["scann"][0],
-        "scann_recall": found["scann"][1],
+        "brute_force_limit_over_taken": SLOWEST * fastest / took["brute force"],
+        "scann_times_brute_force": took["brute force"] / took["scann"],
+        "scann_recall": recall["scann"],
     }
-    return ratios | {
-        f"scann_times_{name}": found[name][0] / found["scann"][0]
-        for name in ("faiss", "usearch")
-        if name in found
-    }
+    peers = found.keys() & {"faiss", "usearch"}
+    return ratios | {f"scann_times_{name}": took[name] / took["scann alone"] for name in sorted(peers)}
 
 
 def searching(index: Any) -> Search:
@@ -84,58 +92,51 @@ def searching(index: Any) -> Search:
     return lambda query: top(tf.constant(query)).numpy()
 
 
-def compared(search: Search, queries: np.ndarray, exact: np.ndarray | None = None) -> tuple[float, float]:
-    """Returns the median seconds of a query, of the quickest of some rounds, and the recall where that is known."""
-    rounds, rows = [], []
-    for turn in range(ROUNDS):
-        clock = []
-        for query in queries[:, np.newaxis]:
-            began = time.perf_counter()
-            answer = search(query)
-            clock.append(time.perf_counter() - began)
-            if turn == 0 and exact is not None:
-                rows.append(answer[0])
-        rounds.append(statistics.median(clock))
-    return min(rounds), 0.0 if exact is None else recall_of(np.array(rows), exact)
+def alone(index: Any) -> Search:
+    """Returns the rows `[1, 10]` of a query by ScaNN itself at the index's width: one thread, nothing excluded."""
+    from scann.scann_ops.py import scann_ops
+
+    searcher = scann_ops.searcher_from_module(index.layer._serialized_searcher)
+    width = index.reorder, index.leaves_to_search
+    return lambda query: searcher.search_batched(query, RECALL_AT, *width).indices.numpy()
 
 
-def recall_of(rows: np.ndarray, exact: np.ndarray) -> float:
-    """Returns the share of the exact rows `[n, 10]` that were found."""
-    return float(
-        np.mean(
-            [
-                len(set(some) & set(their)) / len(their)
-                for some, their in zip(rows.tolist(), exact.tolist(), strict=True)
-            ]
-        )
-    )
+def compared(searches: dict[str, Search], queries: np.ndarray) -> dict[str, float]:
+    """Returns the median seconds of a query by each search, of the quickest of some rounds; they take turns by round."""
+    rounds: dict[str, list[float]] = {name: [] for name in searches}
+    for _ in range(ROUNDS):
+        for name, search in searches.items():
+            clock = []
+            for query in queries[:, np.newaxis]:
+                began = time.perf_counter()
+                search(query)
+                clock.append(time.perf_counter() - began)
+            rounds[name].append(statistics.median(clock))
+    return {name: min(medians) for name, medians in rounds.items()}
 
 
-def top_of(scores: np.ndarray) -> np.ndarray:
-    """Returns the columns of the 10 highest scores `[n, items]`."""
-    return np.argpartition(scores, -RECALL_AT, axis=1)[:, -RECALL_AT:]
+def shares_of(search: Search, queries: np.ndarray, wanted: Exact) -> np.ndarray:
+    """Returns the share `[n]` of each query's exact rows that were found."""
+    rows = np.concatenate([search(query) for query in queries[:, np.newaxis]]).tolist()
+    return np.array([len({*some} & their) / len(their) for some, their in zip(rows, wanted, strict=True)])
 
 
-def widened(
-    search: Callable[[np.ndarray, int], np.ndarray], sample: np.ndarray, vectors: np.ndarray
-) -> Search:
-    """Returns the search at the smallest width that finds enough on the sample."""
-    exact = top_of(sample @ vectors.T)
-    width = 16
-    while (
-        recall_of(np.concatenate([search(one, width) for one in sample[:, np.newaxis]]), exact) < RECALL
-        and width < 4096
-    ):
-        width = width * 5 // 4
+def widened(search: Callable[[np.ndarray, int], np.ndarray], sample: np.ndarray, wanted: Exact) -> Search:
+    """Returns the search at the smallest width that surely finds enough of the sample."""
+    for width in (round(RECALL_AT * 1.2**step) for step in range(32)):
+        at_width = functools.partial(search, width=width)
+        if surely(shares_of(at_width, sample, wanted)) >= RECALL:
+            break
     print(f"  width {width}")
-    return lambda query: search(query, width)
+    return at_width
 
 
 def faiss_hnsw(vectors: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Returns a search by faiss, with 32 links an item."""
+    """Returns a search by faiss."""
     import faiss
 
-    index = faiss.IndexHNSWFlat(DIMENSION, 32, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWFlat(DIMENSION, LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = EXPANSION
     index.add(vectors)
 
     def search(query: np.ndarray, width: int) -> np.ndarray:
@@ -146,10 +147,10 @@ def faiss_hnsw(vectors: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def usearch_hnsw(vectors: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Returns a search by usearch, with 32 links an item."""
+    """Returns a search by usearch."""
     from usearch.index import Index
 
-    index = Index(ndim=DIMENSION, metric="ip", connectivity=32)
+    index = Index(ndim=DIMENSION, metric="ip", dtype="f32", connectivity=LINKS, expansion_add=EXPANSION)
     index.add(np.arange(len(vectors)), vectors)
 
     def search(query: np.ndarray, width: int) -> np.ndarray:

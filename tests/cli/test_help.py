@@ -20,7 +20,7 @@ print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
 """
 SAID = {
     "train": ("--preset", "--config", "--workdir", "--restart", "--allow-below-baseline", "SETTING=VALUE", "runs/<name>"),
-    "tune": ("--trials", "--preset", "Keras Tuner"),
+    "tune": ("--trials", "--sweep", "--preset", "Keras Tuner"),
     "evaluate": ("--workdir", "--baselines", "every registered baseline"),
     "export": ("--workdir", "new version", "--allow-below-baseline"),
     "compare": ("--presets", "--seeds", "--config", "runs/compare", "SETTING=VALUE"),

@@ -10,6 +10,10 @@ import pytest
 
 CORPUS = [f"i{n}" for n in range(20)]
 LOWEST = -3.4028234663852886e38
+DEVICE = {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}}
+METADATA = {
+    "metadata": {"signature_def": {"signature_def": {"recommend_in_context": {"inputs": {"device": DEVICE}}}}}
+}
 
 
 class Refusal(Exception):
@@ -33,6 +37,8 @@ def answer(signature: str, inputs: dict[str, Any]) -> dict[str, list[Any]]:
     match signature:
         case "recommend":
             return ranked(inputs["k"], inputs["exclude"], 0)
+        case "recommend_in_context":
+            return ranked(inputs["k"], inputs["exclude"], 2 if inputs["device"] == ["phone"] else 0)
         case "recommend_history":
             return ranked(inputs["k"], inputs["exclude"], 1)
         case "similar_items":
@@ -94,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
     def model(self, body: Any) -> Any:
         if not self.path.startswith("/v1/models/recommender"):
             raise Refusal(404, "Servable not found for request: Latest(other)")
+        if self.path.endswith("/metadata"):
+            return METADATA
         if body is None:
             healthy = {"error_code": "OK", "error_message": ""}
             return {

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def test_recommend_as_json(shell: Shell) -> None:
         "history": [{"item_id": item, "title": f"Tïtle {item}"} for item in ("i3", "i2", "i1")],
         "recommendations": [{"rank": 1, "item_id": "i2", "title": "Tïtle i2", "score": 1.0}],
     }
+
+
+def test_recommend_in_a_context(shell: Shell, server: StubServer) -> None:
+    found = shell.json("recommend", "--user", "42", "--k", "1", "--context", "device=phone")
+    assert found["recommendations"][0]["item_id"] == "i2"
+    assert [path for path, _, _ in server.requests][:2] == [
+        "/v1/models/recommender/metadata",
+        "/v1/models/recommender:predict",
+    ]
+    code, _, err = shell("recommend", "--user", "42", "--context", "devise=phone")
+    assert code == 2 and err == "error: context has 'devise', and the model has only device\n"
+    code, _, err = shell("recommend", "--user", "42", "--context", "phone")
+    assert code == 2 and "must look like device=phone, got 'phone'" in err
 
 
 def test_an_unknown_user_and_a_short_list_are_told(shell: Shell) -> None:
@@ -133,7 +147,7 @@ def test_compare_replays_against_both(shell: Shell, server: StubServer, tmp_path
     assert report["recall"]["low"] == report["recall"]["high"] == 0.0
     labels = [path.split("recommender/")[1] for path, _, _ in server.requests]
     a, b = "labels/stable:predict", "versions/7:predict"
-    assert labels == [a, b, b, a, a, b]
+    assert labels == ["labels/stable", "versions/7", a, b, b, a, a, b]
     code, out, _ = shell("compare", "--a", "stable", "--b", "stable", "--requests", str(requests))
     assert code == 0 and "95 % interval" in out
     code, out, _ = shell("compare", "--a", "stable", "--b", "canary", "--user", "1,2")
@@ -154,11 +168,41 @@ def test_the_figures_of_a_comparison_by_hand() -> None:
     assert report["judged"] == 2
     assert report["ndcg"]["a"] == pytest.approx((0.6309298 + 0.5) / 2)
     assert report["ndcg"]["b"] == pytest.approx((1 + 0.5) / 2)
-    half = 1.959964 * 0.2609721 / 2**0.5  # deviation of the differences 0.3690702 and 0
     assert report["ndcg"]["difference"] == pytest.approx(0.1845351)
-    assert report["ndcg"]["high"] == pytest.approx(0.1845351 + half, rel=1e-5)
+    assert report["ndcg"]["low"] == 0.0  # of the draws of two, a quarter has the difference 0 twice
+    assert report["ndcg"]["high"] == pytest.approx(0.3690702)  # and a quarter 0.3690702
     lone: Any = compare([pair("a", "b", "a")], 1)
     assert (lone["recall"]["difference"], lone["recall"]["low"], lone["rank_shift"]) == (-1.0, None, None)
+
+
+def test_the_interval_of_many_requests_is_that_of_their_mean() -> None:
+    """Half of the requests gain 1: the mean of 400 has the standard error 0.025, and so the bounds 0.451 and 0.549."""
+    report: Any = compare([pair("xy", "xy"[:n] + "z", "z") for n in (0, 2)] * 200, 1)
+    assert (report["recall"]["a"], report["recall"]["b"], report["judged"]) == (0.0, 0.5, 400)
+    assert report["recall"]["low"] == pytest.approx(0.451, abs=0.005)
+    assert report["recall"]["high"] == pytest.approx(0.549, abs=0.005)
+
+
+def test_a_request_may_have_its_own_depth() -> None:
+    shallow, deep = pair("ab", "ba", "b"), pair("ab", "ba", "b")
+    shallow = replace(shallow, replay=replace(shallow.replay, k=1))
+    report: Any = compare([shallow, deep], 2)
+    assert report["k"] is None and compare([deep], 2)["k"] == 2
+    assert (report["recall"]["a"], report["recall"]["b"]) == (0.5, 1.0)
+
+
+def test_a_replayed_request_brings_its_depth_and_its_context(
+    shell: Shell, server: StubServer, tmp_path: Path
+) -> None:
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text('{"user_id": "1", "k": 3, "exclude": ["i2"], "context": {"device": "phone"}}')
+    report = shell.json("compare", "--a", "stable", "--b", "canary", "--requests", str(requests))
+    assert report["k"] is None
+    bodies = [body for path, _, body in server.requests if path.endswith(":predict")]
+    inputs = {"user_id": ["1"], "k": [3], "exclude": [["i2"]], "device": ["phone"]}
+    assert bodies == [{"signature_name": "recommend_in_context", "inputs": inputs}] * 2
+    code, out, _ = shell("compare", "--a", "stable", "--b", "canary", "--requests", str(requests))
+    assert code == 0 and "1.0000" in out
 
 
 def test_metrics_and_percentiles_by_hand() -> None:
@@ -188,7 +232,7 @@ def test_metrics_and_percentiles_by_hand() -> None:
         (["compare", "--a", "x", "--b", "y"], 2, "--requests or --user must give at least one"),
         (
             ["compare", "--a", "x", "--b", "y", "--requests", "no.jsonl"],
-            1,
+            2,
             "No such file",
         ),
     ],
@@ -199,12 +243,27 @@ def test_an_error_is_one_line_and_a_code(shell: Shell, words: list[str], code: i
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"user": "1"}', '{"user_id": 1}'])
-def test_a_bad_line_of_requests_is_named(shell: Shell, tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "is not JSON: "),
+        ("[]", "must be a JSON object, got []"),
+        (
+            '{"user": "1"}',
+            "has the unknown key 'user'; a request has user_id, history, exclude, relevant, context, k",
+        ),
+        ('{"user_id": 1}', "is no request: user_id must be a string, got 1"),
+        ('{"exclude": ["1"]}', "is no request: user_id or history must be given"),
+        ('{"user_id": "1", "relevant": "2"}', "is no request: relevant must be a list of ids"),
+        ('{"user_id": "1", "k": 0}', "is no request: k must be from 1"),
+        ('{"user_id": "1", "context": "tv"}', "is no request: context must be an object such as"),
+    ],
+)
+def test_a_bad_line_of_requests_is_named(shell: Shell, tmp_path: Path, line: str, problem: str) -> None:
     requests = tmp_path / "requests.jsonl"
     requests.write_text('{"user_id": "1"}\n' + line)
     code, _, err = shell("compare", "--a", "x", "--b", "y", "--requests", str(requests))
-    assert code == 2 and f"{requests}:2 " in err
+    assert code == 2 and err.startswith(f"error: {requests}:2 {problem}")
 
 
 def test_debug_shows_where_an_error_came_from(shell: Shell) -> None:

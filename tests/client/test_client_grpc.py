@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -36,6 +37,11 @@ from serving.client import (
 
 Ask = Callable[..., Any]
 Answer = Callable[[str, dict[str, Any]], dict[str, list[Any]]]
+CONTEXT: dict[str, Any] = {
+    "device": (tf.string, [None]),
+    "at": (tf.float64, [None]),
+    "place": (tf.float32, [None, 2]),
+}
 
 
 class OfficialServer(
@@ -51,6 +57,7 @@ class OfficialServer(
         self.metadata: list[dict[str, Any]] = []
         self.released = threading.Event()
         self.dtypes: dict[str, int] = {}
+        self.context: dict[str, Any] = {}
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.specs.append(request.model_spec)
@@ -59,11 +66,24 @@ class OfficialServer(
             return self.faults.pop(0)(context)
         self.dtypes = {name: tensor.dtype for name, tensor in request.inputs.items()}
         inputs = {name: _plain(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        self.context = {name: inputs[name] for name in CONTEXT if name in inputs}
         response = predict_pb2.PredictResponse()
-        for name, column in self.answer(request.model_spec.signature_name, inputs).items():
+        signature = "recommend" if self.context else request.model_spec.signature_name
+        for name, column in self.answer(signature, inputs).items():
             floats = name in ("score", "embedding")
             values = np.asarray(column, np.float32 if floats else object)
             response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
+        return response
+
+    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        assert list(request.metadata_field) == ["signature_def"]
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        for name, (dtype, shape) in CONTEXT.items():
+            info = signatures.signature_def["recommend_in_context"].inputs[name]
+            info.dtype = dtype.as_datatype_enum
+            info.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(signatures)
         return response
 
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -143,6 +163,19 @@ def test_what_is_on_the_wire(ask: Ask, official: tuple[OfficialServer, str]) -> 
     assert second.version_label == "canary" and not second.HasField("version")
     assert third.name == "other"
     assert official[0].dtypes == {"user_id": tf.string, "exclude": tf.string, "k": tf.int32}
+
+
+def test_a_context_arrives_in_the_types_that_the_metadata_declares(
+    ask: Ask, official: tuple[OfficialServer, str]
+) -> None:
+    context = {"device": "phone", "at": 1_600_000_000.125, "place": [1, 2]}
+    assert ask("recommend", "42", 1, context=context) == [("i0", 1.0)]
+    assert official[0].context == {"device": ["phone"], "at": [1_600_000_000.125], "place": [[1.0, 2.0]]}
+    assert {name: official[0].dtypes[name] for name in CONTEXT} == {
+        name: dtype for name, (dtype, _) in CONTEXT.items()
+    }
+    with pytest.raises(InvalidArgument, match="'devise', and the model has only at, device, place"):
+        ask("recommend", "42", 1, context={"devise": "phone"})
 
 
 @pytest.mark.parametrize(
@@ -235,6 +268,9 @@ def test_a_tensor_that_is_no_column_is_a_bad_response(
     [
         (messages.PredictRequest, predict_pb2.PredictRequest),
         (messages.PredictResponse, predict_pb2.PredictResponse),
+        (messages.GetModelMetadataRequest, get_model_metadata_pb2.GetModelMetadataRequest),
+        (messages.GetModelMetadataResponse, get_model_metadata_pb2.GetModelMetadataResponse),
+        (messages.SignatureDefMap, get_model_metadata_pb2.SignatureDefMap),
         (messages.GetModelStatusRequest, get_model_status_pb2.GetModelStatusRequest),
         (messages.GetModelStatusResponse, get_model_status_pb2.GetModelStatusResponse),
     ],

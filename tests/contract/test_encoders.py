@@ -177,6 +177,63 @@ def test_a_causal_encoder_asks_as_it_was_trained(name, history, mask):
         np.testing.assert_allclose(answer[mask[:, place]], predictions[mask[:, place], place], atol=1e-5)
 
 
+TIMES = np.array([[7, 9, 900, 901, 50_000, 9_000_000]] * BATCH)  # seconds
+OF_TIMES = taking("gaps")
+
+
+def told(name: str, length: int = LENGTH) -> tf.keras.layers.Layer:
+    """Returns the encoder with times that have a say, whose weights start at zero."""
+    encoder = made(name, gaps=True, dropout=0.0, length=length)
+    encoder.build(tf.TensorShape([None, LENGTH, DIMENSION]))
+    encoder.gap.assign(tf.random.normal(encoder.gap.shape, stddev=3.0))
+    return encoder
+
+
+@pytest.mark.parametrize("length", [4, LENGTH])
+@pytest.mark.parametrize("name", OF_TIMES)
+def test_no_place_reads_a_later_time_or_its_own(name, length, history, mask):
+    encoder = told(name, length)
+    before, _ = encoder.predict_each(tf.constant(history), tf.constant(mask), SEED, tf.constant(TIMES))
+    for place in range(LENGTH):
+        moved = TIMES + np.where(np.arange(LENGTH) >= place, 5_000_000, 0)
+        after, _ = encoder.predict_each(tf.constant(history), tf.constant(mask), SEED, tf.constant(moved))
+        np.testing.assert_allclose(after[:, : place + 1], before[:, : place + 1], atol=1e-5)
+        if 2 <= place < LENGTH - 1:
+            assert np.abs(after[0, place + 1] - before[0, place + 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", OF_TIMES)
+def test_an_encoder_that_reads_times_asks_as_it_was_trained(name, history, mask):
+    encoder = told(name)
+    given = tf.constant(history), tf.constant(mask), SEED, tf.constant(TIMES)
+    predictions, asked = (np.asarray(found) for found in encoder.predict_each(*given))
+    for place in range(LENGTH):
+        answer = np.asarray(encoder(history[:, :place], mask[:, :place], TIMES[:, :place]))
+        rows = asked[:, place]
+        np.testing.assert_allclose(answer[rows], predictions[rows, place], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_TIMES)
+def test_some_sequences_are_trained_without_times(name):
+    encoder = made(name, gaps=True, dropout=0.5, layers=1, inner=1)
+    encoder.build(tf.TensorShape([None, LENGTH, DIMENSION]))
+    encoder.gap.assign(tf.random.normal(encoder.gap.shape, stddev=3.0))
+    history, real = tf.random.normal([64, LENGTH, DIMENSION]), tf.ones([64, LENGTH], tf.bool)
+    given = [
+        encoder.predict_each(history, real, SEED, *times)[0] for times in ([], [TIMES[:1].repeat(64, 0)])
+    ]
+    alike = (np.abs(given[0] - given[1]).max(axis=(1, 2)) < 1e-6).mean()
+    assert 0.25 < alike < 0.75
+
+
+@pytest.mark.parametrize("name", OF_TIMES)
+def test_times_that_are_not_known_change_nothing(name, history, mask):
+    encoder = told(name)
+    assert np.abs(encoder(history, mask, TIMES) - encoder(history, mask)).max() > 1e-3
+    unknown = np.zeros_like(TIMES)
+    np.testing.assert_allclose(encoder(history, mask, unknown), encoder(history, mask), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OF_EACH)
 def test_chance_comes_from_the_seed_alone(name, history, mask):
     encoder = made(name)
@@ -323,6 +380,7 @@ def test_a_file_is_small_and_knows_nothing_of_the_rest(path):
         ("session", {"half_life": -1}, "half_life is -1"),
         ("mind", {"interests": 0}, "interests is 0"),
         ("mind", {"power": -1}, "power is -1"),
+        ("mind", {"sharpness": 0}, "sharpness is 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(name, settings, complaint):

@@ -22,6 +22,7 @@ CHOICES = [
     {"encoder": {"name": "gru"}, "loss": {"name": "bpr"}, "negatives": {"name": "uniform"}},
     {"encoder": {"name": "gru"}, "negatives": {"name": "memory", "size": 64}, "similarity": "euclidean"},
     {"encoder": {"name": "mind"}, "loss": {"name": "hinge"}, "mask_positives": True},
+    {"encoder": {"name": "transformer"}, "negatives": {"name": "uniform"}, "mask_positives": True},
     {"learn_temperature": True, "l2": 0.01, "max_norm": 1.0, "dropout": 0.3, "layers": [8]},
     {"event_half_life_days": 30.0},
     {"user_id": False, "features": False, "encoder": {"name": "gru"}},

@@ -34,9 +34,10 @@ def test_every_world_is_a_source_without_repeats_in_order_of_time(name):
     frame = data.interactions.frame
     assert data.name == name
     assert not frame.select("user_id", "item_id").is_duplicated().any()
-    assert frame["user_id"].n_unique() == 2_000
+    users = WORLDS[name]().users
+    assert frame["user_id"].n_unique() == users
     prepared = prepare(data, DataSettings())
-    assert len(prepared.test) == len(prepared.validation) == 2_000  # no positive was had before
+    assert len(prepared.test) == len(prepared.validation) == users  # no positive was had before
     assert prepared.best_reachable == data.best_reachable
     steps = np.diff(prepared.everything.timestamp)[np.diff(prepared.everything.user) == 0]
     assert (steps > 0).all()  # so that no tie hides the order

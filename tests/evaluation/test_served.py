@@ -6,6 +6,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import lists
 
 from trainer import served
@@ -60,6 +61,21 @@ def test_the_context_of_a_request_goes_along_where_the_model_takes_it(prepared):
     assert signature == "recommend_in_context"
     assert inputs["device"] == ["phone", "desk", "phone", "phone"]
     assert inputs["exclude"] == [[""]] * 4 and inputs["k"] == [2] * 4
+
+
+def test_a_bundle_passes_over_what_it_does_not_take_as_a_server_does(prepared, tmp_path):
+    """Test cases carry every column of the table, outcomes too; a signature only what a request can bring."""
+
+    class Recommender(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)])
+        def recommend(self, user_id, k):
+            return {"item_id": tf.fill([tf.size(user_id), 1], "f"), "score": tf.ones([tf.size(k), 1])}
+
+    module, version = Recommender(), tmp_path / "models" / "recommender" / "1"
+    signatures = dict.fromkeys((*NEEDED, "recommend_in_context"), module.recommend)
+    tf.saved_model.save(module, str(version), signatures)
+    rows, _ = served.bundle(tmp_path, "recommender").lists(prepared).top(prepared.test, 1)
+    assert rows.tolist() == [[6]] * 4
 
 
 def test_histories_of_different_lengths_are_padded(prepared):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from trainer import registry
 from trainer.encoders import self_attention, sequence
 from trainer.encoders.mind import squashed
+from trainer.encoders.transformer import GAPS, gaps
 
 MASK = tf.constant([[True, True, True], [True, False, False], [False, False, False]])
 SEED = tf.constant([1, 2])
@@ -173,21 +174,21 @@ def test_capsules_are_squashed_to_below_one():
 
 
 def test_mind_routes_opposite_events_to_different_interests():
-    encoder = made("mind", interests=2)
+    encoder = made("mind", interests=2, sharpness=0.5)
     encoder.build(tf.TensorShape([None, 4, 2]))
-    encoder.bilinear.assign(tf.eye(2))
-    encoder.first.assign([[1.0, 0.0], [-1.0, 0.0]])
+    np.testing.assert_array_equal(encoder.bilinear, np.eye(2))
     encoder.outer.set_weights([np.zeros_like(weight) for weight in encoder.outer.get_weights()])
     history = tf.constant([[[5.0, 0.0], [-5.0, 0.0], [4.0, 0.0], [-6.0, 0.0]]])
     found = encoder(history, tf.ones([1, 4], tf.bool))
-    # each capsule takes the share p of the two events that are like it and 1 - p of the others, all read at length 1
-    logit = 1.0
+    # The newest event goes to the first capsule, the one before it to the second, and so on: each capsule takes the share p of the two
+    # events that are like it and 1 - p of the others, all read at length 1; `apart` is how far apart their logits are.
+    apart = 1.0
     for _ in range(2):
-        length = 2 * np.tanh(logit)
-        logit += length**2 / (1 + length**2)
-    length = 2 * np.tanh(logit)
+        length = 2 * np.tanh(apart / 2)
+        apart += 0.5 * 2 * length**2 / (1 + length**2)
+    length = 2 * np.tanh(apart / 2)
     expected = length**2 / (1 + length**2)
-    np.testing.assert_allclose(found[0], [[expected, 0], [-expected, 0]], rtol=1e-5)
+    np.testing.assert_allclose(found[0], [[-expected, 0], [expected, 0]], rtol=1e-5)
 
 
 def test_label_aware_attention_by_hand():
@@ -221,3 +222,33 @@ def built(positions: str) -> tf.keras.layers.Layer:
     encoder = made("transformer", positions=positions)
     encoder.build(tf.TensorShape([None, 5, 8]))
     return encoder
+
+
+def test_gaps_are_powers_of_two_of_seconds():
+    times = tf.constant([[1_000, 1_000, 1_001, 1_004, 0], [1, 2**32, 2**40, 2**40 + 7, 2**40 + 8]], tf.int64)
+    expected = [[1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [2, 2, 1, 1, 0], [4, 4, 3, 1, 0], [0, 0, 0, 0, 0]]
+    found = gaps(times)
+    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(found[1, 3:], [[GAPS, GAPS, 4, 1, 1], [GAPS, GAPS, 5, 2, 1]])
+
+
+def test_a_gap_weighs_an_event_by_its_learned_power():
+    """One layer whose queries and keys are zero: the weights are the softmax of the gaps' logits alone."""
+    encoder = made("transformer", layers=1, heads=1, gaps=True, dropout=0.0)
+    encoder.build(tf.TensorShape([None, 3, 2]))
+    encoder.blocks.projections[0].set_weights([np.hstack([np.zeros((2, 4)), np.eye(2)]), np.zeros(6)])
+    encoder.blocks.mixes[0].set_weights([np.eye(2), np.zeros(2)])
+    encoder.blocks.outers[0].set_weights([np.zeros((8, 2)), np.zeros(2)])
+    weight = {1: 3.0, 3: 2.0, 11: 5.0}  # of no second, of 2 to 3, of 512 to 1,023
+    for power, value in weight.items():
+        encoder.gap[power - 1].assign([np.log(value)])
+    history = tf.constant([[[1.0, 3.0], [-2.0, 5.0], [4.0, 0.0]]])
+    found = encoder(history, MASK[:1], tf.constant([[1_000, 1_797, 1_800]], tf.int64))
+
+    def norm(rows):
+        rows = rows - rows.mean(axis=-1, keepdims=True)
+        return rows / np.sqrt(rows.var(axis=-1, keepdims=True) + 1e-5)
+
+    rows = norm(np.concatenate([[encoder.start.numpy()], history[0].numpy()]))  # the start has no time: 1
+    read = np.array([1, weight[11], weight[3], weight[1]]) / 11 @ norm(rows)
+    np.testing.assert_allclose(found[0], norm(rows[-1] + read), rtol=1e-4)

@@ -5,10 +5,15 @@ import pytest
 import tensorflow as tf
 
 from trainer import registry
+from trainer.blending import attach
+from trainer.cascade import Cascade
+from trainer.cascade_choice import choose
 from trainer.config import with_settings
 from trainer.errors import UserError
 from trainer.retriever import Retriever
 from trainer.towers import IdEmbedding
+from trainer.train_ranking import build_ranking
+from trainer.train_retrieval import build_retrieval
 
 PAIRS = (np.array([1, 1, 2, 2, 2]), np.array([1, 2, 2, 2, 3]))  # user 2 had item 2 twice: one edge
 
@@ -55,6 +60,36 @@ def test_inference_reads_what_was_last_refreshed():
     np.testing.assert_array_equal(users(tf.constant([1])), before)
     made.refresh()
     assert (users(tf.constant([1])).numpy() != before).all()
+
+
+def test_later_events_speak_without_training():
+    """User 1 has had item 3 since; user 4 and item 5 came later, and have no vectors that could pass."""
+    made, users, items = graph_of(layers=1)
+    before = users(tf.constant([1, 2, 3])).numpy()
+    later = (np.append(PAIRS[0], [1, 4, 2]), np.append(PAIRS[1], [3, 1, 5]))
+    made.refresh(later)
+    table, other = users.embedding.embeddings.numpy(), items.embedding.embeddings.numpy()
+    # degrees: users 3, 2; items 1, 2, 2
+    message = other[1] / np.sqrt(3) + other[2] / np.sqrt(6) + other[3] / np.sqrt(6)
+    np.testing.assert_allclose(users(tf.constant([1]))[0], (table[1] + message) / 2, rtol=1e-5)
+    made.refresh()
+    np.testing.assert_allclose(users(tf.constant([1, 2, 3])), before, rtol=1e-6)
+
+
+def test_an_exported_graph_holds_the_validation_events(tiny_config, tiny_prepared, tmp_path, quiet):
+    """Also after the weights of the cascade were chosen, for which they are left out."""
+    graph = {"retrieval.embedding": {"name": "lightgcn", "layers": 1}, "retrieval.factorisation": "none"}
+    config = with_settings(tiny_config, graph)
+    retriever = build_retrieval(config, tiny_prepared).model.retriever
+    trained = retriever.embedding.made[0].numpy()
+    attach(retriever, config, tiny_prepared, tmp_path, quiet)
+    exported = retriever.embedding.made[0].numpy()
+    assert (
+        np.abs(exported - trained).max(axis=1) > 0
+    ).mean() > 0.9  # nearly every user has a validation event
+    ranker = build_ranking(config, tiny_prepared, quiet).model.network
+    choose(retriever, Cascade(ranker, config.export.cascade), config, tiny_prepared, tmp_path)
+    np.testing.assert_array_equal(retriever.embedding.made[0], exported)
 
 
 def test_a_graph_needs_users_and_a_layer(tiny_config, tiny_prepared):

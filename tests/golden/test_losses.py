@@ -252,6 +252,44 @@ def test_items_of_the_user_are_no_negatives_where_masked(
     assert found == pytest.approx((weight * wanted).mean(), rel=1e-4)
 
 
+def test_items_of_the_user_are_no_negatives_of_any_place_of_a_sequence(tiny_config, tiny_prepared):
+    """Each place asked with the history before it, one by one: the negatives that the user ever had are left out."""
+    events = tiny_prepared.train
+    chosen = {
+        "retrieval.encoder": {"name": "gru", "dropout": 0.0},
+        "retrieval.negatives": {"name": "uniform", "extra": 60},
+        "retrieval.mask_positives": True,
+        "retrieval.temperature": 0.3,
+    }
+    model = RetrievalModel(with_settings(tiny_config, chosen).retrieval, tiny_prepared, seed=5)
+    offsets = events.by_user(len(tiny_prepared.users)).offsets
+    users = np.flatnonzero(np.diff(offsets) >= 4)[:3]
+    places = np.stack(
+        [offsets[users] + place for place in range(3)], axis=1
+    )  # the first 3 events of 4 or more
+    raw = {name: tf.constant(column[places.ravel()]) for name, column in events.context.items()}
+    context = {context_key(name): column for name, column in model.retriever.encode_context(raw).items()}
+    in_rows = {name: tf.reshape(column, [3, 3, column.shape[-1]]) for name, column in context.items()}
+    batch = {"user": tf.constant(events.user[places[:, 0]]), "weight": tf.ones([3, 3])} | in_rows
+    found = float(model.compute_loss(batch | {"sequence": tf.constant(events.item[places])}))
+
+    asked = places[:, 1:].ravel()
+    before = np.stack([events.item[places[:, 0]], events.item[places[:, 1]]], axis=1).repeat(2, axis=0)
+    before[::2, 1] = 0
+    inputs = {
+        "user": tf.constant(events.user[asked]),
+        "item": tf.constant(events.item[asked]),
+        "history": tf.constant(before),
+    } | {name: tf.reshape(column[:, 1:], [6, -1]) for name, column in in_rows.items()}
+    logits, ids = scores_of(model, inputs, 0.3)
+    logits -= np.log(model.sampler.probability(tf.constant(ids), tf.constant(6)).numpy())
+    own = np.array([np.isin(ids, events.item[events.user == user]) for user in events.user[asked]])
+    assert own[:, 6:].any()
+    own[:, :6] = True
+    logits[own & ~np.eye(6, len(ids), dtype=bool)] = -np.inf
+    assert found == pytest.approx(FORMULAS["softmax",](logits).mean(), rel=1e-4)
+
+
 def test_a_learned_temperature_is_trained(tiny_config, tiny_prepared, a_batch):
     chosen = with_settings(tiny_config, {"retrieval.learn_temperature": True, "retrieval.temperature": 0.2})
     model = RetrievalModel(chosen.retrieval, tiny_prepared, seed=5)

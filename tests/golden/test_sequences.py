@@ -16,7 +16,7 @@ def events_of(rows):
     user = np.repeat(np.arange(1, len(rows) + 1), rows).astype(np.int32)
     item = np.arange(1, len(user) + 1, dtype=np.int32)
     weight = item.astype(np.float32)
-    return Events(user, item, np.arange(len(user)), weight, weight)
+    return Events(user, item, np.arange(len(user)) + 100, weight, weight)
 
 
 def test_runs_are_cut_from_the_newest_event():
@@ -33,6 +33,7 @@ def test_a_batch_by_hand():
     assert batch["user"].numpy()[order].tolist() == [1, 3]
     assert batch["sequence"].numpy()[order].tolist() == [[1, 2, 3], [5, 6, 0]]
     assert batch["weight"].numpy()[order].tolist() == [[1, 2, 3], [5, 6, 0]]
+    assert batch["times"].numpy()[order].tolist() == [[100, 101, 102], [104, 105, 0]]
     assert batch["context_hour"].numpy()[order][0, :, 0].tolist() == [0, 1, 2]
 
 

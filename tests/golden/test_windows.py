@@ -102,9 +102,13 @@ def test_batches_go_on_where_an_unbroken_run_would_be(make_events):
     whole, rest = batches(0), batches(2)
     assert (len(whole), len(rest)) == (6, 2)
     for one, other in zip(whole[4:], rest, strict=True):
-        assert one.keys() == other.keys() == {"user", "item", "weight", "history", "context_hour"}
+        assert one.keys() == other.keys() == {"user", "item", "weight", "history", "times", "context_hour"}
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
     rows = whole[0]["context_hour"][:, 0].astype(int)
     np.testing.assert_array_equal(whole[0]["item"], events.item[rows])
+    last = np.maximum(rows - 1, 0)[:, None]  # the newest event of a history stands just before
+    newest = np.maximum((whole[0]["history"] > 0).sum(axis=1) - 1, 0)[:, None]
+    found = np.take_along_axis(whole[0]["times"], newest, axis=1)
+    np.testing.assert_array_equal(found, np.where(whole[0]["history"][:, :1] > 0, events.timestamp[last], 0))
     np.testing.assert_array_equal(whole[0]["user"], events.user[rows])

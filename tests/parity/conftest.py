@@ -5,6 +5,7 @@ side, the context features among it, would go untested.
 """
 
 import contextlib
+import functools
 import socket
 import subprocess
 import sys
@@ -25,13 +26,27 @@ START_SECONDS = 120
 
 
 @pytest.fixture(scope="session")
-def workdir(tmp_path_factory, tiny_arguments) -> Path:
-    """The run as `train` leaves it. Nobody writes here; who must, copies it."""
-    home = tmp_path_factory.mktemp("parity") / "run"
+def trained(tmp_path_factory, tiny_arguments) -> tuple[Path, Any]:
+    """The run as `train` leaves it, and the model that it exported, whose signatures are traced by then."""
+    from trainer.serving_model import ServingModel
+
+    home, made = tmp_path_factory.mktemp("parity") / "run", []
+
+    def kept(*arguments: Any) -> Any:
+        made.append(ServingModel(*arguments))
+        return made[0]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.blending.weigh_towers", lambda *_: TOWERS)
+        patch.setattr("trainer.experiment.ServingModel", kept)
         assert main(["train", "--workdir", str(home), "--allow-below-baseline", *tiny_arguments]) == 0
-    return home
+    return home, made[0]
+
+
+@pytest.fixture(scope="session")
+def workdir(trained) -> Path:
+    """The run as `train` leaves it. Nobody writes here; who must, copies it."""
+    return trained[0]
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +134,7 @@ def offline(run) -> Callable[..., Lists]:
 
     prepared = run.prepared
 
+    @functools.cache
     def lists(context: bool) -> Lists:
         cases = prepared.test
         if not context:

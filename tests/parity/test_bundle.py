@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import resource
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from trainer.__main__ import main
 from trainer.errors import UserError
+from trainer.progress import Reporter
 
 SIDES = ("config.toml", "manifest.json", "metrics.json", "vocabularies.json")
 
@@ -33,26 +36,14 @@ def copy(workdir, tmp_path) -> Path:
     return Path(shutil.copytree(workdir, tmp_path / "run"))
 
 
-@pytest.fixture(scope="session")
-def serving_model(run):
-    from trainer import registry
-    from trainer.cascade import Cascade
-    from trainer.experiment import histories
-    from trainer.serving_model import ServingModel
-
-    index, settings = registry.build("index", "brute_force", {}), run.config.export
-    cascade = Cascade(run.ranking.network, settings.cascade)
-    return ServingModel(run.retrieval.retriever, run.prepared, histories(run), index, cascade, settings)
-
-
 @pytest.fixture
-def publish(run, serving_model):
+def publish(run, trained):
     """Publishes into a bundle; the settings of `export` by keyword."""
     from trainer.export import export
 
     def call(bundle: Path, **settings):
         config = run.config.model_copy(update={"export": run.config.export.model_copy(update=settings)})
-        return export(serving_model, run.prepared, config, {"retrieval": {}}, "fingerprint", bundle)
+        return export(trained[1], run.prepared, config, {"retrieval": {}}, "fingerprint", bundle)
 
     return call
 
@@ -83,6 +74,10 @@ def test_what_lies_in_a_bundle(workdir, run):
     told = manifest(bundle)
     assert told["data_fingerprint"] == run.fingerprint
     assert (told["format"], told["version"], told["items"]) == (1, 1, len(run.prepared.items) - 1)
+    assert told["left_out"] == {}
+    figures = json.loads((workdir / "metrics.json").read_text())["cascade"]
+    assert set(figures) == {"weights", "milliseconds", "cases", "retrieval_alone", "cascade", "stages"}
+    assert told["cascade"] == told["cascade"] | figures
     inside = bundle / "models" / "recommender" / "1" / "assets.extra" / "manifest.json"
     assert json.loads(inside.read_text()) == told
 
@@ -182,8 +177,16 @@ def test_a_failed_export_leaves_everything_as_it_was(publish, quick, monkeypatch
     assert [path.name for path in bundle.glob(".*")] == []
 
 
-def test_a_disk_that_fills_up_for_real(publish, tmp_path):
+def test_a_disk_that_fills_up_for_real(publish, monkeypatch, tmp_path):
     """The limit on file sizes makes TensorFlow's own writes fail, as a full disk does."""
+    import tensorflow as tf
+
+    def write(serving, config, directory):
+        module = tf.Module()
+        module.table = tf.Variable(tf.zeros([100_000]))
+        tf.saved_model.save(module, str(directory))
+
+    monkeypatch.setattr("trainer.export._write_model", write)
     bundle = tmp_path / "bundle"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -193,6 +196,40 @@ def test_a_disk_that_fills_up_for_real(publish, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(bundle) == {}
+
+
+def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, monkeypatch, tmp_path):
+    """On the terminal and in the manifest; the stages' figures in `metrics.json`, where a later `evaluate` leaves them."""
+    from trainer import experiment
+    from trainer.cascade import Weights
+
+    stages = {
+        "milliseconds": {"retrieve": 1.5},
+        "stages": {"retrieve": {"passes": 500, "recall": 0.75, "lost": 0.25}},
+    }
+    monkeypatch.setattr("trainer.neighbours.MOST_NUMBERS", 100)
+    monkeypatch.setattr("trainer.serving_model.MOST_NUMBERS", 100)
+    monkeypatch.setattr("trainer.serving_model.ServingModel.signatures", {})
+    monkeypatch.setattr("trainer.cascade_choice.choose", lambda *_: Weights())
+    monkeypatch.setattr("trainer.cascade_choice.measure", lambda *_: stages)
+    reporter = Reporter(Console(file=io.StringIO(), width=1000))
+    here = dataclasses.replace(run, workdir=tmp_path, reporter=reporter)
+    reports = experiment.Reports({"model": None}, {}, {}, {})
+    metrics = experiment.publish(here, reports, {"seconds": {}}, allow_below_baseline=False)
+    assert metrics == {"seconds": {}, "cascade": stages}
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert json.loads((tmp_path / "bundle" / "metrics.json").read_text()) == metrics
+    told = manifest(tmp_path / "bundle")
+    assert told["cascade"]["milliseconds"] == {"retrieve": 1.5}
+    numbers = run.prepared.users.trained * told["dimension"]
+    line = told["left_out"]["similar_users"]
+    assert (
+        f"{run.prepared.users.trained} users are {numbers:,} numbers, and a bundle carries up to 100" in line
+    )
+    assert "export.similar_users=false" in line and line in reporter.console.file.getvalue()
+    monkeypatch.setattr("trainer.leaderboard.write", lambda *_: None)
+    nothing = dataclasses.replace(here, retrieval=None, ranking=None)
+    assert experiment.write_metrics(nothing, experiment.Reports({}, {}, {}, {}))["cascade"] == stages
 
 
 @pytest.mark.slow
@@ -233,28 +270,18 @@ directory, users = sys.argv[1], json.loads(sys.argv[2])
 k, exclude = [10] * len(users), [[""]] * len(users)
 loaded = tf.saved_model.load(directory).signatures["recommend"]
 answer = loaded(user_id=tf.constant(users), k=tf.constant(k), exclude=tf.constant(exclude))
-eager = [[item.decode() for item in row] for row in answer["item_id"].numpy().tolist()]
-v1 = tf.compat.v1
-with v1.Session(graph=v1.Graph()) as session:
-    meta = v1.saved_model.load(session, ["serve"], directory)
-    signature = meta.signature_def["recommend"]
-    feed = {"user_id": users, "k": k, "exclude": exclude}
-    found = session.run(
-        signature.outputs["item_id"].name, {signature.inputs[name].name: value for name, value in feed.items()}
-    )
-print(json.dumps([eager, [[item.decode() for item in row] for row in found.tolist()]]))
+print(json.dumps([[item.decode() for item in row] for row in answer["item_id"].numpy().tolist()]))
 """
 
 
 def test_opens_where_trainer_cannot_be_imported(workdir, offline, tmp_path):
-    """As TensorFlow Serving opens it, too: into a session, by tags, through the signature's tensor names."""
+    """Into a session, as TensorFlow Serving opens it, the embedded server opens it in every other test."""
     wanted = offline(context=False)
     directory = workdir / "bundle" / "models" / "recommender" / "1"
     command = [sys.executable, "-c", ALONE, str(directory), json.dumps(wanted.users[:25])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    eager, session = json.loads(done.stdout)
-    assert eager == session == wanted.ids[:25]
+    assert json.loads(done.stdout) == wanted.ids[:25]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from serving.client import Recommender
+from serving.client import InvalidArgument, Recommender
 
 K = 10
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -42,6 +42,28 @@ def test_the_server_equals_the_evaluator(offline, server, protocol):
     assert [[item.item_id for item in row] for row in found] == wanted.ids
     np.testing.assert_allclose([[item.score for item in row] for row in found], wanted.scores, **CLOSE)
     assert [item.item_id for item in single] == wanted.ids[7]
+
+
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_the_server_equals_the_evaluator_in_context(run, offline, server, ask, protocol):
+    wanted = offline(context=True)
+    context = run.prepared.test.context
+    rows = zip(*(column.tolist() for column in context.values()), strict=True)
+    contexts = [dict(zip(context, row, strict=True)) for row in rows]
+    history = list(run.prepared.items.values[:3])
+    with Recommender(server[protocol == "gRPC"]) as recommender:
+        recommender.wait_until_ready()
+        found = recommender.recommend_many(wanted.users, K, context=contexts)
+        stranger = recommender.recommend(history=history, k=K, context={"hour": 7})
+        with pytest.raises(InvalidArgument, match="'devise', and the model has only device, hour"):
+            recommender.recommend(wanted.users[0], context={"devise": "phone"})
+    assert [[item.item_id for item in row] for row in found] == wanted.ids
+    np.testing.assert_allclose([[item.score for item in row] for row in found], wanted.scores, **CLOSE)
+    asked = {"user_id": [""], "k": [K], "history": [history], "device": [""], "hour": [7.0]}
+    asked |= {name: [[""]] for name in ("exclude", "allow", "category")}
+    asked |= {name: [0.0] for name in ("diversity", "popularity")}
+    with_context = ask("recommend_with_context", **asked)
+    assert [item.item_id for item in stranger] == with_context["item_id"][0].tolist()
 
 
 def test_history_is_never_recommended(run, ask):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -18,15 +19,21 @@ def staged(run):
     from trainer import registry
     from trainer.cascade import Cascade, Weights
     from trainer.experiment import histories
-    from trainer.serving_model import ServingModel
+    from trainer.serving_model import COUNTS, STRING_LISTS, STRINGS, ServingModel
+
+    class Two(ServingModel):
+        """Of the signatures, those that are asked: tracing all takes long."""
+
+        @cached_property
+        def signatures(self):
+            lists = {"user_id": STRINGS, "k": COUNTS, "exclude": STRING_LISTS}
+            return {name: self._trace(getattr(self, name), **lists) for name in ("recommend", "retrieve")}
 
     cascade = Cascade(
         run.ranking.network, CascadeSettings(retrieve=RETRIEVE, prerank=PRERANK), Weights(LIGHT, DEEP)
     )
     index = registry.build("index", "brute_force", {})
-    return ServingModel(
-        run.retrieval.retriever, run.prepared, histories(run), index, cascade, run.config.export
-    )
+    return Two(run.retrieval.retriever, run.prepared, histories(run), index, cascade, run.config.export)
 
 
 def ordered(run, user: int, rows, scores):
@@ -84,10 +91,10 @@ def test_a_wish_passes_the_stages_too(run, staged):
     nothing = {"history": tf.constant([[""]] * 3), "allow": tf.constant([[""]] * 3)}
     nothing |= {"category": tf.constant([[""]] * 3), "diversity": tf.zeros([3]), "popularity": tf.zeros([3])}
     plain = staged.signatures["recommend"](**asked)
-    found = staged.signatures["recommend_with"](**asked, **nothing)
+    found = staged.recommend_with(**asked, **nothing)
     assert found["item_id"].numpy().tolist() == plain["item_id"].numpy().tolist()
     some = plain["item_id"][:, 2:4]
-    allowed = staged.signatures["recommend_with"](**asked, **nothing | {"allow": some})
+    allowed = staged.recommend_with(**asked, **nothing | {"allow": some})
     there = allowed["item_id"].numpy()
     assert [sorted(row[:2]) for row in there.tolist()] == [sorted(row) for row in some.numpy().tolist()]
     assert (there[:, 2:] == b"").all() and (allowed["score"].numpy()[:, 2:] == LOWEST).all()

@@ -9,11 +9,24 @@ import pytest
 from ranking_world import quick
 
 from trainer import experiment
-from trainer.config import Config, EvaluateSettings, from_values, load, with_settings
+from trainer.cascade import Cascade
+from trainer.config import (
+    CascadeSettings,
+    Config,
+    EvaluateSettings,
+    ExportSettings,
+    from_values,
+    load,
+    with_settings,
+)
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
+from trainer.index import BruteForce
 from trainer.progress import Reporter
+from trainer.retriever import Retriever
+from trainer.serving_model import ServingModel
 from trainer.train_ranking import build_ranking, evaluate_targets, predict, train_ranking, validator
+from trainer.train_retrieval import build_retrieval
 
 RATING = {"name": "rating"}
 LIKED = {"name": "liked", "kind": "binary", "threshold": 4.0}
@@ -60,6 +73,21 @@ def test_what_is_to_be_predicted_is_no_input(world: Prepared, reporter: Reporter
     )
     assert set(plain.context.towers) == {"device", "hour"}
     assert set(asking.context.towers) == {"device"}
+
+
+def test_what_is_to_be_predicted_is_no_input_of_a_query_either(world: Prepared) -> None:
+    """Nor of a signature: a request cannot bring what only its event will tell."""
+
+    def retriever(*targets: dict[str, object]) -> Retriever:
+        return build_retrieval(quick(targets=list(targets)), world).model.retriever
+
+    assert set(retriever(RATING).query_tower.context.towers) == {"device", "hour"}
+    assert retriever(HOUR, HOUR | {"name": "device", "column": "device"}).query_tower.context is None
+    asking, cascade = retriever(RATING, HOUR), Cascade(None, CascadeSettings())
+    assert set(asking.encode_context(world.test.context)) == {"device"}
+    histories = world.before_test.by_user(len(world.users))
+    serving = ServingModel(asking, world, histories, BruteForce(), cascade, ExportSettings())
+    assert set(serving.signatures["recommend_in_context"].structured_input_signature[1]) == {"device"}
 
 
 def test_the_loss_is_the_weighted_sum(world: Prepared, reporter: Reporter) -> None:

@@ -1,5 +1,6 @@
 """The search on the tiny world: what it writes, that it resumes, and what it says to a table that will not do."""
 
+import itertools
 import json
 import math
 
@@ -9,6 +10,7 @@ from trainer import tune
 from trainer.config import load, with_settings
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer
+from trainer.tune_report import short
 
 RANGES = {
     "retrieval.embedding_dimension": {"choice": [2, 4, 8]},
@@ -67,8 +69,13 @@ def settings_of(configs):
     return [(one.retrieval.embedding_dimension, one.retrieval.temperature) for one in configs]
 
 
+def tables(workdir):
+    """The lines of each table in `trials.md`, without the two of its header."""
+    return [part.splitlines()[2:] for part in (workdir / "trials.md").read_text().split("\n\n")]
+
+
 def rows(workdir):
-    return (workdir / "trials.md").read_text().splitlines()[2:]
+    return tables(workdir)[0]
 
 
 def test_three_real_trials(config, tmp_path):
@@ -150,6 +157,47 @@ def test_when_all_trials_fail_the_reason_is_told(config, tmp_path, pretend):
     assert len(pretend.trained) == 3
 
 
+def test_a_sweep_stands_beside_the_rules_of_thumb(config, tmp_path, pretend, tiny_prepared):
+    """Of 300 items at most: a fourth root of 4, and 16 by size, which was not measured."""
+    words = ["retrieval.embedding_dimension=8,2,4", "retrieval.temperature=0.2,0.4"]
+    best = load(None, tune.run(tune.sweep(config, words), tmp_path))
+    assert settings_of(pretend.trained) == list(itertools.product((8, 2, 4), (0.2, 0.4)))
+    assert settings_of([best]) == [(4, 0.2)]
+    assert 150 < tiny_prepared.items.trained <= 300
+    assert tables(tmp_path)[1] == [
+        "| 2 | 2 | 0.8000 |  |",
+        "| 4 | 2 | 1.0000 | fourth root |",
+        "| 8 | 2 | 0.6000 |  |",
+        "| 16 | - | not measured | table by size (auto) |",
+    ]
+
+
+def test_a_sweep_of_another_setting_has_no_table_of_dimensions(config, tmp_path, pretend):
+    tune.run(tune.sweep(config, ["train.optimizer=adam,adagrad"]), tmp_path)
+    assert [one.train.optimizer for one in pretend.trained] == ["adam", "adagrad"]
+    assert len(tables(tmp_path)) == 1
+
+
+def test_an_interrupted_sweep_goes_on(config, tmp_path, pretend):
+    """Keras Tuner's own grid search would stop here: what comes next is not in what it saves."""
+    pretend.raises[1] = KeyboardInterrupt()
+    pretend.raises[3] = UserError("the loss became nan")
+    search = tune.sweep(config, ["retrieval.embedding_dimension=2,4,8,16"])
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(search, tmp_path)
+    tune.run(search, tmp_path)
+    assert [one.retrieval.embedding_dimension for one in pretend.trained] == [2, 4, 4, 8, 16]
+    assert len(rows(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("word", ["retrieval.temperature", "retrieval.temperature=", "=1,2"])
+def test_a_sweep_of_nothing_is_one_line(config, word):
+    with pytest.raises(
+        UserError, match=r"is no sweep; write it as retrieval\.embedding_dimension=8,16,32,64"
+    ):
+        tune.sweep(config, [word])
+
+
 def test_bayesian_comes_near(config, tmp_path, pretend):
     ranges = {"retrieval.temperature": {"float": [0.01, 1.0], "log": True}}
     search = config.tune.model_copy(update={"algorithm": "bayesian", "trials": 7, "parameters": ranges})
@@ -200,7 +248,7 @@ def test_any_kind_of_setting_is_searched_and_drawn(config, tmp_path, pretend, ra
         value = best
         for step in name.split("."):
             value = value[step]
-        assert f" {tune._short(value)} " in rows(tmp_path)[0]
+        assert f" {short(value)} " in rows(tmp_path)[0]
     assert (tmp_path / "trials.png").stat().st_size > 1_000
 
 

@@ -17,7 +17,8 @@ class LightGCN(tf.Module):
 
     A message is divided by the square roots of both degrees; a node without edges keeps its own vector, shortened. `when`: "training"
     passes them once a step, so that the vectors are trained through them; "inference" trains plain tables and passes messages only over
-    the result, which costs nothing while training. What inference reads is cached by `refresh`.
+    the result, which costs nothing while training. What inference reads is cached by `refresh`, over the events of training or over
+    later ones too: those of trained users and items count without more training.
     """
 
     def __init__(
@@ -34,38 +35,43 @@ class LightGCN(tf.Module):
         self.tables, self.layers, self.when = (users, items), layers, when
         for table in self.tables:
             table.embedding.build(None)
-        edges = np.unique(np.stack(pairs, axis=1).astype(np.int64), axis=0)
-        edges = edges[(edges > 0).all(axis=1)]
-        sizes = [table.trained + 1 for table in self.tables]
-        degrees = [np.bincount(edges[:, side], minlength=sizes[side]) for side in (0, 1)]
-        weights = 1 / np.sqrt(degrees[0][edges[:, 0]] * degrees[1][edges[:, 1]])
-        self.graph = tf.SparseTensor(edges, weights.astype(np.float32), sizes)
+        self.graph = self._graph(pairs)
         self.made = [tf.Variable(table.embedding.embeddings, trainable=False) for table in self.tables]
         self.refresh()
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Surrounds the loss of a training step: the towers read vectors that messages have passed through."""
-        self._show(self._passed() if self.when == "training" else [None, None])
+        self._show(self._passed(self.graph) if self.when == "training" else [None, None])
         try:
             yield
         finally:
             self._show(self.made)
 
-    def refresh(self) -> None:
-        """Makes what inference reads from the weights as they are now."""
-        for variable, table in zip(self.made, self._passed(), strict=True):
+    def refresh(self, pairs: Any = None) -> None:
+        """Makes what inference reads from the weights as they are now, over user and item rows `pairs` where given, else the trained."""
+        graph = self.graph if pairs is None else self._graph(pairs)
+        for variable, table in zip(self.made, self._passed(graph), strict=True):
             variable.assign(table)
         self._show(self.made)
 
-    def _passed(self) -> list[tf.Tensor]:
+    def _graph(self, pairs: Any) -> tf.SparseTensor:
+        """Returns the edges `[users, items]` between trained rows, each over the roots of both degrees."""
+        sizes = np.array([table.trained + 1 for table in self.tables])
+        edges = np.unique(np.stack(pairs, axis=1).astype(np.int64), axis=0)
+        edges = edges[((edges > 0) & (edges < sizes)).all(axis=1)]
+        degrees = [np.bincount(edges[:, side], minlength=sizes[side]) for side in (0, 1)]
+        weights = 1 / np.sqrt(degrees[0][edges[:, 0]] * degrees[1][edges[:, 1]])
+        return tf.SparseTensor(edges, weights.astype(np.float32), sizes)
+
+    def _passed(self, graph: tf.SparseTensor) -> list[tf.Tensor]:
         """Returns both tables `[rows, dimension]` after all rounds, the average of every round and the start."""
         now = [tf.convert_to_tensor(table.embedding.embeddings) for table in self.tables]
         total = now
         for _ in range(self.layers):
             now = [
-                tf.sparse.sparse_dense_matmul(self.graph, now[1]),
-                tf.sparse.sparse_dense_matmul(self.graph, now[0], adjoint_a=True),
+                tf.sparse.sparse_dense_matmul(graph, now[1]),
+                tf.sparse.sparse_dense_matmul(graph, now[0], adjoint_a=True),
             ]
             total = [before + message for before, message in zip(total, now, strict=True)]
         return [table / (self.layers + 1) for table in total]

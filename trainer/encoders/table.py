@@ -22,5 +22,6 @@ class Table(tf.Module):
         """Surrounds the loss of a training step."""
         yield
 
-    def refresh(self) -> None:
-        """Makes what inference reads from the weights as they are now."""
+    def refresh(self, pairs: Any = None) -> None:
+        """Makes what inference reads from the weights as they are now, and from `pairs` of user and item rows where given."""
+        del pairs

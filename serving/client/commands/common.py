@@ -61,6 +61,14 @@ def id_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def name_and_value(text: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"must look like device=phone, got {text!r}")
+    return name, value
+
+
 def titles_of(recommender: Recommender, item_ids: Sequence[str]) -> list[str]:
     """Titles where the model has them, "" where not."""
     try:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests",
         type=Path,
         metavar="FILE",
-        help='JSON lines such as {"user_id": "42", "relevant": ["7"]}; also "history" and "exclude"; '
+        help='JSON lines such as {"user_id": "42", "relevant": ["7"]}; also "history", "exclude", "context" and "k"; '
         '"relevant" is what the user went on to choose, and makes the metrics possible',
     )
     parser.add_argument(
@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--k", type=int, default=10, metavar="N", help="how many items per request (default: 10)"
     )
     add_client_options(parser, choose_version=False)
+    parser.epilog = (
+        "The server must hold both versions: serving/deploy/config/models.config keeps two, and labels them."
+    )
 
 
 def main(options: argparse.Namespace) -> int:
@@ -63,7 +66,10 @@ def _choice(text: str) -> dict[str, Any]:
 def _print(a: str, b: str, report: Mapping[str, Any]) -> None:
     print_table(
         f"{a} against {b}, {report['requests']} requests",
-        [{"what": name, "value": report[name]} for name in ("overlap", "same", "rank_shift")],
+        [
+            {"what": name, "value": "no item in common" if report[name] is None else report[name]}
+            for name in ("overlap", "same", "rank_shift")
+        ],
     )
     latency = report["latency_ms"]
     print_table(
@@ -72,7 +78,7 @@ def _print(a: str, b: str, report: Mapping[str, Any]) -> None:
     )
     rows = [
         {
-            "metric": f"{name}@{report['k']}",
+            "metric": f"{name}@{report['k'] or 'k'}",
             a: report[name]["a"],
             f"{b} ": report[name]["b"],
             "difference": report[name]["difference"],

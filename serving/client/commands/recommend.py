@@ -6,6 +6,7 @@ from serving.client import BadRequest, InvalidArgument, NotFound, Recommender
 from serving.client.commands.common import (
     add_client_options,
     id_list,
+    name_and_value,
     open_client,
     print_json,
     print_table,
@@ -35,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID,ID",
         help="item ids that must not come",
     )
+    parser.add_argument(
+        "--context",
+        type=name_and_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the request brings, such as device=phone; may be given several times",
+    )
     add_client_options(parser)
 
 
@@ -44,7 +53,11 @@ def main(options: argparse.Namespace) -> int:
         raise InvalidArgument("--user", "or --history must be given")
     with open_client(options) as recommender:
         found = recommender.recommend(
-            options.user, options.k, exclude=options.exclude, history=options.history
+            options.user,
+            options.k,
+            exclude=options.exclude,
+            history=options.history,
+            context=dict(options.context),
         )
         rows = ranked_rows(found, titles_of(recommender, [item.item_id for item in found]))
         history = _history(recommender, options.user, options.history)
