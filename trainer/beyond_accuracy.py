@@ -7,9 +7,9 @@ import numpy.typing as npt
 import scipy.sparse
 
 from trainer import metrics, slices
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Cases, Ints, Lists, Prepared
 from trainer.metrics import Values
+from trainer.settings import EvaluateSettings
 from trainer.significance import Sample, draws
 
 

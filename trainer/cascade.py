@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import CascadeSettings
 from trainer.index import LOWEST, Top
+from trainer.settings import CascadeSettings
 
 
 class Ranker(Protocol):

@@ -14,12 +14,13 @@ import tensorflow as tf
 from trainer import metrics
 from trainer.blending import Recipe, combine, sure
 from trainer.cascade import Cascade, Request, Weights, reordered, standardised_top
-from trainer.config import CascadeSettings, Config
+from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.index import BruteForce, Top
 from trainer.rehearsal import sample
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
+from trainer.settings import CascadeSettings
 from trainer.train_retrieval import in_blocks, ragged, scorer
 
 Stage = Callable[[Request, tf.Tensor], tf.Tensor]

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
+from trainer.settings import RetrievalSettings
 
 BY_SIZE = ((1_000, 16), (10_000, 32), (100_000, 64), (1_000_000, 128))  # rows below -> numbers a vector
 Dimension = int | Literal["auto"]

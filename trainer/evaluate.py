@@ -15,7 +15,6 @@ import numpy.typing as npt
 from trainer import beyond_accuracy, metrics, slices
 from trainer.alarms import collapse, leakage
 from trainer.answers import Answers, Progress, answer
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Cases, Lists, Prepared
 from trainer.errors import UserError
 from trainer.evaluate_ranking import Predictor, evaluate_ranking
@@ -32,6 +31,7 @@ from trainer.reports import (
     values_of,
 )
 from trainer.scoring import FactorScorer, IdLists, Scorer, TopK
+from trainer.settings import EvaluateSettings
 from trainer.significance import Difference, Sample, clusters, intervals
 
 __all__ = [

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import metrics, slices
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.reports import RankingReport, empty_slices, figures, taken, values_of
+from trainer.settings import EvaluateSettings
 from trainer.significance import Sample, clusters, intervals
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from trainer import blending, cascade_choice, leaderboard, registry, served, slices
 from trainer import export as bundle
 from trainer.cascade import Cascade
-from trainer.config import Config, Part, load
+from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
 from trainer.data.interactions import Dataset
 from trainer.data.prepare import prepare
@@ -34,6 +34,7 @@ from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.selection import filter_feature
 from trainer.serving_model import ServingModel
+from trainer.settings import Part
 from trainer.targets import Start
 from trainer.train_ranking import evaluate_targets, train_ranking
 from trainer.train_retrieval import scorer, train_retrieval

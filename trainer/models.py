@@ -8,7 +8,6 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from trainer import losses
-from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
 from trainer.input_pipeline import Batch
@@ -16,6 +15,7 @@ from trainer.negatives import Hard, Sampler
 from trainer.registry import build
 from trainer.retrieval_task import LEAST_TEMPERATURE, RetrievalTask
 from trainer.retriever import Retriever
+from trainer.settings import RetrievalSettings
 from trainer.similarity import candidate_side
 
 

@@ -56,7 +56,7 @@ class SimilarUsers(tf.Module):
     def top(self, users: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` of user rows `[batch]`, without the user; row 0, and rows without a vector, have none."""
         users = tf.where(users < len(self.ids), users, 0)
-        scores = tf.matmul(tf.gather(self.unit, users), self.unit, transpose_b=True)
+        scores = score_all(tf.gather(self.unit, users), self.unit)
         return _others(scores, users, tf.clip_by_value(k, 0, len(self.ids) - 1))
 
 

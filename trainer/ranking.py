@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from trainer.config import Part, RankingSettings, Target
 from trainer.data.examples import Floats, Ints, Prepared
 from trainer.features import ContextFeatures, StaticFeatures, missing, shared_layers
 from trainer.input_pipeline import Batch, context_key
 from trainer.past import Past
 from trainer.registry import build
+from trainer.settings import Part, RankingSettings, Target
 from trainer.targets import Start, label_key, without_outcomes
 from trainer.towers import IdEmbedding
 

@@ -24,11 +24,11 @@ import numpy.typing as npt
 import scipy.sparse
 from threadpoolctl import threadpool_limits
 
-from trainer.config import RankingSettings, Target
 from trainer.data.examples import Events, Floats, Ints, Prepared
 from trainer.progress import Reporter
 from trainer.ranking import Prior
 from trainer.rating_features import Columns, side_features
+from trainer.settings import RankingSettings, Target
 
 Values = npt.NDArray[np.float64]
 

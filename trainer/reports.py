@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Ints
 from trainer.errors import UserError
+from trainer.settings import EvaluateSettings
 from trainer.significance import Difference, Sample, intervals, paired
 
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.blocks import Block, BlockLayer
-from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
 from trainer.features import missing
 from trainer.input_pipeline import context_key
 from trainer.registry import build
+from trainer.settings import RetrievalSettings
 from trainer.similarity import between_candidates
 from trainer.towers import CandidateTower, QueryTower
 

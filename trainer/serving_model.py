@@ -12,7 +12,6 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.cascade import Cascade, Request
-from trainer.config import ExportSettings
 from trainer.data.examples import Lists, Prepared
 from trainer.explain import Explainer, Question
 from trainer.features import missing
@@ -20,6 +19,7 @@ from trainer.index import LOWEST, SAMPLE, Top, best, score_all, score_some
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.retriever import PATHS, Retriever
 from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
+from trainer.settings import ExportSettings
 from trainer.train_retrieval import in_blocks
 
 STRINGS = tf.TensorSpec([None], tf.string)

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from trainer.config import Target
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
+from trainer.settings import Target
 
 
 @dataclass(frozen=True)

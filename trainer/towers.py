@@ -1,19 +1,19 @@
 """The two towers. Rows of the vocabularies go in, vectors of the same dimension come out on both sides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.config import RetrievalSettings
 from trainer.data.examples import Prepared
 from trainer.dimension import dimension_of
 from trainer.errors import UserError
 from trainer.features import OTHERS, ContextFeatures, StaticFeatures, shared_layers
 from trainer.input_pipeline import context_key
 from trainer.registry import build
+from trainer.settings import RetrievalSettings
 from trainer.similarity import candidate_side, query_side
 
 
@@ -23,6 +23,16 @@ def dense_layers(widths: tuple[int, ...], dimension: int) -> list[tf.keras.layer
         return []
     hidden = [tf.keras.layers.Dense(width, activation="relu") for width in widths]
     return [*hidden, tf.keras.layers.Dense(dimension)]
+
+
+# Within a graph the draws are scaled where they stand; outside, three tables would be in memory at once.
+_uniform = tf.function(lambda shape, seed: tf.random.stateless_uniform(shape, seed, -0.05, 0.05))
+
+
+def drawn(shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+    """Returns the first vectors of a table, float32 `shape`, uniform from -.05 to .05 as Keras draws them."""
+    del dtype
+    return _uniform(tf.constant(shape), tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32))
 
 
 class IdEmbedding(tf.keras.layers.Layer):
@@ -37,7 +47,7 @@ class IdEmbedding(tf.keras.layers.Layer):
         self.l2 = l2
         self.max_norm = max_norm
         self.instead: tf.Tensor | tf.Variable | None = None
-        self.embedding = tf.keras.layers.Embedding(trained + 1, dimension)
+        self.embedding = tf.keras.layers.Embedding(trained + 1, dimension, embeddings_initializer=drawn)
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[..., dimension]` of rows `[...]`; adds the batch's share of the L2 penalty to the losses."""

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import metrics, rating_prior
-from trainer.config import Config, EvaluateSettings, Target
+from trainer.config import Config
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluate_ranking import evaluate_ranking
 from trainer.fit import FitPlan, Metrics, fit, optimizer
@@ -17,6 +17,7 @@ from trainer.past import Known, Past
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel, RankingNetwork
 from trainer.reports import RankingReport
+from trainer.settings import EvaluateSettings, Target
 from trainer.targets import label_key, labels
 from trainer.towers import IdEmbedding
 from trainer.train_retrieval import describe_rows

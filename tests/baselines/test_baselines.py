@@ -17,12 +17,12 @@ from trainer.baselines.popularity import RecentPopularity
 from trainer.baselines.rating_bias import UserItemBias, rated_events
 from trainer.baselines.rating_factors import BiasFactorisation
 from trainer.baselines.transitions import follow
-from trainer.config import DataSettings, EvaluateSettings, SplitSettings
 from trainer.data.examples import Events, Lists, Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.evaluate import evaluate_retrieval, measure
+from trainer.settings import DataSettings, EvaluateSettings, SplitSettings
 
 QUICK = {
     "als": {"factors": 8, "regularisation": 1.0, "alpha": 3.0, "iterations": 5},

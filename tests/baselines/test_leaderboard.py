@@ -12,11 +12,11 @@ from test_baselines import dataset
 from trainer import leaderboard, memory
 from trainer.baselines import ease as ease_file
 from trainer.baselines import item_knn
-from trainer.config import DataSettings, EvaluateSettings
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.evaluate import evaluate_ranking, evaluate_retrieval
 from trainer.progress import Reporter
+from trainer.settings import DataSettings, EvaluateSettings
 from trainer.workdir import keep
 
 PLAIN = EvaluateSettings(bootstrap=0)

@@ -7,11 +7,11 @@ import pytest
 
 from trainer import registry
 from trainer.baselines.fitting import with_validation
-from trainer.config import DataSettings, EvaluateSettings, SplitSettings
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.evaluate import accuracy, evaluate_ranking
+from trainer.settings import DataSettings, EvaluateSettings, SplitSettings
 
 RATINGS = Path(__file__).parents[2] / "../shared/data/ml-latest-small/ratings.csv"
 pytestmark = pytest.mark.skipif(

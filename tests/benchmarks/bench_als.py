@@ -16,13 +16,14 @@ import polars as pl
 from trainer import registry
 from trainer.block_search import ORDERED, START, UNORDERED, blocks, choose
 from trainer.blocks import Block
-from trainer.config import Config, DataSettings, SplitSettings
+from trainer.config import Config
 from trainer.data.examples import Cases, Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.evaluate import FactorScorer, measure
 from trainer.factorisation import Ease, Factorisation
 from trainer.rehearsal import rehearsal
+from trainer.settings import DataSettings, SplitSettings
 
 USERS, ITEMS, EVENTS, FACTORS = 30_000, 40_000, 1_300_000, 64
 COMMUNITIES, JOINED, NOISE = 300, 3, 0.1

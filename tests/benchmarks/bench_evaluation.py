@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.interactions import Schema
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluate import FactorScorer, accuracy, evaluate_retrieval
+from trainer.settings import EvaluateSettings
 
 CANDIDATES, QUERIES, DIMENSION, HISTORY, ROUNDS = 50_000, 4_096, 64, 20, 3
 CUTOFFS = (1, 5, 10, 50, 100)  # those of FactorizedTopK

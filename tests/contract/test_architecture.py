@@ -19,7 +19,7 @@ TENSORFLOW = {
 # Each layer may import what stands before it, and its own; whatever is not named here goes where its imports allow.
 LAYERS = (
     ("errors",),
-    ("config", "registry"),
+    ("config", "settings", "registry"),
     ("data",),
     ("features", "encoders", "rankers", "losses", "negatives", "blocks", "factorisation", "towers"),
     ("models", "ranking"),

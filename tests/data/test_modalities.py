@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from trainer import registry
-from trainer.config import DataSettings, SplitSettings
 from trainer.data.interactions import Corpus, Feature, Schema
 from trainer.data.prepare import prepare
 from trainer.data.raw import raw_column
 from trainer.errors import UserError
+from trainer.settings import DataSettings, SplitSettings
 
 EVENTS = "user,item\nA,a\nA,b\nB,a\nB,b\nC,a\nC,b\n"
 NAN = float("nan")

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from trainer import registry
-from trainer.config import DataSettings
 from trainer.data import movielens
 from trainer.data.movielens import MovieLens
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
+from trainer.settings import DataSettings
 
 
 def latest(folder):

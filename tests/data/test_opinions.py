@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 
 from trainer import config
-from trainer.config import DataSettings, SplitSettings
 from trainer.data.examples import Events
 from trainer.data.interactions import Interactions
 from trainer.data.opinions import likes, time_weights
 from trainer.data.prepare import prepare
 from trainer.data.table import Table
 from trainer.errors import UserError
+from trainer.settings import DataSettings, SplitSettings
 
 WEIGHTS = {"view": 1.0, "like": 2.0, "purchase": 5.0, "skip": -1.0, "dislike": -5.0, "scroll": 0.0}
 

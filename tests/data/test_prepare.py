@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_split import stories
 
-from trainer.config import DataSettings, SplitSettings
 from trainer.data.interactions import Feature, Schema
 from trainer.data.prepare import prepare
 from trainer.data.synthetic import Synthetic
 from trainer.errors import UserError
+from trainer.settings import DataSettings, SplitSettings
 
 ROWS = [
     ("A", "a", 1),

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer.config import SplitSettings
 from trainer.data.split import resolve, split
 from trainer.errors import UserError
+from trainer.settings import SplitSettings
 
 METHODS = ("leave_last_out", "time", "random")
 

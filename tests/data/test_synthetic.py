@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from trainer import registry
-from trainer.config import DataSettings
 from trainer.data.prepare import prepare
 from trainer.data.synthetic import Synthetic
 from trainer.data.synthetic_draws import draw
@@ -14,6 +13,7 @@ from trainer.data.synthetic_people import BLOCK, make_people, make_tastes
 from trainer.data.synthetic_truth import best_reachable, chances
 from trainer.data.synthetic_world import make_shelves, sequel_of
 from trainer.errors import UserError
+from trainer.settings import DataSettings
 
 
 def bytes_of(world):

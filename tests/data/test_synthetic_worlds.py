@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from trainer import registry
-from trainer.config import DataSettings
 from trainer.data.prepare import prepare
 from trainer.data.synthetic_chain import Chain
 from trainer.data.synthetic_groups import Communities, TwoTastes, draw_events
 from trainer.data.synthetic_plain import expected_scores
 from trainer.errors import UserError
+from trainer.settings import DataSettings
 
 WORLDS = {"chain": Chain, "two_tastes": TwoTastes, "communities": Communities}
 

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 
 from trainer import registry
-from trainer.config import DataSettings, SplitSettings
 from trainer.data.prepare import prepare
 from trainer.data.table import Table
 from trainer.errors import UserError
+from trainer.settings import DataSettings, SplitSettings
 
 HEAD = "userId,movieId,rating,timestamp\n"
 GOOD = HEAD + "1,2,3.5,100\n1,3,,200\n2,2,1,300\n"

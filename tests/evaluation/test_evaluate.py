@@ -8,10 +8,10 @@ import pytest
 from conftest import Table, events, lists
 
 from trainer import beyond_accuracy, metrics
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
 from trainer.evaluate import accuracy, compare, evaluate_ranking, evaluate_retrieval, gate, measure
+from trainer.settings import EvaluateSettings
 
 # Case 1 ranks c first; case 2 has b, d at 3 and 2; case 3 has e at 3; case 4 wants an unknown item.
 SCORES = [

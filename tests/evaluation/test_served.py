@@ -10,11 +10,11 @@ import tensorflow as tf
 from conftest import lists
 
 from trainer import served
-from trainer.config import EvaluateSettings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
 from trainer.evaluate import evaluate_retrieval
 from trainer.served import Served
+from trainer.settings import EvaluateSettings
 
 NEEDED = ("recommend", "recommend_history", "history")
 

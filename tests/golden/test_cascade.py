@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from trainer.cascade import Cascade, Request, Weights, reordered, standardised, standardised_top
 from trainer.cascade_choice import Retrieved, over_budget
-from trainer.config import CascadeSettings
 from trainer.data.examples import Cases
 from trainer.index import LOWEST
 from trainer.selection import Categories, allowed, diversified
+from trainer.settings import CascadeSettings
 
 ROOT = np.sqrt(1.5)  # three scores one apart: their spread is sqrt(2 / 3)
 

@@ -55,7 +55,7 @@ def asked(request, several, wanted, asking_of, tmp_path_factory):
     import tensorflow as tf
 
     from trainer import experiment
-    from trainer.config import Part
+    from trainer.settings import Part
 
     settings = EXACT if request.param == "scann" else {}
     export = several.config.export.model_copy(update={"index": Part(name=request.param, **settings)})

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import pytest
 
-from trainer.config import CascadeSettings
+from trainer.settings import CascadeSettings
 
 RETRIEVE, PRERANK, LIGHT, DEEP = 60, 20, 0.8, 1.5
 LOWEST = np.finfo(np.float32).min

@@ -8,11 +8,12 @@ import pytest
 import tensorflow as tf
 
 from trainer.cascade import Cascade
-from trainer.config import CascadeSettings, ExportSettings, with_settings
+from trainer.config import with_settings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
 from trainer.index import BruteForce
 from trainer.serving_model import ServingModel
+from trainer.settings import CascadeSettings, ExportSettings
 from trainer.train_retrieval import build_retrieval, ragged, scorer, times_read
 
 

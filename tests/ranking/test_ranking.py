@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 from ranking_world import make_world, quick, with_events
 
-from trainer.config import Config, Target, load, with_settings
+from trainer.config import Config, load, with_settings
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Schema
 from trainer.errors import UserError
 from trainer.progress import Advance, Reporter
 from trainer.ranking import RankingModel
+from trainer.settings import Target
 from trainer.targets import labels
 from trainer.train_ranking import build_ranking, predict, train_ranking
 

@@ -7,7 +7,6 @@ from ranking_world import make_world, quick, with_events
 
 from trainer import rating_prior
 from trainer.baselines.rating_bias import UserItemBias
-from trainer.config import RankingSettings, Target
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
@@ -15,6 +14,7 @@ from trainer.progress import Reporter
 from trainer.ranking import Prior
 from trainer.rating_features import bumps, indicators, side_features
 from trainer.rating_prior import Belief, Posterior, Ratings, Side, Sums, leave_one_out, posterior
+from trainer.settings import RankingSettings, Target
 
 SETTINGS = RankingSettings(prior_rank=3, prior_sweeps=12)
 

@@ -10,21 +10,14 @@ from ranking_world import quick
 
 from trainer import experiment
 from trainer.cascade import Cascade
-from trainer.config import (
-    CascadeSettings,
-    Config,
-    EvaluateSettings,
-    ExportSettings,
-    from_values,
-    load,
-    with_settings,
-)
+from trainer.config import Config, from_values, load, with_settings
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
 from trainer.index import BruteForce
 from trainer.progress import Reporter
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
+from trainer.settings import CascadeSettings, EvaluateSettings, ExportSettings
 from trainer.train_ranking import build_ranking, evaluate_targets, predict, train_ranking, validator
 from trainer.train_retrieval import build_retrieval
 

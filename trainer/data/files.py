@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from trainer.config import Settings
 from trainer.errors import UserError
+from trainer.settings import Settings
 
 Format = Literal["csv", "parquet", "jsonl", "adjacency"]
 SUFFIXES: dict[str, Format] = {

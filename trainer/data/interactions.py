@@ -9,9 +9,9 @@ import polars as pl
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainer.config import Settings
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
+from trainer.settings import Settings
 
 FeatureKind = Literal["category", "number", "count", "bag", "ids", "text", "vector", "time"]
 REQUIRED = ("user_id", "item_id")

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from trainer.config import Settings
 from trainer.data import files
 from trainer.data.files import Layout
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions, Schema
 from trainer.errors import UserError
 from trainer.registry import register
+from trainer.settings import Settings
 
 BATCH = 65_536  # rows read back at a time
 DEMOGRAPHIC = ("age", "gender", "occupation", "zip")

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trainer.config import DataSettings
 from trainer.data.examples import Events, Floats, Longs
 from trainer.data.interactions import Dataset, Interactions
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
+from trainer.settings import DataSettings
 
 Mask = npt.NDArray[np.bool_]
 

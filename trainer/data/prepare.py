@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trainer.config import DataSettings
 from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions
 from trainer.data.opinions import liked_and_disliked, likes, opinions, without_weightless
@@ -16,6 +15,7 @@ from trainer.data.raw import RawFeatures, by_row
 from trainer.data.split import Splits, resolve, split
 from trainer.data.vocabulary import UNKNOWN, Vocabulary
 from trainer.errors import UserError
+from trainer.settings import DataSettings
 
 logger = logging.getLogger("trainer")
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trainer.config import SplitSettings
 from trainer.data.interactions import Dataset, Interactions
 from trainer.errors import UserError
+from trainer.settings import SplitSettings
 
 Mask = npt.NDArray[np.bool_]
 

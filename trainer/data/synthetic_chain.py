@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from trainer.config import Settings
 from trainer.data.interactions import Dataset
 from trainer.data.synthetic_plain import blocks, expected_scores, plain_dataset
 from trainer.data.synthetic_world import DAY, Ints, Mask
 from trainer.errors import UserError
 from trainer.registry import register
+from trainer.settings import Settings
 
 MINUTE = 60
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from trainer.config import Settings
 from trainer.errors import UserError
+from trainer.settings import Settings
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]

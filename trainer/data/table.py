@@ -8,13 +8,13 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from trainer.config import Settings
 from trainer.data import files
 from trainer.data.columns import Kind, convert
 from trainer.data.files import ROW, Bad, Layout, Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
 from trainer.errors import UserError
 from trainer.registry import did_you_mean, register
+from trainer.settings import Settings
 
 logger = logging.getLogger("trainer")
 
