@@ -7,7 +7,9 @@ WORKDIR ?= runs/$(PRESET)
 USER_ID ?= 1
 EXTRAS ?=
 ARGS ?=
+PROCESSES ?= auto
 LOCK := .ci/requirements.lock
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadgroup
 OPTIONAL_scann := scann
 OPTIONAL_bench := faiss-cpu|usearch|numkong
 
@@ -58,10 +60,10 @@ recommend: install ## ask the running server for USER_ID
 	$(BIN)/python -m serving recommend --user $(USER_ID) $(ARGS)
 
 test: install ## the fast test suite
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: install ## every test, the slow ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: install ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -26,6 +26,7 @@ from trainer.data.interactions import Schema
 from trainer.data.vocabulary import Vocabulary
 
 MOVIELENS = Path(__file__).parents[2] / "shared" / "data" / "ml-latest-small"
+TRAINED_ONCE = {"parity", "ranking"}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "data.source.name": "synthetic",
@@ -45,6 +46,13 @@ TINY: dict[str, Any] = {
     "train.batch_size": 256,
     "evaluate.bootstrap": 0,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file in one of pytest-xdist's processes, and those of a folder whose fixtures train a model."""
+    for item in items:
+        folder, file = item.path.parent.name, item.path.stem
+        item.add_marker(pytest.mark.xdist_group(folder if folder in TRAINED_ONCE else f"{folder}/{file}"))
 
 
 @pytest.fixture(scope="session")

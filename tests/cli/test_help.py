@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,30 +28,25 @@ SAID = {
 }  # fmt: skip
 
 
-def ask(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    start = time.perf_counter()
+def ask(*words: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", LOOK, *words], capture_output=True, text=True, cwd=root)
-    return done, time.perf_counter() - start
+    return subprocess.run([sys.executable, "-c", LOOK, *words], capture_output=True, text=True, cwd=root)
 
 
 @pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS), ["presets"]])
-def test_at_once_and_without_tensorflow(words):
-    done, seconds = ask(*words)
+def test_help_loads_nothing_heavy(words):
+    done = ask(*words)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]"
-    if seconds >= 1:  # a busy machine may hold up one try, not four
-        seconds = min(ask(*words)[1] for _ in range(3))
-    assert seconds < 1
 
 
 def test_the_program_lists_its_verbs():
-    said = ask("--help")[0].stdout
+    said = ask("--help").stdout
     assert all(f"    {verb} " in said for verb in VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_says_what_it_takes(verb):
-    said = " ".join(ask(verb, "--help")[0].stdout.split())
+    said = " ".join(ask(verb, "--help").stdout.split())
     for word in (*SAID[verb], "--debug", f"python -m trainer {verb}"):
         assert word in said, word

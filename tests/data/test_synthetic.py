@@ -1,5 +1,4 @@
 import io
-import time
 
 import numpy as np
 import polars as pl
@@ -87,10 +86,8 @@ def test_blocks_do_not_overlap_and_do_not_lose_users(monkeypatch):
 
 @pytest.mark.parametrize("size", [1_000, 10_000, 1_000_000])
 def test_any_size(size):
-    begin = time.perf_counter()
     data = Synthetic(interactions=size, truth_users=100).load()
     assert len(data.interactions) == size
-    assert time.perf_counter() - begin < 60
 
 
 def test_the_truth_is_a_distribution_and_drives_the_draws():
