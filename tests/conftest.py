@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from trainer.config import Config, with_settings
 from trainer.data.examples import Cases, Events, Lists, Prepared
@@ -48,11 +49,17 @@ TINY: dict[str, Any] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file in one of pytest-xdist's processes, and those of a folder whose fixtures train a model."""
-    for item in items:
-        folder, file = item.path.parent.name, item.path.stem
-        item.add_marker(pytest.mark.xdist_group(folder if folder in TRAINED_ONCE else f"{folder}/{file}"))
+class ByFile(LoadScopeScheduling):
+    """Keeps the tests of a file in one of the processes, and those of a folder whose fixtures train a model."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder, file = Path(nodeid.partition("::")[0]).parts[-2:]
+        return folder if folder in TRAINED_ONCE else f"{folder}/{file}"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Returns how the tests are dealt out to the processes of `make test`."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
