@@ -39,6 +39,7 @@ def stopped_at(quiet):
     return make
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_of_an_epoch_it_ends_as_an_unbroken_run(
     config, tiny_prepared, tmp_path, quiet, stopped_at
 ):

@@ -76,6 +76,7 @@ def test_later_events_speak_without_training():
     np.testing.assert_allclose(users(tf.constant([1, 2, 3])), before, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_exported_graph_holds_the_validation_events(tiny_config, tiny_prepared, tmp_path, quiet):
     """Also after the weights of the cascade were chosen, for which they are left out."""
     graph = {"retrieval.embedding": {"name": "lightgcn", "layers": 1}, "retrieval.factorisation": "none"}

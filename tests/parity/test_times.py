@@ -62,6 +62,7 @@ def offline(trained: Any, cases: Cases, lists: Any) -> np.ndarray:
     return np.asarray(trained.retriever.queries(tf.constant(cases.user), ragged(lists), {}, *times))
 
 
+@pytest.mark.slow
 def test_signatures_read_the_times_that_the_evaluator_reads(trained, serving, tiny_prepared, cases, tmp_path):
     wanted = offline(trained, cases, cases.history)
     assert np.abs(wanted - offline(trained, cases, untimed(cases.history))).max() > 1e-2
@@ -84,6 +85,7 @@ def test_the_evaluator_reads_times(trained, tiny_prepared):
     assert np.abs(ask.scores(some) - ask.scores(without)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_history_sent_along_has_no_times(trained, serving, tiny_prepared, cases):
     lists = cases.history.take(np.arange(1))
     history = [tiny_prepared.items.decode(lists.items)]
@@ -93,6 +95,7 @@ def test_a_history_sent_along_has_no_times(trained, serving, tiny_prepared, case
     assert np.abs(found - offline(trained, one, lists)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_what_is_explained_is_the_score_with_times(serving, tiny_prepared, cases):
     """In one batch a remembered history, whose times are known, and one sent along, whose are not."""
     users = tf.constant(tiny_prepared.users.decode(cases.user[:2]))

@@ -181,6 +181,7 @@ def test_the_server_is_answered_as_the_evaluator(clicks: Prepared, attentive: Ra
     assert np.abs(silent - expected).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("ranking_network"))
 def test_every_network_exports(name: str, world: Prepared, reporter: Reporter, tmp_path: Path) -> None:
     network = stirred(reading(network={"name": name}, heads={"name": "mixture_of_experts"}), world, reporter)

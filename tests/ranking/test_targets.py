@@ -68,6 +68,7 @@ def test_what_is_to_be_predicted_is_no_input(world: Prepared, reporter: Reporter
     assert set(asking.context.towers) == {"device"}
 
 
+@pytest.mark.slow
 def test_what_is_to_be_predicted_is_no_input_of_a_query_either(world: Prepared) -> None:
     """Nor of a signature: a request cannot bring what only its event will tell."""
 

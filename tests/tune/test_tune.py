@@ -78,6 +78,7 @@ def rows(workdir):
     return tables(workdir)[0]
 
 
+@pytest.mark.slow
 def test_three_real_trials(config, tmp_path):
     """No pretending: towers are trained, and what is written can be trained again."""
     best = tune.run(config, tmp_path / "search")
