@@ -26,12 +26,12 @@ install: .venv/.installed$(EXTRAS) ## create .venv and install the locked versio
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 ...)")'
 	$(PYTHON) -m venv .venv
 	grep -Ev '^($(OPTIONAL_scann)|$(OPTIONAL_bench))==' $(LOCK) > .venv/locked.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/locked.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r .venv/locked.txt
 	touch $@
 
 .venv/.installedscann .venv/.installedbench: .venv/.installed%: .venv/.installed
 	grep -E '^($(OPTIONAL_$*))==' $(LOCK) > .venv/locked-$*.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/locked-$*.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r .venv/locked-$*.txt
 	touch $@
 
 demo: install ## the whole story on the embedded data set: train, measure, export, serve, ask

@@ -120,4 +120,8 @@ def test_a_mended_file_trains_in_the_same_work_directory(train, table, rows, tmp
     assert told["line"].to_list() == [7, 12]
     assert "notatime" in told["value"][0]
     assert (tmp_path / "run" / "bundle" / "manifest.json").exists()
-    assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"retrieval", "seconds"}
+    assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {
+        "retrieval",
+        "cascade",
+        "seconds",
+    }

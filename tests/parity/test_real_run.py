@@ -18,7 +18,11 @@ PATH = "../shared/data/ml-latest-small"
 def real(movielens_folder, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("real") / "RUN"
     words = ["--preset", "movielens-latest-small", f"data.source.path={PATH}", "--workdir", str(workdir)]
-    shorter = ["train.epochs=4", "retrieval.factorisation_rank=128"]
+    shorter = ["train.epochs=3", "retrieval.factorisation_rank=64"]
+    shorter += [
+        "export.cascade.light_weight=0",
+        "export.cascade.deep_weight=0",
+    ]  # served is what retrieval gives
     command = [sys.executable, "-m", "trainer", "train", *words, *shorter]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
