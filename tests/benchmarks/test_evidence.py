@@ -40,6 +40,7 @@ def test_every_row_is_a_setting_that_exists():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_writes_the_table_and_keeps_what_it_measured(tmp_path, monkeypatch):
     some = {name: evidence.SETTINGS[name] for name in ("default", "loss bpr")}
     monkeypatch.setattr(evidence, "SETTINGS", some)

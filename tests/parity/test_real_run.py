@@ -9,7 +9,7 @@ import pytest
 
 from serving.client import Recommender
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 PATH = "../shared/data/ml-latest-small"
 

@@ -15,7 +15,7 @@ from trainer.config import load
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 240  # seconds for all of it
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture
