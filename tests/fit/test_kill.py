@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 180  # seconds for one run
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def start(workdir: Path, arguments) -> subprocess.Popen[str]:
