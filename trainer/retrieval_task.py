@@ -76,7 +76,7 @@ def sampled_softmax(
             return (
                 scaled * sums[:, :-1] + of_positive * p,
                 of_positive * q,
-                tf.matmul(powers, scaled * q, transpose_a=True),
+                tf.transpose(tf.matmul(scaled * q, powers, transpose_a=True)),  # faster than powers^T first
             )
 
         return (tf.math.log(whole) + shift - own)[:, 0], gradient
