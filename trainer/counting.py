@@ -9,6 +9,7 @@ from trainer.scoring import NO_SCORE
 
 _WIDTH = 32  # items that share one maximum in the search for the top
 _FEW = 16  # positives of a case up to which counting beats sorting
+_TOGETHER = 16  # positives counted at a time
 
 
 def mask(scores: Floats, histories: Lists, rows: range) -> None:
@@ -68,21 +69,43 @@ def count(scores: Floats, positives: Lists, rows: range, ranks: Ranks) -> None:
     """Puts into `ranks` the rank of every positive of `rows`: how many items score at least as much.
 
     `scores` are those of the rows. A score that is not a number is below all others; a positive without a
-    score stays missed.
+    score stays missed. Cases with few positives are counted together, some at a time: threads that count row by row
+    wait for Python's lock longer than they count.
     """
-    hit = np.empty(scores.shape[1], bool)
-    for row, values in zip(rows, scores, strict=True):
-        start, end = positives.offsets[row], positives.offsets[row + 1]
-        own = values[positives.items[start:end]]
-        if end - start > _FEW:
-            ordered = np.sort(values)
-            numbers = np.searchsorted(ordered, np.float32(np.nan))
-            counted = numbers - np.searchsorted(ordered[:numbers], own, side="left")
-            ranks[start:end] = np.where(own > NO_SCORE, counted, MISSED)
-            continue
-        for place, score in enumerate(own, start=start):
-            if score > NO_SCORE:
-                ranks[place] = np.count_nonzero(np.greater_equal(values, score, out=hit))
+    offsets = positives.offsets[rows.start : rows.stop + 1]
+    few = np.diff(offsets) <= _FEW
+    for case in np.flatnonzero(~few):
+        start, end = offsets[case], offsets[case + 1]
+        ranks[start:end] = _sorted_ranks(scores[case], scores[case, positives.items[start:end]])
+    row = np.repeat(np.flatnonzero(few), np.diff(offsets)[few])
+    place = np.flatnonzero(np.repeat(few, np.diff(offsets))) + offsets[0]
+    own = scores[row, positives.items[place]]
+    counted = _at_least(scores, row, own)
+    ranks[place] = np.where(own > NO_SCORE, counted, MISSED)
+
+
+def _sorted_ranks(values: Floats, own: Floats) -> Ranks:
+    """Returns the ranks of many scores `own` of a row."""
+    ordered = np.sort(values)
+    numbers = np.searchsorted(ordered, np.float32(np.nan))
+    counted = numbers - np.searchsorted(ordered[:numbers], own, side="left")
+    ranks: Ranks = np.where(own > NO_SCORE, counted, MISSED)
+    return ranks
+
+
+def _at_least(scores: Floats, rows: npt.NDArray[np.integer], own: Floats) -> npt.NDArray[np.int64]:
+    """Returns how many scores of each of the (ascending) `rows` are at least the `own` beside it."""
+    counted = np.empty(len(rows), np.int64)
+    width = scores.shape[1]
+    hits = np.zeros((_TOGETHER, -(-width // 8) * 8), bool)
+    for first in range(0, len(rows), _TOGETHER):
+        some = rows[first : first + _TOGETHER]
+        one_each = np.array_equal(some, np.arange(some[0], some[0] + len(some)))
+        values = scores[some[0] : some[-1] + 1] if one_each else scores[some]
+        hit = hits[: len(some)]
+        np.greater_equal(values, own[first : first + len(some), None], out=hit[:, :width])
+        counted[first : first + len(some)] = np.bitwise_count(hit.view(np.uint64)).sum(axis=1, dtype=np.int64)
+    return counted
 
 
 def part_equals(ranks: Ranks, cases: Cases) -> Ranks:
