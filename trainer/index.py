@@ -19,6 +19,7 @@ RECALL_AT = 10  # the depth at which an approximate index is compared with the e
 SAMPLE = 1_024  # queries of that comparison
 SURE = 1.645  # standard errors below the mean: what 19 of 20 samples stay above
 RUN = 64  # neighbouring rows whose best score is looked at first
+PART = 1_024  # rows whose products with a single query are one piece of work
 BLOCK = 32  # queries whose exact scores are held at a time
 
 
@@ -193,13 +194,27 @@ class ScannIndex(tf.Module):
 def score_all(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
     """Returns the scores `[batch, items]` of all candidate vectors `[items, D]`: of several interests, the best one's.
 
-    The candidates stand on the left of the product: on the right, TensorFlow copies them all for every batch above 1.
+    The candidates stand on the left of the product: on the right, TensorFlow copies them all for every batch above 1. For a single
+    query it would take one core only, so that goes part by part.
     """
     flat = tf.reshape(queries, [-1, queries.shape[-1]])
-    scores = tf.transpose(tf.matmul(vectors, flat, transpose_b=True))
+    scores = tf.cond(
+        tf.shape(flat)[0] == 1,
+        lambda: _in_parts(vectors, flat),
+        lambda: tf.transpose(tf.matmul(vectors, flat, transpose_b=True)),
+    )
     if queries.shape.rank == 2:
         return scores
     return tf.reduce_max(tf.reshape(scores, [-1, queries.shape[1], tf.shape(vectors)[0]]), axis=1)
+
+
+def _in_parts(vectors: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+    """Returns the scores `[1, items]` of one query `[1, D]`, parts of the candidates in parallel."""
+    whole = tf.shape(vectors)[0] // PART * PART
+    parts = tf.reshape(vectors[:whole], [-1, PART, vectors.shape[1]])
+    head = tf.matmul(parts, query[None], transpose_b=True)
+    tail = tf.matmul(vectors[whole:], query, transpose_b=True)
+    return tf.concat([tf.reshape(head, [1, -1]), tf.reshape(tail, [1, -1])], axis=1)
 
 
 def score_some(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
