@@ -1,6 +1,6 @@
 """Integer examples to batches: histories are cut from the events as they are asked for, so memory does not grow with their length."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,17 @@ def training_batches(
         return batch | {"history": history, "times": times}
 
     numbers = tf.data.Dataset.range(first_epoch * steps, epochs * steps)
-    return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return mapped(numbers, cut)
+
+
+def mapped(numbers: tf.data.Dataset, cut: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
+    """Returns the batches that `cut` makes of step numbers, in order, made while others train.
+
+    Nothing here is left to tune, and tf.data's tuner can hold up the end of a `fit` for seconds.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4).with_options(options)
 
 
 def context_key(name: str) -> str:

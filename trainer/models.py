@@ -9,6 +9,7 @@ import tensorflow_recommenders as tfrs
 
 from trainer import losses
 from trainer.data.examples import Prepared
+from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
 from trainer.input_pipeline import Batch
 from trainer.negatives import Hard, Sampler
@@ -116,13 +117,10 @@ class RetrievalModel(tfrs.Model):
         negatives = self.sampler.draw(tf.cast(seed, tf.int32), inputs["user"])
         candidates = tf.concat([item, negatives], axis=0)
         rows = candidates if encoder is None else tf.concat([candidates, tf.reshape(history, [-1])], axis=0)
-        vectors, places = self._embed(rows, seed, training)
-        encoded = None
-        if encoder is not None:
-            split = [tf.size(candidates), tf.size(history)]
-            vectors, of_history = tf.split(vectors, split)
-            of_history = tf.reshape(of_history, [-1, history.shape[1], vectors.shape[-1]])
-            encoded = self.query_tower.encode(of_history, inputs)
+        distinct, places = self._embed(rows, seed, training)
+        places, of_history = places[: tf.size(candidates)], places[tf.size(candidates) :]
+        encoded = None if encoder is None else self._encode(distinct, of_history, inputs)
+        vectors = tf.gather(distinct, places)
         queries = self.query_tower.fuse(self._drop_user(inputs, seed, training), encoded)
         vectors = candidate_side(vectors, self.settings.similarity)
         return Asked(
@@ -131,17 +129,25 @@ class RetrievalModel(tfrs.Model):
             item,
             candidates,
             vectors,
-            places[: tf.size(candidates)],
+            places,
             inputs["weight"],
         )
+
+    def _encode(self, distinct: tf.Tensor, places: tf.Tensor, inputs: Batch) -> tf.Tensor:
+        """Returns encoded histories, whose events are at `places` (flat) in `distinct` `[n, dimension]`."""
+        mask = inputs["history"] > 0
+        places = tf.reshape(places, tf.shape(mask))
+        if isinstance(self.encoder, Pooling):
+            return self.encoder.pool(distinct, places, mask)
+        return self.query_tower.encode(tf.gather(distinct, places), inputs)
 
     def _read_sequences(self, inputs: Batch, seed: tf.Tensor, training: bool) -> "Asked":
         """Returns queries of every position that the encoder predicts, each row of it one query."""
         sequence, encoder = inputs["sequence"], self.encoder
         negatives = self.sampler.draw(tf.cast(seed, tf.int32), inputs["user"])
-        vectors, places = self._embed(
-            tf.concat([negatives, tf.reshape(sequence, [-1])], axis=0), seed, training
-        )
+        rows = tf.concat([negatives, tf.reshape(sequence, [-1])], axis=0)
+        distinct, places = self._embed(rows, seed, training)
+        vectors = tf.gather(distinct, places)
         of_negatives, of_sequence = tf.split(vectors, [tf.size(negatives), tf.size(sequence)])
         shape = tf.shape(sequence)
         of_sequence = tf.reshape(of_sequence, [shape[0], shape[1], vectors.shape[-1]])
@@ -207,7 +213,7 @@ class RetrievalModel(tfrs.Model):
         return tf.linalg.set_diag(mask, tf.ones([size], tf.bool)) if self.task.in_batch else mask
 
     def _embed(self, rows: tf.Tensor, seed: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the candidate tower's vectors of rows, and their places among the distinct rows, each of which passes the tower once."""
+        """Returns the candidate tower's vectors of the distinct rows, each of which passes it once, and the places of `rows` among them."""
         distinct, places = tf.unique(rows)
         ids = distinct
         if training and self.settings.id_dropout and not self.candidate_tower.is_table:
@@ -216,7 +222,7 @@ class RetrievalModel(tfrs.Model):
         if training and self.settings.dropout:
             seed = tf.cast(seed + 3, tf.int32)
             vectors = tf.nn.experimental.stateless_dropout(vectors, self.settings.dropout, seed)
-        return tf.gather(vectors, places), places
+        return vectors, places
 
     def _drop_user(self, inputs: Batch, seed: tf.Tensor, training: bool) -> Batch:
         if not (training and self.settings.id_dropout):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer.data.examples import Events
 from trainer.errors import UserError
-from trainer.input_pipeline import Batch, context_key
+from trainer.input_pipeline import Batch, context_key, mapped
 
 SHORTEST = 8  # events of the shortest bucket; each further one is twice as wide
 
@@ -97,4 +97,4 @@ def sequence_batches(
         return batch | {context_key(name): tf.gather(column, place) for name, column in context.items()}
 
     numbers = tf.data.Dataset.range(first_epoch * sequences.steps, epochs * sequences.steps)
-    return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return mapped(numbers, cut)

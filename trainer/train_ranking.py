@@ -12,7 +12,7 @@ from trainer.config import Config
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluate_ranking import evaluate_ranking
 from trainer.fit import FitPlan, Metrics, fit, optimizer
-from trainer.input_pipeline import Batch, batch_rows, steps_per_epoch
+from trainer.input_pipeline import Batch, batch_rows, mapped, steps_per_epoch
 from trainer.past import Known, Past
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel, RankingNetwork
@@ -56,7 +56,7 @@ class RankingFit:
             return batch | {"history": past.training(tf.gather(past.place, rows), batch["user"])}
 
         numbers = tf.data.Dataset.range(first, end)
-        return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4)
+        return mapped(numbers, cut)
 
 
 def train_ranking(config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> RankingModel:

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import encoders, registry
+from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
 
 BATCH, LENGTH, DIMENSION = 4, 6, 8
@@ -109,6 +110,15 @@ def test_answers_histories_of_any_length_in_one_graph(encoder, history, mask):
     for length in (0, 1, LENGTH):
         expected = encoder(history[:, :length], mask[:, :length])
         np.testing.assert_allclose(ask(history[:, :length], mask[:, :length]), expected, atol=1e-5)
+
+
+def test_pooling_of_distinct_items_is_that_of_their_events(encoder, history, mask):
+    if not isinstance(encoder, Pooling):
+        pytest.skip("not a weighted sum")
+    vectors = np.random.default_rng(0).normal(size=(7, history.shape[-1])).astype(np.float32)
+    places = np.random.default_rng(1).integers(0, 7, mask.shape).astype(np.int32)
+    found = encoder.pool(tf.constant(vectors), tf.constant(places), tf.constant(mask))
+    np.testing.assert_allclose(found, encoder(vectors[places], mask), atol=1e-6)
 
 
 def test_every_weight_has_a_gradient(encoder, history, mask):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.errors import UserError
 from trainer.registry import register
+from trainer.sparse import product
 
 
 @register("embedding", "lightgcn")
@@ -70,8 +71,8 @@ class LightGCN(tf.Module):
         total = now
         for _ in range(self.layers):
             now = [
-                tf.sparse.sparse_dense_matmul(graph, now[1]),
-                tf.sparse.sparse_dense_matmul(graph, now[0], adjoint_a=True),
+                product(graph, now[1]),
+                product(graph, now[0], transposed=True),
             ]
             total = [before + message for before, message in zip(total, now, strict=True)]
         return [table / (self.layers + 1) for table in total]
