@@ -17,6 +17,7 @@ LENGTHS = np.array([6, 3, 1, 0])  # right-padded, the last history empty
 SEED = tf.constant([3, 4])
 NAMES = registry.names("encoder")
 OF_EACH = tuple(name for name in NAMES if hasattr(registry.get("encoder", name), "predict_each"))
+POOLING = tuple(name for name in NAMES if issubclass(registry.get("encoder", name), Pooling))
 BOTH_WAYS = ("autoencoder", "bert")  # read later events too; every other one that predicts each is causal
 CAUSAL = tuple(name for name in OF_EACH if name not in BOTH_WAYS)
 
@@ -112,9 +113,9 @@ def test_answers_histories_of_any_length_in_one_graph(encoder, history, mask):
         np.testing.assert_allclose(ask(history[:, :length], mask[:, :length]), expected, atol=1e-5)
 
 
-def test_pooling_of_distinct_items_is_that_of_their_events(encoder, history, mask):
-    if not isinstance(encoder, Pooling):
-        pytest.skip("not a weighted sum")
+@pytest.mark.parametrize("name", POOLING)
+def test_pooling_of_distinct_items_is_that_of_their_events(name, history, mask):
+    encoder = made(name)
     vectors = np.random.default_rng(0).normal(size=(7, history.shape[-1])).astype(np.float32)
     places = np.random.default_rng(1).integers(0, 7, mask.shape).astype(np.int32)
     found = encoder.pool(tf.constant(vectors), tf.constant(places), tf.constant(mask))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.sparse import product
+from trainer.encoders.sparse import product
 
 INDICES, VALUES = [[0, 2], [0, 0], [0, 2], [3, 1]], [2.0, 1.0, 0.5, -1.0]
 

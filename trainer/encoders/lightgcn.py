@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from trainer.encoders.sparse import product
 from trainer.errors import UserError
 from trainer.registry import register
-from trainer.sparse import product
 
 
 @register("embedding", "lightgcn")

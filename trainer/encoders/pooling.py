@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from trainer.sparse import product
+from trainer.encoders.sparse import product
 
 
 class Pooling(tf.keras.layers.Layer):
