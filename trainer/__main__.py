@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0, 1 for an error told in one line, 130 after Ctrl-C."""
     parsed = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "tensorflow"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for noisy in ("absl", "tensorflow"):  # a filter, for TensorFlow sets its logger's level when it loads
+        logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.ERROR)
     try:
         parsed.command(parsed)
     except UserError as error:
