@@ -18,7 +18,7 @@ from typing import Any
 INTERACTIONS, ITEMS = (100_000, 1_000_000, 10_000_000), (10_000, 100_000, 1_000_000)
 USERS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 2_048, 64, 40, 5
 FIXED_INTERACTIONS, FIXED_ITEMS = 1_000_000, 40_000
-PEAKS = 4
+PEAKS = 4  # processes whose least peak counts
 FLAT = 1.25  # largest over smallest
 GIVE_BACK = {
     "MALLOC_ARENA_MAX": "1",
@@ -64,13 +64,13 @@ def measured(interactions: int, items: int) -> Row:
     threads adds on top differs by run, so the least of some counts.
     """
     return {
-        "microseconds": _process(interactions, items, {})["microseconds"],
-        "peak": min(_process(interactions, items, GIVE_BACK)["peak"] for _ in range(PEAKS)),
+        "microseconds": _process(interactions, items, ROUNDS, {})["microseconds"],
+        "peak": min(_process(interactions, items, 1, GIVE_BACK)["peak"] for _ in range(PEAKS)),
     }
 
 
-def _process(interactions: int, items: int, settings: dict[str, str]) -> Row:
-    command = [sys.executable, __file__, str(interactions), str(items)]
+def _process(interactions: int, items: int, rounds: int, settings: dict[str, str]) -> Row:
+    command = [sys.executable, __file__, str(interactions), str(items), str(rounds)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, **settings, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
@@ -80,7 +80,7 @@ def _process(interactions: int, items: int, settings: dict[str, str]) -> Row:
     return row
 
 
-def train(interactions: int, items: int) -> Row:
+def train(interactions: int, items: int, rounds: int) -> Row:
     """Returns the costs of a few steps of the project's own model and pipeline, on ids alone."""
     import numpy as np
 
@@ -91,7 +91,7 @@ def train(interactions: int, items: int) -> Row:
         loop = epoch(interactions, items, np.random.default_rng(0))
         loop()
     seconds = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         loop()
         seconds.append(time.perf_counter() - start)
@@ -163,4 +163,4 @@ def draw(series: dict[str, tuple[Sequence[int], list[Row]]], path: Path) -> None
 
 
 if __name__ == "__main__":
-    print(json.dumps(train(*map(int, sys.argv[1:3]))))
+    print(json.dumps(train(*map(int, sys.argv[1:4]))))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +61,7 @@ Figures = dict[str, float]  # setting -> the mean of the metric over seeds; NaN 
 def main(words: Sequence[str] | None = None) -> int:
     """Measures what is missing, writes the table and returns 0."""
     parsed = _parse(words)
-    reporter, begin = Reporter(), time.perf_counter()
+    reporter = Reporter()
     table: dict[str, Figures] = {}
     errors: Figures = {}
     for world in parsed.worlds.split(","):
@@ -74,8 +73,8 @@ def main(words: Sequence[str] | None = None) -> int:
             common.append(f"data.source.path={parsed.movielens}")
         settings = {name: [*common, *SETTINGS[name], *parsed.overrides] for name in SETTINGS}
         table[world], errors[world] = measure_world(world, settings, parsed.seeds, parsed.workdir, reporter)
-    minutes = (time.perf_counter() - begin) / 60
-    about = f"{parsed.seeds} seed(s), {os.cpu_count()} cores, {minutes:.1f} minutes"
+    command = f"--worlds {','.join(table)} --seeds {parsed.seeds}"
+    about = f'`make evidence ARGS="{command}"`, {os.cpu_count()} cores'
     replace(parsed.out, markdown(table, errors, about))
     Console().print(parsed.out.read_text(encoding="utf-8"), highlight=False, markup=False)
     return 0
@@ -161,7 +160,7 @@ def markdown(table: Mapping[str, Figures], errors: Figures, about: str) -> str:
     return f"""# Why the defaults are what they are
 
 Validation {METRIC} of the towers alone (`retrieval.factorisation=none`), each row the default with one thing changed.
-Written by `make evidence`: {about}.
+Written by {about}.
 
 {chr(10).join(lines)}
 

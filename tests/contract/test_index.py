@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer import registry
 from trainer.errors import UserError
-from trainer.index import LOWEST, best, merged, score_all, surely
+from trainer.index import LOWEST, PART, best, merged, score_all, surely
 
 NONE: list[list[int]] = [[], [], []]
 
@@ -220,6 +220,19 @@ def test_scores_are_inner_products_of_the_best_interest():
     assert score_all(tf.constant(one), vectors).numpy().tolist() == [[3, 2, 4], [0, 2, 1]]
     both = tf.stack([one, other], axis=1)
     assert score_all(both, vectors).numpy().tolist() == [[3, 2, 4], [2, 2, 2]]
+
+
+@pytest.mark.parametrize("items", [1, PART - 1, PART, 3 * PART, 3 * PART + 5])
+def test_one_query_is_scored_as_it_is_among_others(items):
+    random = np.random.default_rng(items)
+    vectors, queries = (random.normal(size=(rows, 5)).astype(np.float32) for rows in (items, 2))
+    wanted = queries @ vectors.T
+    np.testing.assert_allclose(score_all(tf.constant(queries), tf.constant(vectors)), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        score_all(tf.constant(queries[:1]), tf.constant(vectors)), wanted[:1], atol=1e-5
+    )
+    alone = score_all(tf.constant(queries[:1, None]), tf.constant(vectors))
+    np.testing.assert_allclose(alone, wanted[:1], atol=1e-5)
 
 
 def test_a_share_is_sure_when_its_mean_less_1_645_standard_errors_reaches_it():

@@ -13,8 +13,10 @@ from trainer.train_ranking import predict, train_ranking
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LATEST_SMALL.exists(), reason=f"MovieLens latest-small is not in {LATEST_SMALL}")
-def test_ratings_of_movielens(reporter: Reporter, tmp_path: Path) -> None:
-    config = load("movielens-latest-small-ratings", None, [f"data.source.path={LATEST_SMALL}"])
+@pytest.mark.parametrize("seed", [42, 1])
+def test_ratings_of_movielens(seed: int, reporter: Reporter, tmp_path: Path) -> None:
+    chosen = [f"data.source.path={LATEST_SMALL}", f"data.split.seed={seed}", f"train.seed={seed}"]
+    config = load("movielens-latest-small-ratings", None, chosen)
     source = config.data.source
     dataset = registry.build("source", source.name, source.settings, "data.source").load()
     prepared = prepare(dataset, config.data)

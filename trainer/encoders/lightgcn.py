@@ -70,10 +70,7 @@ class LightGCN(tf.Module):
         now = [tf.convert_to_tensor(table.embedding.embeddings) for table in self.tables]
         total = now
         for _ in range(self.layers):
-            now = [
-                product(graph, now[1]),
-                product(graph, now[0], transposed=True),
-            ]
+            now = [product(graph, now[1]), product(graph, now[0], transposed=True)]
             total = [before + message for before, message in zip(total, now, strict=True)]
         return [table / (self.layers + 1) for table in total]
 
