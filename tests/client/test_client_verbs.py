@@ -1,7 +1,6 @@
 """What each verb sends and reads, against the fake transport, for both clients."""
 
 import asyncio
-import logging
 from typing import Any
 
 import pytest
@@ -286,52 +285,6 @@ def test_waiting_does_not_outwait_a_wrong_key(kind: str) -> None:
     fake = FakeTransport({"status": Unauthorized("API key?")})
     with pytest.raises(Unauthorized):
         ask(kind, fake, "wait_until_ready", 60)
-
-
-def test_arms_split_users_as_told_and_for_ever() -> None:
-    arms = Arms({"stable": 0.9, "canary": 0.1}, salt="spring")
-    users = [f"user-{n}" for n in range(10_000)]
-    canary = {user for user in users if arms.of(user) == "canary"}
-    assert 900 < len(canary) < 1100
-    assert sorted(canary)[:3] == [
-        "user-1014",
-        "user-1025",
-        "user-1038",
-    ]  # fails when a release reshuffles users
-    wider = Arms({"stable": 0.5, "canary": 0.5}, salt="spring")
-    assert all(wider.of(user) == "canary" for user in canary)
-    redrawn = Arms({"stable": 0.9, "canary": 0.1}, salt="summer")
-    assert canary != {user for user in users if redrawn.of(user) == "canary"}
-    assert {Arms({"off": 0, "on": 1}).of(user) for user in users} == {"on"}
-
-
-@pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": -1, "b": 2}, {"a": float("nan")}])
-def test_shares_that_do_not_add_up_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(InvalidArgument, match=r"^arms "):
-        Arms(shares)
-
-
-def test_every_user_is_answered_by_their_arm_and_the_arm_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    arms = Arms({"stable": 0.5, "canary": 0.5})
-    users = [f"user-{n}" for n in range(20)]
-
-    def labelled(call: Call) -> dict[str, Any]:
-        label = call.target.label
-        return {
-            "item_id": [[f"{u} {label}"] for u in call.inputs["user_id"]],
-            "score": [[1.0]] * len(call.inputs["k"]),
-        }
-
-    fake = FakeTransport({"recommend": labelled, "titles": {"title": ["t"]}})
-    client = Recommender(transport=fake, arms=arms)
-    with caplog.at_level(logging.INFO, "serving.client"):
-        found = client.recommend_many(users)
-    assert [row[0].item_id for row in found] == [f"{user} {arms.of(user)}" for user in users]
-    assert len(fake.calls) == 2
-    logged = [(vars(record)["user_id"], vars(record)["arm"]) for record in caplog.records]
-    assert logged == [(user, arms.of(user)) for user in users]
-    client.titles(["1"])
-    assert fake.calls[-1].target.label == "stable"
 
 
 def test_an_unknown_signature_is_told_as_the_server_would() -> None:

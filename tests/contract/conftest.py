@@ -5,7 +5,7 @@ import os
 
 import grpc
 import pytest
-from serving_models import write_models
+from serving_models import write_half, write_models
 from serving_process import Server, running
 
 
@@ -14,6 +14,15 @@ def models(tmp_path_factory):
     """A directory with the suite's models and their configuration."""
     root = tmp_path_factory.mktemp("models")
     write_models(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """Two versions that differ: x / 2 + 1 and x / 2 + 2."""
+    root = tmp_path_factory.mktemp("half")
+    for plus in (1, 2):
+        write_half(root / str(plus), float(plus))
     return root
 
 

@@ -402,17 +402,3 @@ def test_a_setting_that_cannot_be_is_named(name, settings, complaint):
 def test_heads_that_do_not_divide_the_dimension_are_named(history, mask):
     with pytest.raises(UserError, match="heads is 3; it must divide the dimension 8"):
         made("transformer", heads=3)(history, mask)
-
-
-def test_decay_by_hand():
-    history = tf.constant([[[1.0], [10.0], [100.0]], [[2.0], [4.0], [9.0]]])
-    found = registry.build("encoder", "decay", {"half_life": 1.0})(
-        history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0
-    )
-    np.testing.assert_allclose(found[:, 0], [(0.25 + 5 + 100) / 1.75, (1 + 4) / 1.5], rtol=1e-6)
-
-
-def test_mean_by_hand():
-    history = tf.constant([[[1.0], [10.0], [100.0]], [[2.0], [4.0], [9.0]]])
-    found = registry.build("encoder", "mean", {})(history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0)
-    np.testing.assert_allclose(found[:, 0], [37, 3], rtol=1e-6)

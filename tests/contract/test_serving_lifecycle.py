@@ -8,14 +8,10 @@ import os
 import shutil
 import signal
 import socket
-import ssl
-import struct
-import subprocess
 import threading
 
-import grpc
 import pytest
-from serving_models import write_half
+from serving_models import publish
 from serving_process import eventually, running
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
@@ -31,12 +27,6 @@ CONFIG = """model_config_list {{
 """
 
 
-def publish(source, base_path, version):
-    """Puts a copy of a version in place at once, as the export does."""
-    shutil.copytree(source, base_path / f".tmp-{version}")
-    (base_path / f".tmp-{version}").rename(base_path / str(version))
-
-
 def configure(root, stable):
     simple = 'config {{ name: "{0}" base_path: "{1}/{0}" model_platform: "tensorflow" }}'
     text = CONFIG.format(
@@ -44,15 +34,6 @@ def configure(root, stable):
     )
     (root / ".models.config").write_text(text)
     (root / ".models.config").rename(root / "models.config")
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-    """Two versions that differ: x / 2 + 1 and x / 2 + 2."""
-    root = tmp_path_factory.mktemp("half")
-    for plus in (1, 2):
-        write_half(root / str(plus), float(plus))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -147,187 +128,6 @@ def test_specific_versions_and_a_label_that_moves(site):
     )
 
 
-# --- batching, warm-up ---------------------------------------------------------------------------------------------
-
-BATCHING = """max_batch_size {{ value: 8 }} batch_timeout_micros {{ value: {timeout} }}
-num_batch_threads {{ value: 2 }} max_enqueued_batches {{ value: 100 }} allowed_batch_sizes: 4 allowed_batch_sizes: 8"""
-
-
-def warmup(path, records):
-    """Writes warm-up records: a TFRecord file of PredictionLog messages (saved_model_warmup)."""
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    (path / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
-        for values in records:
-            log = prediction_log_pb2.PredictionLog()
-            log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(values))
-            file.write(log.SerializeToString())
-
-
-@pytest.fixture(scope="module")
-def batched(half, tmp_path_factory):
-    """A server that batches, has a key, replays warm-up records and keeps tight limits."""
-    root = tmp_path_factory.mktemp("batched")
-    publish(half / "1", root / "half", 1)
-    warmup(root / "half" / "1", [[1.0], [2.0, 3.0]])
-    (root / "batching.config").write_text(BATCHING.format(timeout=20_000))
-    (root / "monitoring.config").write_text("prometheus_config { enable: true }")
-    (root / "key").write_text("open sesame\n")
-    flags = [
-        f"--{name}_file={root}/{name.split('_')[0]}.config"
-        for name in ("batching_parameters", "monitoring_config")
-    ]
-    own = ("--max_body_bytes=100000", "--max_batch=1000", f"--api_key_file={root}/key")
-    base = ("--model_name=half", f"--model_base_path={root}/half", "--enable_batching")
-    with running(root / "server.log", *base, *flags, *own) as server:
-        yield server
-
-
-KEY = {"headers": {"authorization": "Bearer open sesame"}}
-
-
-def batched_answer(server, values):
-    return server.post("/v1/models/half:predict", {"instances": values}, **KEY)
-
-
-def sample(server, line):
-    page = server.get("/monitoring/prometheus/metrics", **KEY).text
-    return sum(float(each.rsplit(" ", 1)[1]) for each in page.splitlines() if each.startswith(line))
-
-
-def test_concurrent_requests_run_as_one(batched):
-    """serving/batching: requests are merged along dimension 0, padded to an allowed size, and split again."""
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda value: batched_answer(batched, [value, value]), range(64)))
-    assert [each.json() for each in answers] == [{"predictions": [value / 2 + 1] * 2} for value in range(64)]
-    name = ":tensorflow:serving:batching_session:processed_batch_size"
-    assert sample(batched, f"{name}_count") < 64
-    assert sample(batched, f"{name}_sum") % 4 == 0
-
-
-def test_batching_asks_for_a_dimension_0(batched):
-    response = batched.post("/v1/models/half:predict", {"inputs": 1.0}, **KEY)
-    assert response.status_code == 400
-    assert response.json()["error"] == "Batching Run() input tensors must have at least one dimension"
-
-
-def test_more_rows_than_a_batch_takes(batched):
-    response = batched_answer(batched, [0.0] * 9)
-    assert response.status_code == 400
-    assert response.json()["error"] == "Task size 9 is larger than maximum input batch size 8"
-
-
-def test_warmup_records_are_replayed_at_load(batched):
-    assert sample(batched, ":tensorflow:serving:model_warmup_latency_count") == 1
-
-
-def test_limits_are_named(batched):
-    assert "1000 (--max_batch)" in batched_answer(batched, [0] * 1001).json()["error"]
-    response = batched.post("/v1/models/half:predict", b" " * 100_001, **KEY)
-    assert (response.status_code, "100000 bytes (--max_body_bytes)" in response.json()["error"]) == (
-        413,
-        True,
-    )
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{}, {"authorization": "Bearer open"}, {"authorization": "open sesame"}, {"authorization": "Bearer é"}],
-)
-def test_without_the_key_nothing_is_answered(batched, headers):
-    raw = {key: value.encode() for key, value in headers.items()}
-    response = batched.get("/v1/models/half", headers=raw)
-    assert (response.status_code, set(response.json())) == (401, {"error"})
-    assert "open sesame" not in batched.log.read_text()
-
-
-def test_the_key_over_grpc(batched):
-    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
-
-    request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = "half"
-    with grpc.insecure_channel(batched.grpc) as channel:
-        call = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
-        assert (
-            call(request, metadata=[("authorization", "Bearer open sesame")]).model_version_status[0].version
-            == 1
-        )
-        with pytest.raises(grpc.RpcError) as caught:
-            call(request)
-    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-
-
-def test_a_call_without_a_deadline_is_batched_too(batched):
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "half"
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto([2.0]))
-    with grpc.insecure_channel(batched.grpc) as channel:
-        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
-        answer = call(request, metadata=[("authorization", "Bearer open sesame")])
-    assert answer.outputs["y"].float_val == [2.0]
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-def test_tls_on_both_ports(start, half, tmp_path):
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    make = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run(
-        ["openssl", *make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    flags = (
-        f"--tls_certificate={certificate}",
-        f"--tls_key={key}",
-        "--model_name=half",
-        f"--model_base_path={half}",
-    )
-    server = start(*flags, scheme="https")
-    trusting = ssl.create_default_context(cafile=certificate)
-    assert server.get("/v1/models/half", verify=trusting).status_code == 200
-    with grpc.secure_channel(server.grpc, grpc.ssl_channel_credentials(certificate.read_bytes())) as channel:
-        grpc.channel_ready_future(channel).result(timeout=20)
-
-
-# --- hostile input -------------------------------------------------------------------------------------------------
-
-HOSTILE = [
-    pytest.param(b"[" * 90_000, id="deep JSON"),
-    pytest.param(b'{"inputs":' + b"[" * 900 + b"1" + b"]" * 900 + b"}", id="deep tensor"),
-    pytest.param(b'{"a":' * 15_000, id="deep objects"),
-    pytest.param(b'{"inputs": ' + b"9" * 5000 + b"}", id="a number of 5,000 digits"),
-    pytest.param(b'{"inputs": [1e999]}', id="a number beyond all"),
-    pytest.param(b'{"inputs": [' + b"9" * 400 + b"]}", id="an integer beyond double"),
-    pytest.param(b"\x00\xff\xfe", id="no text"),
-    pytest.param(b'{"inputs": ["\xff"]}', id="not UTF-8"),
-    pytest.param(b'{"signature_name": "' + b"x" * 90_000 + b'", "inputs": [1]}', id="a name of 90 kB"),
-    pytest.param(b'{"inputs": {"x": {"x": {"x": 1}}}}', id="objects in objects"),
-    pytest.param(b'{"inputs": null}', id="null"),
-    pytest.param(b'{"instances": [null]}', id="a null row"),
-]
-
-
-@pytest.mark.parametrize("body", HOSTILE)
-def test_hostile_input_is_answered_in_kind(batched, body):
-    response = batched.post("/v1/models/half:predict", body, **KEY)
-    assert 400 <= response.status_code < 500, response.text
-    assert set(response.json()) == {"error"}
-    assert len(response.content) < 100_000
-
-
-@pytest.mark.parametrize(
-    "name", ["..%2f..%2fetc%2fpasswd", "%00", "a" * 8000, "half%0d%0aset-cookie:1", "%ff"]
-)
-def test_names_are_only_looked_up(batched, name):
-    assert batched.get(f"/v1/models/{name}", **KEY).status_code in (400, 404)
-
-
-# --- stopping ------------------------------------------------------------------------------------------------------
-
-
 def test_a_stop_answers_what_has_arrived(start, half):
     """SIGTERM: the ports close, the requests that have arrived are answered, the exit code is 0."""
     server = start("--model_name=half", f"--model_base_path={half}")
@@ -352,33 +152,3 @@ def _refused(address):
     except OSError:
         return True
     return False
-
-
-def test_a_timeout_is_a_504(start, models):
-    """--rest_api_timeout_in_ms ends a request."""
-    flags = (
-        "--model_name=kinds",
-        f"--model_base_path={models}/kinds",
-        "--rest_api_timeout_in_ms=300",
-        "--port=0",
-    )
-    server = start(*flags)
-    response = server.post("/v1/models/kinds:predict", {"signature_name": "slow", "inputs": [2_000_000_000]})
-    assert (response.status_code, response.json()) == (504, {"error": "Timed out waiting for notification"})
-
-
-def test_a_bad_warmup_record_is_a_version_that_does_not_load(half, tmp_path):
-    """saved_model_warmup: an error in the records fails the load; it keeps this test off the network to load in process."""
-    from serving.server.errors import RequestError
-    from serving.server.metrics import Metrics
-    from serving.server.options import ServerOptions
-    from serving.server.servable import Servable
-
-    publish(half / "1", tmp_path, 1)
-    (tmp_path / "1" / "assets.extra").mkdir()
-    record = b"not a PredictionLog"
-    framed = struct.pack("<Q", len(record)) + b"\0\0\0\0" + record + b"\0\0\0\0"
-    (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(framed)
-    with pytest.raises(Exception) as caught:
-        Servable("half", 1, tmp_path / "1", ServerOptions(), Metrics())
-    assert "corrupted record" in RequestError.of(caught.value).message

@@ -252,3 +252,17 @@ def test_a_gap_weighs_an_event_by_its_learned_power():
     rows = norm(np.concatenate([[encoder.start.numpy()], history[0].numpy()]))  # the start has no time: 1
     read = np.array([1, weight[11], weight[3], weight[1]]) / 11 @ norm(rows)
     np.testing.assert_allclose(found[0], norm(rows[-1] + read), rtol=1e-4)
+
+
+def test_decay_by_hand():
+    history = tf.constant([[[1.0], [10.0], [100.0]], [[2.0], [4.0], [9.0]]])
+    found = registry.build("encoder", "decay", {"half_life": 1.0})(
+        history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0
+    )
+    np.testing.assert_allclose(found[:, 0], [(0.25 + 5 + 100) / 1.75, (1 + 4) / 1.5], rtol=1e-6)
+
+
+def test_mean_by_hand():
+    history = tf.constant([[[1.0], [10.0], [100.0]], [[2.0], [4.0], [9.0]]])
+    found = registry.build("encoder", "mean", {})(history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0)
+    np.testing.assert_allclose(found[:, 0], [37, 3], rtol=1e-6)

@@ -1,0 +1,60 @@
+"""Model status, metadata and metrics over REST (tensorflow.org/tfx/serving/api_rest, model status and model metadata).
+
+`SERVING_URL` points the suite at another server.
+"""
+
+import pytest
+
+HALF, KINDS = "/v1/models/half", "/v1/models/kinds"
+
+
+def test_status_lists_versions_the_highest_first(server):
+    entries = server.get(HALF).json()["model_version_status"]
+    fine = {"error_code": "OK", "error_message": ""}
+    assert entries == [{"version": version, "state": "AVAILABLE", "status": fine} for version in ("2", "1")]
+
+
+@pytest.mark.parametrize("which", ["versions/1", "labels/stable"])
+def test_status_of_one_version(server, which):
+    (entry,) = server.get(f"{HALF}/{which}").json()["model_version_status"]
+    assert (entry["version"], entry["state"]) == ("1", "AVAILABLE")
+
+
+def test_metadata_describes_the_signatures(server):
+    document = server.get(f"{KINDS}/metadata").json()
+    assert document["model_spec"] == {"name": "kinds", "signature_name": "", "version": "1"}
+    signature = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    pair = signature["inputs"]["pair"]
+    sizes = [{"size": "-1", "name": ""}, {"size": "2", "name": ""}]
+    assert (pair["dtype"], pair["tensor_shape"]) == ("DT_FLOAT", {"dim": sizes, "unknown_rank": False})
+    assert set(signature["outputs"]) == {"joined", "total"}
+
+
+@pytest.mark.parametrize(("which", "version"), [("versions/1/", "1"), ("labels/canary/", "2"), ("", "2")])
+def test_metadata_of_a_version(server, which, version):
+    assert server.get(f"{HALF}/{which}metadata").json()["model_spec"]["version"] == version
+
+
+def test_metrics_have_the_real_names(server):
+    server.post(f"{HALF}:predict", {"instances": [1.0]})
+    page = server.get("/monitoring/prometheus/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    lines = page.text.splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    counts = [
+        line
+        for line in lines
+        if line.startswith(':tensorflow:serving:request_count{model_name="half",status="OK"}')
+    ]
+    assert float(counts[0].split()[-1]) >= 1
+    assert "# TYPE :tensorflow:serving:request_latency histogram" in lines
+    assert any(
+        line.startswith(":tensorflow:serving:request_latency_bucket{") and 'le="708235"' in line
+        for line in lines
+    )
+    assert any(line.startswith(":tensorflow:serving:runtime_latency_count{") for line in lines)
+    assert any(
+        ":tensorflow:cc:saved_model:load_attempt_count{" in line and 'status="success"' in line
+        for line in lines
+    )
