@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_models import write_half, write_recommender
+from serving_models import publish, write_half, write_recommender
 from serving_process import eventually
 
 from serving.client import Recommender
@@ -49,11 +49,6 @@ def load(server, callers=4):
             stop.set()
         for one in asked:
             one.result()
-
-
-def publish(source, base_path, version):
-    shutil.copytree(source, base_path / f".tmp-{version}")
-    (base_path / f".tmp-{version}").rename(base_path / str(version))
 
 
 @pytest.fixture
