@@ -90,7 +90,6 @@ class Factorisation:
         self.lengths = np.maximum(lengths, 1).astype(np.float64)
         self.degree = np.bincount(self.lists.items, minlength=items) + 1.0
         self._cache: dict[tuple[Any, ...], Any] = {}
-        self._latest: Floats | None = None  # the singular vectors last found
 
     def tables(self, settings: BlockSettings) -> Tables:
         """Returns the history table and the candidate table `[items, r]` of a family under its settings."""
@@ -107,19 +106,17 @@ class Factorisation:
     def _ease(self, settings: Ease) -> Tables:
         values, vectors = self._svd(settings.user_power, 0.0, min(self.rank, USUAL_RANK))
         history = vectors * np.sqrt(values**2 / (values**2 + settings.l2)).astype(np.float32)
-        own = np.maximum(1.0 - np.square(history, dtype=np.float64).sum(axis=1), 1e-3)
-        return history, _float32(history / own[:, None] * self._popularity(settings.popularity))
+        own = np.maximum(1.0 - np.einsum("ij,ij->i", history, history), 1e-3)
+        return history, history * (self._popularity(settings.popularity) / own[:, None])
 
     def _spectral(self, settings: Spectral) -> Tables:
         rank = min(self.rank, max(settings.rank, USUAL_RANK))
         values, vectors = self._svd(settings.user_power, settings.damping, rank)
         penalty = settings.penalty * float(np.median(values**2)) if len(values) else 0.0
         values, vectors = values[: settings.rank], vectors[:, : settings.rank]
-        passed = values**2 / (values**2 + penalty)
-        return (
-            _float32(vectors * self._popularity(settings.damping)),
-            _float32(vectors * passed * self._popularity(settings.popularity - settings.damping)),
-        )
+        passed = (values**2 / (values**2 + penalty)).astype(np.float32)
+        history = vectors * self._popularity(settings.damping)
+        return history, vectors * passed * self._popularity(settings.popularity - settings.damping)
 
     def _transitions(self, settings: Transitions) -> Tables:
         damping, symmetric = settings.damping, settings.symmetric
@@ -128,8 +125,7 @@ class Factorisation:
             ("transitions", damping, symmetric),
             lambda: transitions.basis(self.lists, self.degree**-damping, rank, symmetric),
         )
-        candidates = basis.following * self._popularity(settings.popularity)
-        return basis.history(settings.l2), _float32(candidates)
+        return basis.history(settings.l2), basis.following * self._popularity(settings.popularity)
 
     def _svd(self, user_power: float, damping: float, rank: int) -> tuple[npt.NDArray[np.float64], Floats]:
         """Returns singular values and right vectors of the interactions, damped by the degrees of users and items."""
@@ -137,15 +133,13 @@ class Factorisation:
         def find() -> tuple[npt.NDArray[np.float64], Floats]:
             user = sparse.diags((self.lengths / self.lengths.mean()) ** -user_power)
             item = sparse.diags(self.degree**-damping)
-            values, vectors = truncated_svd(user @ self.interactions @ item, rank, self._latest)
-            self._latest = vectors
-            return values, vectors
+            return truncated_svd(user @ self.interactions @ item, rank)
 
         found: tuple[npt.NDArray[np.float64], Floats] = self._once(("svd", user_power, damping, rank), find)
         return found
 
-    def _popularity(self, power: float) -> npt.NDArray[np.float64]:
-        return np.asarray(self.degree[:, None] ** -power, dtype=np.float64)
+    def _popularity(self, power: float) -> Floats:
+        return np.asarray(self.degree[:, None] ** -power, dtype=np.float32)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._cache:
@@ -153,7 +147,3 @@ class Factorisation:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = make()
         return self._cache[key]
-
-
-def _float32(values: npt.NDArray[np.generic]) -> Floats:
-    return np.ascontiguousarray(values, dtype=np.float32)

@@ -16,6 +16,8 @@ from trainer.progress import Advance
 
 Metrics = dict[str, float]
 STEPS_PER_EXECUTION = 16
+# Of the squared gradients, which a batch's mean makes small: Keras's .1 would hold the steps back for whole epochs, 0 lets one row jump.
+FIRST_ACCUMULATOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def optimizer(name: str, learning_rate: float) -> tf.keras.optimizers.Optimizer:
     """Returns a Keras optimizer. Adagrad touches only the rows of a batch; Adam's moments decay over the whole table."""
     if name == "adam":
         return tf.keras.optimizers.Adam(learning_rate)
-    return tf.keras.optimizers.Adagrad(learning_rate, initial_accumulator_value=0.1)
+    return tf.keras.optimizers.Adagrad(learning_rate, initial_accumulator_value=FIRST_ACCUMULATOR)
 
 
 def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: int) -> None:

@@ -11,7 +11,7 @@ from trainer import metrics, rating_prior
 from trainer.config import Config
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluate_ranking import evaluate_ranking
-from trainer.fit import FitPlan, Metrics, fit, optimizer
+from trainer.fit import FitPlan, Metrics, fit
 from trainer.input_pipeline import Batch, batch_rows, mapped, steps_per_epoch
 from trainer.past import Known, Past
 from trainer.progress import Reporter
@@ -64,7 +64,7 @@ def train_ranking(config: Config, prepared: Prepared, workdir: Path, reporter: R
     settings = config.ranking
     ready = build_ranking(config, prepared, reporter)
     model, steps = ready.model, ready.steps
-    model.compile(optimizer=optimizer("adagrad", settings.learning_rate))
+    model.compile(optimizer=tf.keras.optimizers.Adagrad(settings.learning_rate))
 
     def batches(epoch: int) -> tf.data.Dataset:
         return ready.batches(epoch * steps, settings.epochs * steps)

@@ -127,16 +127,6 @@ def falling(rows=300, columns=80, seed=0):
     return left * 0.9 ** np.arange(60) @ right.T
 
 
-def test_a_warm_start_finds_what_a_cold_one_finds():
-    dense = falling()
-    matrix, near = (sparse.csr_matrix(dense * np.arange(1, 81) ** power) for power in (0.0, 0.03))
-    _, start = truncated_svd(near, 8)
-    values, vectors = truncated_svd(matrix, 8, start)
-    cold, _ = truncated_svd(matrix, 8)
-    np.testing.assert_allclose(values, cold, rtol=1e-3)
-    np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=1e-5)
-
-
 def test_part_by_part_is_the_whole(monkeypatch):
     matrix = sparse.csr_matrix(falling())
     values, vectors = truncated_svd(matrix, 5)
