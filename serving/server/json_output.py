@@ -29,7 +29,8 @@ def write_outputs(outputs: Arrays, rows: bool) -> bytes:
     size = _row_count(outputs)
     columns = {}
     for alias, text in texts.items():
-        step, shape = len(text) // size, outputs[alias].shape[1:]
+        shape = outputs[alias].shape[1:]
+        step = math.prod(shape)
         columns[alias] = [_nested(text[row * step : (row + 1) * step], shape) for row in range(size)]
     if len(columns) == 1:
         (lines,) = columns.values()
@@ -37,17 +38,16 @@ def write_outputs(outputs: Arrays, rows: bool) -> bytes:
     else:
         elements = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         body = ",".join("\n        " + _object(element, 8) for element in elements)
-    return f'{{\n    "predictions": [{body}\n    ]\n}}'.encode("utf-8", "surrogateescape")
+    end = "\n    ]" if size else "]"
+    return f'{{\n    "predictions": [{body}{end}\n}}'.encode("utf-8", "surrogateescape")
 
 
 def _row_count(outputs: Arrays) -> int:
-    size = 0
+    size = -1
     for alias, array in outputs.items():
         if array.ndim == 0:
             raise invalid(f"Tensor name: {alias} has no shape information ")
-        if array.shape[0] < 1:
-            raise invalid(f"Tensor name: {alias} has invalid batch size: {array.shape[0]}")
-        if size not in (0, array.shape[0]):
+        if size not in (-1, array.shape[0]):
             text = f"Tensor name: {alias} has inconsistent batch size: {array.shape[0]} expecting: {size}"
             raise invalid(text)
         size = array.shape[0]

@@ -133,6 +133,12 @@ ANSWERS = [
         {"predictions": [{"b64": "/wA="}]},
         id="binary values: b64 by name",
     ),
+    pytest.param(
+        KINDS,
+        {"signature_name": "empty_out", "instances": [1.0]},
+        {"predictions": []},
+        id="row format of nothing (json_tensor_test, FromJsonSingleZeroBatchTensor; serving#1610)",
+    ),
 ]
 
 
@@ -445,13 +451,6 @@ REFUSALS = [
         400,
         "Tensor name: y has no shape information ",
         id="row format of a scalar",
-    ),
-    pytest.param(
-        KINDS,
-        {"signature_name": "empty_out", "instances": [1.0]},
-        400,
-        "Tensor name: y has invalid batch size: 0",
-        id="row format of nothing",
     ),
     pytest.param(
         KINDS,
