@@ -14,6 +14,7 @@ _FIELDS = {
     **dict.fromkeys(("int8", "int16", "int32", "uint8", "uint16"), "int_val"),
     **{"float32": "float_val", "float64": "double_val", "int64": "int64_val", "bool": "bool_val"},
     **{"uint32": "uint32_val", "uint64": "uint64_val", "object": "string_val"},
+    **{"float16": "half_val", "bfloat16": "half_val"},
 }
 MOST_ELEMENTS = 1 << 27  # a proto of a few bytes may claim any shape
 
@@ -25,8 +26,17 @@ def to_array(proto: Any, alias: str = "") -> NDArray[Any]:
         raise invalid(f"tensor parsing error: {alias}")
     try:
         return np.asarray(tf.make_ndarray(proto))
-    except (TypeError, ValueError, KeyError, IndexError):
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
+        return _parsed(proto, alias)
+
+
+def _parsed(proto: Any, alias: str) -> NDArray[Any]:
+    """By TensorFlow itself, which is slower and takes more: superfluous values are left out, small integers wrap."""
+    try:
+        tensor = tf.io.parse_tensor(proto.SerializeToString(), proto.dtype).numpy()
+    except (TypeError, ValueError, tf.errors.OpError):
         raise invalid(f"tensor parsing error: {alias}") from None
+    return np.asarray(tensor, dtype=object if isinstance(tensor, bytes) else None)
 
 
 def to_proto(array: NDArray[Any]) -> Any:
@@ -36,5 +46,7 @@ def to_proto(array: NDArray[Any]) -> Any:
     proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    getattr(proto, _FIELDS[array.dtype.name]).extend(array.ravel().tolist())
+    field = _FIELDS[array.dtype.name]
+    values = array.view(np.uint16) if field == "half_val" else array
+    getattr(proto, field).extend(values.ravel().tolist())
     return proto

@@ -98,6 +98,7 @@ def test_strings_are_bytes(prediction, sent):
 def test_types_that_json_has_not(prediction):
     response = prediction.Predict(request("kinds", "echo_half", x=tensor([1.5], tf.float16)))
     assert tf.make_ndarray(response.outputs["y"]).tolist() == [1.5]
+    assert len(response.outputs["y"].half_val) == 1
 
 
 def test_a_field_with_fewer_values_repeats_the_last(prediction):
@@ -105,6 +106,16 @@ def test_a_field_with_fewer_values_repeats_the_last(prediction):
     proto = tensor([2.0])
     proto.tensor_shape.dim[0].size = 3
     assert prediction.Predict(request(x=proto)).outputs["y"].float_val == [4.0] * 3
+
+
+def test_a_field_with_more_values_is_cut(prediction):
+    """Tensor::FromProto takes as many values as the shape has, and casts those of `int_val` to the type."""
+    proto = tensor([2.0])
+    proto.float_val.append(3.0)
+    assert prediction.Predict(request(x=proto)).outputs["y"].float_val == [4.0]
+    small = tensor([0], tf.int8)
+    small.int_val[:] = [300]
+    assert prediction.Predict(request("kinds", "echo_int8", x=small)).outputs["y"].int_val == [44]
 
 
 def test_output_filter(prediction):
