@@ -113,7 +113,7 @@ class RestApi:
         name, verb = (unquote(match[1] or ""), match[4] or "") if match else ("", "")
         started, code = time.perf_counter(), Code.OK
         try:
-            if match is None or verb not in ("predict", "classify", "regress", "metadata", ""):
+            if match is None or (method == "POST" and verb not in ("predict", "classify", "regress")):
                 raise invalid(f"Malformed request: {method} {target}")
             which = name, _version(match[2]), None if match[3] is None else unquote(match[3])
             if method == "POST":

@@ -20,6 +20,11 @@ def test_status_of_one_version(server, which):
     assert (entry["version"], entry["state"]) == ("1", "AVAILABLE")
 
 
+def test_metadata_is_written_in_small_letters(server):
+    """http_rest_api_handler: the routes match in any case, but another spelling of `metadata` asks for the status."""
+    assert "model_version_status" in server.get(f"{HALF}/METADATA").json()
+
+
 def test_metadata_describes_the_signatures(server):
     document = server.get(f"{KINDS}/metadata").json()
     assert document["model_spec"] == {"name": "kinds", "signature_name": "", "version": "1"}
