@@ -5,7 +5,6 @@ Row format has one element of `instances` per example, columnar format one whole
 """
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -48,7 +47,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid("JSON Parse error: The document is empty")
     try:
         text = body.decode("utf-8-sig")
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_first_of_each)
         if MAYBE_TOO_BIG.search(text):
             json.loads(text, parse_float=_finite)
         if "\\u" in text:  # finds the surrogates that have no partner
@@ -69,6 +68,14 @@ def parse(body: bytes) -> dict[str, Any]:
         text = "not formatted correctly. 'signature_name' key must be a string value."
         raise invalid(f"JSON Value: {shown(document)} {text}")
     return document
+
+
+def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of `members`: of those with the same name the first counts."""
+    found = dict(members)
+    if len(found) < len(members):
+        found.update(reversed(members))
+    return found
 
 
 def _finite(text: str) -> float:
@@ -242,10 +249,13 @@ def _bytes(value: Any) -> bytes:
         _mistyped(value, "string")
     if not _is_base64(value):
         raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
-    text = value["b64"].rstrip("=")
+    padded = "".join(value["b64"].split())
+    text = padded.rstrip("=.")
     try:
+        if len(padded) not in (len(text), len(text) + -len(text) % 4):  # padding is left out, or is right
+            raise ValueError
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise invalid("Unable to base64 decode") from None
 
 

@@ -123,6 +123,18 @@ ANSWERS = [
     ),
     pytest.param(
         KINDS,
+        echo("string", {"b64": "QU\nJD\n"}),
+        {"outputs": "ABC"},
+        id="binary values: in lines (absl::Base64Unescape skips white space)",
+    ),
+    pytest.param(
+        HALF,
+        '{"instances": [1.0], "instances": [2.0]}',
+        {"predictions": [3.5]},
+        id="of two keys of a name the first counts (rapidjson's FindMember)",
+    ),
+    pytest.param(
+        KINDS,
         {"signature_name": "raw", "instances": [{"b64": "/wA="}]},
         {"predictions": [{"b64": "/wA="}]},
         id="binary values: an output named *_bytes",
@@ -381,6 +393,13 @@ REFUSALS = [
     ),
     pytest.param(
         KINDS, echo("string", [{"b64": "a$b"}]), 400, "Unable to base64 decode", id="b64 does not decode"
+    ),
+    pytest.param(
+        KINDS,
+        echo("string", [{"b64": "QQ="}]),
+        400,
+        "Unable to base64 decode",
+        id="b64 with half its padding (absl::Base64Unescape: none or all of it)",
     ),
     pytest.param(
         KINDS,
