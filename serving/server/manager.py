@@ -85,10 +85,10 @@ class Manager:
 
     def status(self, name: str, version: int | None = None, label: str | None = None) -> list[Version]:
         """The versions of a model, the highest first, or the one asked for."""
-        version = self._number(name, version, label)
         found = dict(self._versions.get(name, {}))
         if not found and version is None:
             raise RequestError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+        version = self._number(name, version, label)
         if version is not None and version not in found:
             raise RequestError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
         return [found[number] for number in sorted(found, reverse=True) if version in (None, number)]

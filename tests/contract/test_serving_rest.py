@@ -559,6 +559,7 @@ ROUTES = [  # "Malformed request: <method> <path>" is the answer to every other 
     ("GET", "/v1/half", 400, "Malformed request: GET"),
     ("GET", "/v1/models", 400, "Missing model name in request."),
     ("GET", "/v1/models/no", 404, "Could not find any versions of model no"),
+    ("GET", "/v1/models/no/labels/stable", 404, "Could not find any versions of model no"),
     ("GET", f"{HALF}/versions/7", 404, "Could not find version 7 of model half"),
     ("GET", f"{HALF}/labels/no", 400, "Unrecognized servable version label: no"),
     ("GET", "/v1/models/no/metadata", 404, "Servable not found for request: Latest(no)"),
