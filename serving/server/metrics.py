@@ -3,9 +3,14 @@
 The official client library insists on a `_total` suffix and so cannot write these names.
 """
 
+import contextlib
 import threading
+import time
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
+
+from serving.server.errors import Code, RequestError
 
 BOUNDS = tuple(10 * 1.8**power for power in range(33))  # microseconds, and rows
 Labels = tuple[tuple[str, str], ...]
@@ -30,6 +35,21 @@ class Metrics:
             cells = self._histograms[name].setdefault(tuple(labels.items()), [0.0] * (len(BOUNDS) + 2))
             cells[bisect_left(BOUNDS, value)] += 1
             cells[-1] += value
+
+    @contextlib.contextmanager
+    def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
+        """Counts one request, with the time that it takes and how it ends."""
+        started, code = time.perf_counter(), Code.DEADLINE_EXCEEDED  # of a request that is broken off
+        try:
+            yield
+            code = Code.OK
+        except Exception as fault:
+            code = RequestError.of(fault).code
+            raise
+        finally:
+            took = (time.perf_counter() - started) * 1e6
+            self.count("serving:request_count", model_name=model, status=code.name)
+            self.observe("serving:request_latency", took, model_name=model, API=api, entrypoint=entrypoint)
 
     def page(self) -> str:
         """Everything counted so far, as Prometheus reads it."""

@@ -4,7 +4,6 @@ import asyncio
 import hmac
 import json
 import re
-import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +59,8 @@ class RestApi:
             async with asyncio.timeout(self._timeout):
                 kind, body = await self._answer(scope, receive)
         except Exception as fault:  # even a fault of the server's own is answered in the API's form
-            error = _refusal(fault)
+            late = RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+            error = late if isinstance(fault, TimeoutError) else RequestError.of(fault)
             status = 413 if isinstance(error, TooLarge) else HTTP_STATUS[error.code]
             body = json.dumps({"error": error.message}, indent=4, ensure_ascii=False).encode(
                 "utf-8", "replace"
@@ -111,8 +111,8 @@ class RestApi:
         pattern = {"POST": INFERENCE, "GET": STATUS}.get(method)
         match = pattern.fullmatch(target) if pattern else None
         name, verb = (unquote(match[1] or ""), match[4] or "") if match else ("", "")
-        started, code = time.perf_counter(), Code.OK
-        try:
+        known = name if self._manager.knows(name) else ""  # callers must not grow the page at will
+        with self._metrics.request(known, verb if method == "POST" else "", "REST"):
             if match is None or (method == "POST" and verb not in ("predict", "classify", "regress")):
                 raise invalid(f"Malformed request: {method} {target}")
             which = name, _version(match[2]), None if match[3] is None else unquote(match[3])
@@ -121,17 +121,6 @@ class RestApi:
             if not name:
                 raise invalid("Missing model name in request.")
             return (self._metadata if verb == "metadata" else self._status)(*which)
-        except BaseException as fault:
-            code = _refusal(fault).code
-            raise
-        finally:
-            known = name if self._manager.knows(name) else ""  # callers must not grow the page at will
-            took = (time.perf_counter() - started) * 1e6
-            self._metrics.count("serving:request_count", model_name=known, status=code.name)
-            api = verb if method == "POST" else ""
-            self._metrics.observe(
-                "serving:request_latency", took, model_name=known, API=api, entrypoint="REST"
-            )
 
     async def _inference(self, verb: str, which: Which, body: bytes) -> bytes:
         document = await self._aside(len(body), parse, body)
@@ -223,9 +212,3 @@ def _gunzip(body: bytes, limit: int) -> bytes:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(Code.INVALID_ARGUMENT, f"The request is larger than {limit} bytes (--max_body_bytes)")
-
-
-def _refusal(fault: BaseException) -> RequestError:
-    if isinstance(fault, Exception) and not isinstance(fault, TimeoutError):
-        return RequestError.of(fault)
-    return RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")

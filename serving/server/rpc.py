@@ -1,7 +1,6 @@
 """The gRPC API: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus, and health."""
 
 import hmac
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,14 +15,13 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.server.errors import Code, RequestError, StartError, invalid
+from serving.server.errors import RequestError, StartError, invalid
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.server.tensors import to_array, to_proto
 
-CODES = {code.value[0]: code for code in grpc.StatusCode}
 SIGNATURE_DEF = "signature_def"
 NO_DEADLINE = 1e8  # seconds: without one, gRPC says centuries, which no clock can wait for
 LONGEST_TEXT = 1024  # characters: more than gRPC has room for in its trailers helps nobody
@@ -100,25 +98,18 @@ class _Calls(
     def _answered(
         self, api: str, request: Any, context: grpc.ServicerContext, work: Callable[[Any, float | None], Any]
     ) -> Any:
-        started, code = time.perf_counter(), Code.OK
+        name = request.model_spec.name
         try:
-            if not request.HasField("model_spec"):
-                raise invalid("Missing ModelSpec")
-            left = context.time_remaining()
-            return work(request, left if left is not None and left < NO_DEADLINE else None)
+            with self._metrics.request(name if self._manager.knows(name) else "", api, "GRPC"):
+                if not request.HasField("model_spec"):
+                    raise invalid("Missing ModelSpec")
+                left = context.time_remaining()
+                return work(request, left if left is not None and left < NO_DEADLINE else None)
         except Exception as fault:
             error = RequestError.of(fault)
-            code = error.code
             text = error.message
             short = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}...TRUNCATED"
-            return context.abort(CODES[code], short)
-        finally:
-            name = request.model_spec.name if self._manager.knows(request.model_spec.name) else ""
-            took = (time.perf_counter() - started) * 1e6
-            self._metrics.count("serving:request_count", model_name=name, status=code.name)
-            self._metrics.observe(
-                "serving:request_latency", took, model_name=name, API=api, entrypoint="GRPC"
-            )
+            return context.abort(grpc.StatusCode[error.code.name], short)
 
     def _servable(self, request: Any) -> Servable:
         if not request.model_spec.name:
