@@ -18,6 +18,7 @@ from serving.server.json_output import write_outputs
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
+from serving.server.rpc import model_status, signature_map
 from serving.server.servable import DEFAULT_SIGNATURE
 
 _VERSION = "(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -26,6 +27,7 @@ STATUS = re.compile(f"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IG
 LARGEST_VERSION = 2**63 - 1
 LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up the event loop
 JSON, TEXT = b"application/json", b"text/plain"
+_EVERY_FIELD = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
 
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
@@ -36,6 +38,11 @@ Which = tuple[str, int | None, str | None]  # model, version, label
 
 class TooLarge(RequestError):
     """A request above the limit, which HTTP has a status of its own for."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            Code.INVALID_ARGUMENT, f"The request is larger than {limit} bytes (--max_body_bytes)"
+        )
 
 
 class RestApi:
@@ -97,7 +104,7 @@ class RestApi:
             chunks.append(message.get("body", b""))
             size, more = size + len(chunks[-1]), message.get("more_body", False)
             if size > self._limit:
-                raise _too_large(self._limit)
+                raise TooLarge(self._limit)
         return b"".join(chunks)
 
     async def _aside(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
@@ -167,27 +174,16 @@ class RestApi:
         )
 
     def _status(self, *which: Any) -> bytes:
-        entries = [
-            {
-                "version": str(each.number),
-                "state": each.state,
-                "status": {"error_code": each.code.name, "error_message": each.message},
-            }
-            for each in self._manager.status(*which)
-        ]
-        return json.dumps({"model_version_status": entries}, indent=1).encode() + b"\n"
+        response = model_status(self._manager.status(*which))
+        text: str = json_format.MessageToJson(response, indent=1, **_EVERY_FIELD)
+        return f"{text}\n".encode()
 
     def _metadata(self, *which: Any) -> bytes:
         servable = self._manager.get(*which)
-        signatures = {
-            alias: json_format.MessageToDict(
-                signature, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-            )
-            for alias, signature in sorted(servable.signatures.items())
-        }
         spec = {"name": servable.name, "signature_name": "", "version": str(servable.version)}
-        metadata = {"signature_def": {"signature_def": signatures}}
-        return json.dumps({"model_spec": spec, "metadata": metadata}, indent=1).encode() + b"\n"
+        signatures = json_format.MessageToDict(signature_map(servable), **_EVERY_FIELD)
+        document = {"model_spec": spec, "metadata": {"signature_def": signatures}}
+        return f"{json.dumps(document, indent=1)}\n".encode()
 
 
 def _version(text: str | None) -> int | None:
@@ -206,9 +202,5 @@ def _gunzip(body: bytes, limit: int) -> bytes:
     except zlib.error:
         raise invalid("The body is not gzip, as its content-encoding says") from None
     if len(plain) > limit:
-        raise _too_large(limit)
+        raise TooLarge(limit)
     return plain
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(Code.INVALID_ARGUMENT, f"The request is larger than {limit} bytes (--max_body_bytes)")

@@ -1,7 +1,7 @@
 """The gRPC API: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus, and health."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.errors import RequestError, StartError, invalid
-from serving.server.manager import Manager
+from serving.server.manager import Manager, Version
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
@@ -134,21 +134,27 @@ class _Calls(
             if field != SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
         servable = self._servable(request)
-        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         _describe(response.model_spec, servable)
-        response.metadata[SIGNATURE_DEF].Pack(signatures)
+        response.metadata[SIGNATURE_DEF].Pack(signature_map(servable))
         return response
 
     def _status(self, request: Any, _timeout: float | None) -> Any:
-        response = get_model_status_pb2.GetModelStatusResponse()
-        states = get_model_status_pb2.ModelVersionStatus.State
-        for version in self._manager.status(*_which(request.model_spec)):
-            entry = response.model_version_status.add(
-                version=version.number, state=states.Value(version.state)
-            )
-            entry.status.error_code, entry.status.error_message = version.code.value, version.message
-        return response
+        return model_status(self._manager.status(*_which(request.model_spec)))
+
+
+def model_status(versions: Iterable[Version]) -> Any:
+    """The GetModelStatusResponse that lists `versions`."""
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for version in versions:
+        entry = response.model_version_status.add(version=version.number, state=version.state)
+        entry.status.error_code, entry.status.error_message = version.code.value, version.message
+    return response
+
+
+def signature_map(servable: Servable) -> Any:
+    """The SignatureDefMap of a version."""
+    return get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
 
 
 class _ApiKey(grpc.ServerInterceptor):
