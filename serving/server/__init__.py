@@ -9,23 +9,18 @@ import os
 
 from serving.server.options import ServerOptions, add_arguments
 
-__all__ = ["ServerOptions", "add_arguments", "main", "serve"]
+__all__ = ["ServerOptions", "add_arguments", "main"]
 
 
 def main(namespace: argparse.Namespace) -> int:
-    """Serves what the parsed command line names until it is told to stop; raises StartError if it cannot."""
+    """Serves what the parsed command line names until SIGTERM or SIGINT; raises StartError if it cannot."""
     options = ServerOptions.of(namespace)
     if options.engine == "tensorflow":
         from serving.server.engine import run_tensorflow_model_server
 
         run_tensorflow_model_server(options)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, the rest is noise
+    from serving.server.app import serve
+
     serve(options)
     return 0
-
-
-def serve(options: ServerOptions) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what has arrived and returns; TensorFlow loads only now."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, the rest is noise
-    from serving.server.app import serve as run
-
-    run(options)
