@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,8 @@ class Servable:
         feeds = [
             inputs[alias] if alias in inputs else to_array(signature.defaults[alias]) for alias in aliases
         ]
-
-        def timed(rows: Feeds, limit: float | None) -> Feeds:
-            return self._timed(run, rows, limit)
-
-        return Call(names, feeds, timed, timeout, self._batcher, (id(self), signature_name, names))
-
-    def predict(self, signature_name: str, inputs: Arrays, outputs: Sequence[str] = ()) -> Arrays:
-        """The outputs of a signature, here and now; see `call`."""
-        return self.call(signature_name, inputs, outputs).result()
+        key = (id(self), signature_name, names)
+        return Call(names, feeds, partial(self._timed, run), timeout, self._batcher, key)
 
     def _timed(self, run: Run, feeds: Feeds, timeout: float | None) -> Feeds:
         started = time.perf_counter()
@@ -127,7 +120,7 @@ class Servable:
         for request in _warmup_requests(self.path):
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             inputs = {alias: to_array(proto) for alias, proto in request.inputs.items()}
-            self.predict(name, inputs, request.output_filter)
+            self.call(name, inputs, request.output_filter).result()
         took = (time.perf_counter() - started) * 1e6
         self._metrics.observe("serving:model_warmup_latency", took, model_path=str(self.path), status="OK")
 
