@@ -50,6 +50,12 @@ class ModelConfig:
     policy: Any = field(default_factory=lambda: model_server_config_pb2.ModelConfig().model_version_policy)
     labels: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.base_path.is_absolute():  # it means the same wherever the server starts
+            raise StartError(
+                f"Expected model {self.name} to have an absolute path or URI; got base_path()={self.base_path}"
+            )
+
     def versions(self) -> dict[int, Path]:
         """The version directories by number; a name that is not a number, such as `.tmp-3`, is not one."""
         if not self.base_path.is_dir():
@@ -103,16 +109,7 @@ def read_models(options: ServerOptions) -> list[ModelConfig]:
         return _configured(options.model_config_file)
     if options.model_base_path is None:
         raise StartError("nothing to serve: give --bundle, --model_config_file or --model_base_path")
-    return [_located(ModelConfig(options.model_name, options.model_base_path))]
-
-
-def _located(model: ModelConfig) -> ModelConfig:
-    """The model, if its path means the same wherever the server starts, which the real one insists on."""
-    if not model.base_path.is_absolute():
-        raise StartError(
-            f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
-        )
-    return model
+    return [ModelConfig(options.model_name, options.model_base_path)]
 
 
 def _bundled(bundle: Path) -> list[ModelConfig]:
@@ -131,7 +128,7 @@ def _bundled(bundle: Path) -> list[ModelConfig]:
             raise StartError(f"--bundle {bundle}: {path} leads out of the bundle, to {path.resolve()}")
     if not folders:
         raise StartError(f"--bundle {bundle}: no model in {bundle / 'models'}")
-    return [ModelConfig(folder.name, folder) for folder in folders]
+    return [ModelConfig(folder.name, folder.absolute()) for folder in folders]
 
 
 def _configured(file: Path) -> list[ModelConfig]:
@@ -149,11 +146,7 @@ def _configured(file: Path) -> list[ModelConfig]:
         if model.HasField("logging_config"):
             raise StartError(f"{file}: model {model.name!r}: logging_config is not supported")
     return [
-        _located(
-            ModelConfig(
-                model.name, Path(model.base_path), model.model_version_policy, dict(model.version_labels)
-            )
-        )
+        ModelConfig(model.name, Path(model.base_path), model.model_version_policy, dict(model.version_labels))
         for model in listed
     ]
 

@@ -1,8 +1,8 @@
 """Which versions are loaded: polled from disk, the new one loaded before the old one goes."""
 
+import contextlib
 import gc
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ class Manager:
     ) -> None:
         self._options, self._load, self._metrics = options, load, metrics
         self._configs = {config.name: config for config in configs}
-        self._versions: dict[str, dict[int, Version]] = {name: {} for name in self._configs}
+        self._versions: dict[str, dict[int, Version]] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
         self._stopped = threading.Event()
 
@@ -76,9 +76,9 @@ class Manager:
         """The version of a model that a request asks for, the highest one by default."""
         version = self._number(name, version, label)
         found = dict(self._versions.get(name, {}))
-        for number in sorted(found, reverse=True) if version is None else [version]:
-            servable = found[number].servable if number in found else None
-            if servable is not None:
+        for number in sorted(found, reverse=True):
+            servable = found[number].servable
+            if servable is not None and version in (None, number):
                 return servable
         request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
         raise RequestError(Code.NOT_FOUND, f"Servable not found for request: {request}")
@@ -189,14 +189,11 @@ class Manager:
             raise invalid(f"Unrecognized servable version label: {label}") from None
 
 
-def _fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
+def _fingerprint(path: Path) -> list[tuple[str, int, int]]:
     """The files of a version with their sizes and times: one that failed is worth a try when they change."""
     found = []
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                entry = Path(folder, name).stat()
-            except OSError:
-                continue
-            found.append((f"{folder}/{name}", entry.st_size, entry.st_mtime_ns))
-    return tuple(sorted(found))
+    with contextlib.suppress(OSError):  # a file may go away meanwhile
+        for entry in path.rglob("*"):
+            status = entry.stat()
+            found.append((str(entry), status.st_size, status.st_mtime_ns))
+    return sorted(found)
