@@ -51,12 +51,11 @@ def serve(options: ServerOptions) -> None:
         gc.freeze()  # TensorFlow's modules stay: looking through them again would hold up requests
         manager = Manager(models, options, load, metrics)
         manager.start()
-        rest = _Rest(_rest_config(RestApi(manager, metrics, options, metrics_path), options))
+        rest = _Rest(RestApi(manager, metrics, options, metrics_path), options)
         grpc = GrpcServer(manager, metrics, options)
         grpc_socket.close()  # it only held the port while the models loaded
-        with asyncio.Runner(
-            loop_factory=rest.config.get_loop_factory()
-        ) as runner:  # uvloop where it is installed
+        loop_factory = rest.config.get_loop_factory()  # uvloop where it is installed
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_run(rest, rest_socket, grpc, options))
         manager.stop()
 
@@ -64,45 +63,43 @@ def serve(options: ServerOptions) -> None:
 class _Rest(uvicorn.Server):
     """The HTTP server, with signals left to `_run`, which stops both ports at once."""
 
+    def __init__(self, api: "RestApi", options: ServerOptions) -> None:
+        config = uvicorn.Config(
+            api,
+            lifespan="off",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=options.drain_seconds,
+            limit_concurrency=options.max_connections,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
+        )
+        super().__init__(config)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _rest_config(api: "RestApi", options: ServerOptions) -> uvicorn.Config:
-    return uvicorn.Config(
-        api,
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=60,
-        timeout_graceful_shutdown=options.drain_seconds,
-        limit_concurrency=options.max_connections,
-        ssl_certfile=options.tls_certificate,
-        ssl_keyfile=options.tls_key,
-    )
-
-
 async def _run(rest: _Rest, rest_socket: socket.socket, grpc: "GrpcServer", options: ServerOptions) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    serving: list[asyncio.Future[None]] = []
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if options.port:
         grpc.start()
         logger.info("gRPC on %s:%d", options.host, options.port)
-    if options.rest_api_port:
-        serving.append(asyncio.ensure_future(rest.serve([rest_socket])))
-        logger.info("REST on %s:%d", options.host, options.rest_api_port)
-    await stop.wait()
-    logger.info("stopping: the requests that run have %d s", options.drain_seconds)
-    rest.should_exit = True
-    if options.port:
-        serving.append(asyncio.ensure_future(asyncio.to_thread(grpc.stop)))
-    await asyncio.gather(*serving)
+    async with asyncio.TaskGroup() as tasks:
+        if options.rest_api_port:
+            tasks.create_task(rest.serve([rest_socket]))
+            logger.info("REST on %s:%d", options.host, options.rest_api_port)
+        await stop.wait()
+        logger.info("stopping: the requests that run have %d s", options.drain_seconds)
+        rest.should_exit = True
+        if options.port:
+            tasks.create_task(asyncio.to_thread(grpc.stop))
 
 
 @contextlib.contextmanager
