@@ -69,54 +69,35 @@ class GrpcServer:
         self._server.stop(self._options.drain_seconds).wait()
 
 
-class _Calls(
-    prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer
-):
-    def __init__(self, manager: Manager, metrics: Metrics) -> None:
-        self._manager, self._metrics = manager, metrics
+def _answered(work: Callable[[Any, Any, float | None], Any]) -> Callable[..., Any]:
+    """The method of a service that answers what `work` makes of a request and the seconds left for it, or its fault."""
 
-    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """The outputs of a signature."""
-        return self._answered("Predict", request, context, self._predict)
-
-    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """The signatures of a version."""
-        return self._answered("GetModelMetadata", request, context, self._metadata)
-
-    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """The states of a model's versions."""
-        return self._answered("GetModelStatus", request, context, self._status)
-
-    def _unsupported(self, request: Any, context: grpc.ServicerContext) -> Any:
-        name = type(request).__name__
-        return context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported by the embedded server; use Predict"
-        )
-
-    Classify = Regress = MultiInference = HandleReloadConfigRequest = _unsupported
-
-    def _answered(
-        self, api: str, request: Any, context: grpc.ServicerContext, work: Callable[[Any, float | None], Any]
-    ) -> Any:
+    def method(self: "_Calls", request: Any, context: grpc.ServicerContext) -> Any:
         name = request.model_spec.name
         try:
-            with self._metrics.request(name if self._manager.knows(name) else "", api, "GRPC"):
+            with self.metrics.request(name if self.manager.knows(name) else "", work.__name__, "GRPC"):
                 if not request.HasField("model_spec"):
                     raise invalid("Missing ModelSpec")
                 left = context.time_remaining()
-                return work(request, left if left is not None and left < NO_DEADLINE else None)
+                return work(self, request, left if left is not None and left < NO_DEADLINE else None)
         except Exception as fault:
             error = RequestError.of(fault)
             text = error.message
             short = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}...TRUNCATED"
             return context.abort(grpc.StatusCode[error.code.name], short)
 
-    def _servable(self, request: Any) -> Servable:
-        if not request.model_spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        return self._manager.get(*_which(request.model_spec))
+    return method
 
-    def _predict(self, request: Any, timeout: float | None) -> Any:
+
+class _Calls(
+    prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer
+):
+    def __init__(self, manager: Manager, metrics: Metrics) -> None:
+        self.manager, self.metrics = manager, metrics
+
+    @_answered
+    def Predict(self, request: Any, timeout: float | None) -> Any:
+        """The outputs of a signature."""
         servable = self._servable(request)
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
@@ -127,7 +108,9 @@ class _Calls(
             response.outputs[alias].CopyFrom(to_proto(array))
         return response
 
-    def _metadata(self, request: Any, _timeout: float | None) -> Any:
+    @_answered
+    def GetModelMetadata(self, request: Any, _timeout: float | None) -> Any:
+        """The signatures of a version."""
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
@@ -139,8 +122,23 @@ class _Calls(
         response.metadata[SIGNATURE_DEF].Pack(signature_map(servable))
         return response
 
-    def _status(self, request: Any, _timeout: float | None) -> Any:
-        return model_status(self._manager.status(*_which(request.model_spec)))
+    @_answered
+    def GetModelStatus(self, request: Any, _timeout: float | None) -> Any:
+        """The states of a model's versions."""
+        return model_status(self.manager.status(*_which(request.model_spec)))
+
+    def _unsupported(self, request: Any, context: grpc.ServicerContext) -> Any:
+        name = type(request).__name__
+        return context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported by the embedded server; use Predict"
+        )
+
+    Classify = Regress = MultiInference = HandleReloadConfigRequest = _unsupported
+
+    def _servable(self, request: Any) -> Servable:
+        if not request.model_spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        return self.manager.get(*_which(request.model_spec))
 
 
 def model_status(versions: Iterable[Version]) -> Any:
