@@ -32,9 +32,8 @@ REASONS = {  # Python's words for what is wrong with a document, and the real se
 }
 DEEPEST = 32  # dimensions of a tensor
 SHOWN = 2_000  # characters of a wrong value that an error repeats
-INT32 = (-(2**31), 2**31 - 1)
 RANGES = {
-    **dict.fromkeys(("int8", "int16", "int32", "uint8"), INT32),
+    **dict.fromkeys(("int8", "int16", "int32", "uint8"), (-(2**31), 2**31 - 1)),
     **{"int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "uint64": (0, 2**64 - 1)},
 }
 LARGEST = {"float": (2**24 - 1, float(np.finfo(np.float32).max)), "double": (2**53 - 1, math.inf)}
@@ -105,19 +104,20 @@ def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bo
         name = document.get("signature_name") or "DEFAULT"
         raise invalid(f"Failed to get input map for signature: {name}")
     kinds = {alias: tf.as_dtype(info.dtype) for alias, info in sorted(signature.inputs.items())}
-    if "instances" in document and "inputs" in document:
-        text = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-        raise invalid(f"JSON Value: {shown(document)} {text}")
-    if "instances" in document:
-        instances = document["instances"]
-        if not isinstance(instances, list):
-            raise invalid(f"JSON Value: {shown(document)} Excepting 'instances' to be an list/array")
-        if not instances:
-            raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
-        return _from_rows(instances, kinds), True
-    if "inputs" in document:
+    if "instances" not in document:
+        if "inputs" not in document:
+            raise invalid("Missing 'inputs' or 'instances' key")
         return _from_columns(document["inputs"], kinds), False
-    raise invalid("Missing 'inputs' or 'instances' key")
+    instances, wrong = document["instances"], ""
+    if "inputs" in document:
+        wrong = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+    elif not isinstance(instances, list):
+        wrong = "Excepting 'instances' to be an list/array"
+    elif not instances:
+        wrong = "No values in 'instances' array"
+    if wrong:
+        raise invalid(f"JSON Value: {shown(document)} {wrong}")
+    return _from_rows(instances, kinds), True
 
 
 def _from_rows(instances: list[Any], kinds: Mapping[str, tf.DType]) -> Arrays:
@@ -136,16 +136,12 @@ def _from_rows(instances: list[Any], kinds: Mapping[str, tf.DType]) -> Arrays:
                     raise invalid(f"JSON object: does not have named input: {alias}")
                 columns[alias].add(value)
             except RequestError as error:
-                key = f" key: {alias}" if named else ""
-                reason = f"{error.code.name}: {error.message}"
-                raise invalid(
-                    f"Failed to process element: {place}{key} of 'instances' list. Error: {reason}"
-                ) from None
+                where = f"{place} key: {alias}" if named else place
+                text = f"of 'instances' list. Error: {error.code.name}: {error.message}"
+                raise invalid(f"Failed to process element: {where} {text}") from None
         if named and set(element) != set(kinds):
-            text = (
-                f"of 'instances' list. JSON object: {shown(element)} keys must be equal to: {','.join(kinds)}"
-            )
-            raise invalid(f"Failed to process element: {place} {text}")
+            text = f"JSON object: {shown(element)} keys must be equal to: {','.join(kinds)}"
+            raise invalid(f"Failed to process element: {place} of 'instances' list. {text}")
     return {alias: column.array(len(instances)) for alias, column in columns.items()}
 
 
@@ -194,19 +190,16 @@ class _Column:
     def array(self, rows: int | None) -> NDArray[Any]:
         """Everything taken in as one array, with a leading dimension of `rows` unless that is None."""
         kind = object if self._kind == tf.string else self._kind.as_numpy_dtype
-        wide = (
-            np.int64 if kind in (np.int8, np.int16, np.uint8) else kind
-        )  # small ones wrap, as in TensorFlow
+        # small integers wrap, as in TensorFlow
+        wide = np.int64 if kind in (np.int8, np.int16, np.uint8) else kind
         shape = [*([] if rows is None else [rows]), *(self._shape or [])]
         return np.asarray(self._flat, dtype=wide).astype(kind, copy=False).reshape(shape)
 
     def _fill(self, value: Any, shape: list[int], level: int) -> None:
         if not isinstance(value, list):
             if level != len(shape):
-                text = (
-                    f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
-                )
-                raise invalid(f"JSON Value: {shown(value)} {text}")
+                text = f"found at incorrect level: {level + 1} in the JSON DOM."
+                raise invalid(f"JSON Value: {shown(value)} {text} Expected at level: {len(shape)}")
             self._flat.append(self._leaf(value))
             return
         if level >= len(shape):
@@ -220,24 +213,22 @@ class _Column:
 
 def _leaf_reader(kind: tf.DType) -> Callable[[Any], Any]:
     """What turns one JSON value into a value of a type, or raises."""
+    name = type_name(kind)
     if kind == tf.string:
         return _bytes
-    if kind in (tf.float32, tf.float64):
-        return lambda value: _decimal(value, "float" if kind == tf.float32 else "double")
     if kind == tf.bool:
-        return lambda value: value if isinstance(value, bool) else _mistyped(value, "bool")
-    if kind.name in RANGES:
-        low, high = RANGES[kind.name]
-        return lambda value: (
-            value if type(value) is int and low <= value <= high else _mistyped(value, type_name(kind))
-        )
+        return lambda value: value if isinstance(value, bool) else _mistyped(value, name)
+    if name in LARGEST:
+        return lambda value: _decimal(value, name)
+    if name in RANGES:
+        low, high = RANGES[name]
+        return lambda value: value if type(value) is int and low <= value <= high else _mistyped(value, name)
 
     def unknown(value: Any) -> Any:
         if isinstance(value, dict):
-            _mistyped(value, type_name(kind))
-        raise RequestError(
-            Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {type_name(kind)}"
-        )
+            _mistyped(value, name)
+        text = f"Conversion of JSON Value: {shown(value)} to type: {name}"
+        raise RequestError(Code.UNIMPLEMENTED, text)
 
     return unknown
 
