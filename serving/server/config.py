@@ -15,10 +15,8 @@ from serving.server.errors import StartError
 from serving.server.options import ServerOptions
 
 # The two messages that the tensorflow-serving-api package leaves out, as a file descriptor.
-_INT64, _MESSAGE = (
-    'label: LABEL_OPTIONAL type_name: ".google.protobuf.Int64Value"',
-    "label: LABEL_OPTIONAL type_name:",
-)
+_MESSAGE = "label: LABEL_OPTIONAL type_name:"
+_INT64 = f'{_MESSAGE} ".google.protobuf.Int64Value"'
 _PROTO = f"""
 name: "serving.proto" package: "serving" syntax: "proto3" dependency: "google/protobuf/wrappers.proto"
 message_type {{ name: "BatchingParameters"
@@ -101,9 +99,8 @@ def read_models(options: ServerOptions) -> list[ModelConfig]:
     """
     if options.bundle:
         if options.model_config_file or options.model_base_path:
-            raise StartError(
-                "--bundle names its models itself: leave --model_config_file and --model_base_path out"
-            )
+            text = "--bundle names its models itself: leave --model_config_file and --model_base_path out"
+            raise StartError(text)
         return _bundled(options.bundle)
     if options.model_config_file:
         return _configured(options.model_config_file)

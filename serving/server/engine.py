@@ -7,6 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
 from serving.server.config import read_models
 from serving.server.errors import StartError
 from serving.server.options import ServerOptions, described
@@ -42,10 +45,10 @@ def command(options: ServerOptions) -> list[str]:
 
 
 def _bundle_config(options: ServerOptions) -> Path:
-    models = "".join(
-        f'  config {{ name: "{model.name}" base_path: "{model.base_path.resolve()}" model_platform: "tensorflow" }}\n'
-        for model in read_models(options)
-    )
+    config = model_server_config_pb2.ModelServerConfig()
+    for model in read_models(options):
+        path = str(model.base_path.resolve())
+        config.model_config_list.config.add(name=model.name, base_path=path, model_platform="tensorflow")
     file = Path(tempfile.mkdtemp(prefix="models-")) / "models.config"
-    file.write_text(f"model_config_list {{\n{models}}}\n", encoding="utf-8")
+    file.write_text(text_format.MessageToString(config), encoding="utf-8")
     return file

@@ -10,6 +10,7 @@ from serving.server.errors import StartError
 
 API_KEY_VARIABLE = "RECOMMENDER_API_KEY"
 LARGEST_PORT = 65_535
+File = Path | None
 OWN = object()  # marks a flag that tensorflow_model_server does not have
 
 # Flags of tensorflow_model_server that the embedded server does not have: refused by name, never ignored.
@@ -31,14 +32,14 @@ UNSUPPORTED = (
 class ServerOptions:
     """Every flag of the server, with its default; the names are tensorflow_model_server's."""
 
-    bundle: Annotated[Path | None, "bundle to serve: every model in DIR/models", OWN] = None
+    bundle: Annotated[File, "bundle to serve: every model in DIR/models", OWN] = None
     host: Annotated[str, "address to listen on", OWN] = "127.0.0.1"
     engine: Annotated[str, "embedded, or tensorflow to run tensorflow_model_server", OWN] = "embedded"
-    tls_certificate: Annotated[Path | None, "PEM certificate chain for both ports", OWN] = None
-    tls_key: Annotated[Path | None, "PEM private key of --tls_certificate", OWN] = None
-    api_key_file: Annotated[
-        Path | None, f"file with the bearer token to ask for; else ${API_KEY_VARIABLE}", OWN
-    ] = None
+    tls_certificate: Annotated[File, "PEM certificate chain for both ports", OWN] = None
+    tls_key: Annotated[File, "PEM private key of --tls_certificate", OWN] = None
+    api_key_file: Annotated[File, f"file with the bearer token to ask for; else ${API_KEY_VARIABLE}", OWN] = (
+        None
+    )
     max_body_bytes: Annotated[int, "largest request, in bytes", OWN] = 32 << 20
     max_batch: Annotated[int, "most rows (dimension 0 of an input) in one request", OWN] = 10_000
     max_connections: Annotated[int, "REST connections served at once; more are answered 503", OWN] = 2_048
@@ -46,23 +47,17 @@ class ServerOptions:
     port: Annotated[int, "gRPC port; 0 turns gRPC off"] = 8500
     rest_api_port: Annotated[int, "REST port; 0 turns REST off"] = 8501
     model_name: Annotated[str, "name of the model in --model_base_path"] = "default"
-    model_base_path: Annotated[Path | None, "directory that holds the version directories"] = None
-    model_config_file: Annotated[Path | None, "text ModelServerConfig: models, version policies, labels"] = (
-        None
-    )
+    model_base_path: Annotated[File, "directory that holds the version directories"] = None
+    model_config_file: Annotated[File, "text ModelServerConfig: models, version policies, labels"] = None
     model_config_file_poll_wait_seconds: Annotated[int, "how often to read it again; 0 is never"] = 0
-    allow_version_labels_for_unavailable_models: Annotated[bool, "let a label name a version not loaded"] = (
-        False
-    )
+    allow_version_labels_for_unavailable_models: Annotated[bool, "labels may name unloaded versions"] = False
     file_system_poll_wait_seconds: Annotated[int, "how often to look for versions; 0 is once, at start"] = 1
     max_num_load_retries: Annotated[int, "further attempts at a version that does not load"] = 5
     load_retry_interval_micros: Annotated[int, "time between those attempts"] = 60_000_000
     enable_model_warmup: Annotated[bool, "replay assets.extra/tf_serving_warmup_requests at load"] = True
     enable_batching: Annotated[bool, "merge concurrent requests along dimension 0"] = False
-    batching_parameters_file: Annotated[Path | None, "text BatchingParameters"] = None
-    monitoring_config_file: Annotated[Path | None, "text MonitoringConfig, to serve Prometheus metrics"] = (
-        None
-    )
+    batching_parameters_file: Annotated[File, "text BatchingParameters"] = None
+    monitoring_config_file: Annotated[File, "text MonitoringConfig, to serve Prometheus metrics"] = None
     rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets"] = 30_000
     rest_api_num_threads: Annotated[int, "threads that answer REST requests"] = 16
     grpc_max_threads: Annotated[int, "threads that answer gRPC requests"] = 16
@@ -119,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         settings: dict[str, Any] = {
             "help": text.replace("%", "%%"),
             "default": flag.default,
-            "type": _reader(flag.default),
+            "type": {bool: _boolean, int: _count, str: str}.get(type(flag.default), Path),
         }
         if isinstance(flag.default, bool):
             settings |= {"nargs": "?", "const": True, "metavar": "BOOL"}
@@ -134,12 +129,6 @@ def described(flag: str) -> tuple[str, bool]:
     """What a flag does, and whether tensorflow_model_server is without it."""
     text, *marks = get_type_hints(ServerOptions, include_extras=True)[flag].__metadata__
     return text, OWN in marks
-
-
-def _reader(default: object) -> Any:
-    if isinstance(default, bool):
-        return _boolean
-    return {int: _count, str: str}.get(type(default), Path)
 
 
 def _boolean(text: str) -> bool:
