@@ -132,9 +132,8 @@ def _warn_of_exposure(options: ServerOptions) -> None:
         if ipaddress.ip_address(options.host).is_loopback:
             return
     if options.host != "localhost" and not (options.tls_certificate and options.api_key()):
-        logger.warning(
-            "%s is open to others: --tls_certificate, --tls_key and --api_key_file guard it", options.host
-        )
+        guards = "--tls_certificate, --tls_key and --api_key_file guard it"
+        logger.warning("%s is open to others: %s", options.host, guards)
 
 
 def _log_to_stderr() -> None:

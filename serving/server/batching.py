@@ -67,9 +67,8 @@ class Batcher:
                 if len(self._open) + len(self._closed) >= self._settings.max_enqueued_batches:
                     text = "The batch scheduling queue to which this task was submitted is full"
                     raise RequestError(Code.UNAVAILABLE, text)
-                batch = self._open[key] = _Batch(
-                    run, task.arrived + self._settings.batch_timeout_micros / 1e6
-                )
+                due = task.arrived + self._settings.batch_timeout_micros / 1e6
+                batch = self._open[key] = _Batch(run, due)
             batch.tasks.append(task)
             batch.rows += task.rows
             if batch.rows == self._settings.max_batch_size:
@@ -123,9 +122,8 @@ class Batcher:
         padding = next((size for size in self._settings.allowed_batch_sizes if size >= rows), rows) - rows
         self._metrics.observe("serving:batching_session:processed_batch_size", rows + padding)
         if padding:
-            self._metrics.observe(
-                "serving:batching_session:padding_size", padding, execution_batch_size=str(rows + padding)
-            )
+            size = str(rows + padding)
+            self._metrics.observe("serving:batching_session:padding_size", padding, execution_batch_size=size)
         if len(tasks) == 1 and not padding:
             return [run(tasks[0].inputs)]
         fill = [array[:1] for array in tasks[0].inputs]

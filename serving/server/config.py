@@ -50,9 +50,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not self.base_path.is_absolute():  # it means the same wherever the server starts
-            raise StartError(
-                f"Expected model {self.name} to have an absolute path or URI; got base_path()={self.base_path}"
-            )
+            text = f"to have an absolute path or URI; got base_path()={self.base_path}"
+            raise StartError(f"Expected model {self.name} {text}")
 
     def versions(self) -> dict[int, Path]:
         """The version directories by number; a name that is not a number, such as `.tmp-3`, is not one."""
@@ -76,9 +75,8 @@ class ModelConfig:
             raise StartError(f"model {self.name!r}: there is no version to serve in {self.base_path}")
         for path in self.aspired().values():
             if not any((path / f"saved_model.{ending}").is_file() for ending in ("pb", "pbtxt")):
-                raise StartError(
-                    f"model {self.name!r}: {path} has no saved_model.pb; its export never finished"
-                )
+                text = f"{path} has no saved_model.pb; its export never finished"
+                raise StartError(f"model {self.name!r}: {text}")
 
 
 @dataclass(frozen=True)

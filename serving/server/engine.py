@@ -21,9 +21,8 @@ def run_tensorflow_model_server(options: ServerOptions) -> NoReturn:
     """Turns this process into tensorflow_model_server; raises StartError where that is not on the PATH."""
     words = command(options)
     if shutil.which(BINARY) is None:
-        raise StartError(
-            f"--engine tensorflow: there is no {BINARY} on the PATH; the embedded engine needs none"
-        )
+        text = f"there is no {BINARY} on the PATH; the embedded engine needs none"
+        raise StartError(f"--engine tensorflow: {text}")
     os.execvp(BINARY, words)
 
 

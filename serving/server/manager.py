@@ -134,9 +134,8 @@ class Manager:
             for label, number in config.labels.items():
                 known = self._versions[config.name].get(number)
                 fresh = label not in labels.get(config.name, {})
-                if (known is None or known.servable is None) and not (
-                    fresh and self._options.allow_version_labels_for_unavailable_models
-                ):
+                allowed = fresh and self._options.allow_version_labels_for_unavailable_models
+                if not allowed and (known is None or known.servable is None):
                     hint = " (--allow_version_labels_for_unavailable_models allows it)" if fresh else ""
                     raise StartError(
                         f"Request to assign label to version {number} of model {config.name}, which is not "

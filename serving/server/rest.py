@@ -40,9 +40,8 @@ class TooLarge(RequestError):
     """A request above the limit, which HTTP has a status of its own for."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            Code.INVALID_ARGUMENT, f"The request is larger than {limit} bytes (--max_body_bytes)"
-        )
+        text = f"The request is larger than {limit} bytes (--max_body_bytes)"
+        super().__init__(Code.INVALID_ARGUMENT, text)
 
 
 class RestApi:
@@ -69,9 +68,8 @@ class RestApi:
             late = RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
             error = late if isinstance(fault, TimeoutError) else RequestError.of(fault)
             status = 413 if isinstance(error, TooLarge) else HTTP_STATUS[error.code]
-            body = json.dumps({"error": error.message}, indent=4, ensure_ascii=False).encode(
-                "utf-8", "replace"
-            )
+            text = json.dumps({"error": error.message}, indent=4, ensure_ascii=False)
+            body = text.encode("utf-8", "replace")
         if kind == TEXT and not body:
             status, body = 404, b"Not Found"
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
@@ -149,29 +147,25 @@ class RestApi:
 
     def _unsupported(self, verb: str, which: Which, document: dict[str, Any]) -> RequestError:
         """Why a classify or regress request gets no answer: in the real server's words where that refuses it too."""
-        examples = document.get("examples")
-        if not isinstance(examples, list) or not examples:
-            wrong = (
-                "When method is classify, key 'examples' is expected and was not found"
-                if "examples" not in document
-                else "'examples' value is an empty array"
-                if examples == []
-                else "Expecting 'examples' value to be an list/array"
-            )
+        wrong = ""
+        if "examples" not in document:
+            wrong = "When method is classify, key 'examples' is expected and was not found"
+        elif not isinstance(document["examples"], list):
+            wrong = "Expecting 'examples' value to be an list/array"
+        elif not document["examples"]:
+            wrong = "'examples' value is an empty array"
+        if wrong:
             return invalid(f"JSON Value: {shown(document)} {wrong}")
         name = document.get("signature_name") or DEFAULT_SIGNATURE
         signature = self._manager.get(*which).signatures.get(name)
         if signature is None:
             return invalid(f"No signature was found with the name: {name}")
-        wanted = f"tensorflow/serving/{verb}"
-        if signature.method_name != wanted:
+        wanted, actual = f"tensorflow/serving/{verb}", signature.method_name
+        if actual != wanted:
             noun = {"classify": "classification", "regress": "regression"}[verb]
-            return invalid(
-                f"Expected {noun} signature method_name to be {wanted}. Was: {signature.method_name}"
-            )
-        return RequestError(
-            Code.UNIMPLEMENTED, f"{verb} is not supported by the embedded server; use predict"
-        )
+            return invalid(f"Expected {noun} signature method_name to be {wanted}. Was: {actual}")
+        text = f"{verb} is not supported by the embedded server; use predict"
+        return RequestError(Code.UNIMPLEMENTED, text)
 
     def _status(self, *which: Any) -> bytes:
         response = model_status(self._manager.status(*which))

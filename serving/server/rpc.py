@@ -48,9 +48,8 @@ class GrpcServer:
     def start(self) -> None:
         """Opens the port and reports SERVING; raises StartError where the port is taken."""
         options = self._options
-        address = (
-            f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}"
-        )
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"{host}:{options.port}"
         try:
             if options.tls_certificate and options.tls_key:
                 pair = (options.tls_key.read_bytes(), options.tls_certificate.read_bytes())
@@ -129,9 +128,8 @@ class _Calls(
 
     def _unsupported(self, request: Any, context: grpc.ServicerContext) -> Any:
         name = type(request).__name__
-        return context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported by the embedded server; use Predict"
-        )
+        text = f"{name} is not supported by the embedded server; use Predict"
+        return context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
 
     Classify = Regress = MultiInference = HandleReloadConfigRequest = _unsupported
 
@@ -168,10 +166,9 @@ class _ApiKey(grpc.ServerInterceptor):
         """The handler of a call, or one that refuses it."""
         given = dict(details.invocation_metadata).get("authorization", "")
         given = given if isinstance(given, bytes) else given.encode()
-        free = details.method.startswith("/grpc.health.v1.")
-        return (
-            continuation(details) if free or hmac.compare_digest(given, self._credentials) else self._refusal
-        )
+        if details.method.startswith("/grpc.health.v1.") or hmac.compare_digest(given, self._credentials):
+            return continuation(details)
+        return self._refusal
 
 
 def _which(spec: Any) -> tuple[str, int | None, str | None]:

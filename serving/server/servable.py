@@ -73,16 +73,14 @@ class Servable:
         """
         signature = self.signatures.get(signature_name)
         if signature is None:
-            raise RequestError(
-                Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.'
-            )
+            text = f'Serving signature key "{signature_name}" not found.'
+            raise RequestError(Code.FAILED_PRECONDITION, text)
         _check_inputs(signature, inputs)
         names = _output_names(signature, outputs)
         for alias, array in inputs.items():
             if array.ndim and array.shape[0] > self._most_rows:
-                raise invalid(
-                    f"{alias} has {array.shape[0]} rows; the limit is {self._most_rows} (--max_batch)"
-                )
+                text = f"{alias} has {array.shape[0]} rows; the limit is {self._most_rows} (--max_batch)"
+                raise invalid(text)
         aliases, run = self._run_of(signature_name, signature, names)
         feeds = [
             inputs[alias] if alias in inputs else to_array(signature.defaults[alias]) for alias in aliases
@@ -97,9 +95,8 @@ class Servable:
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise RequestError.of(error) from None
         took = (time.perf_counter() - started) * 1e6
-        self._metrics.observe(
-            "serving:runtime_latency", took, model_name=self.name, API="Predict", runtime="TF1"
-        )
+        labels = {"model_name": self.name, "API": "Predict", "runtime": "TF1"}
+        self._metrics.observe("serving:runtime_latency", took, **labels)
         return results
 
     def _run_of(self, name: str, signature: Any, outputs: tuple[str, ...]) -> tuple[list[str], Run]:
@@ -179,9 +176,8 @@ def _warmup_requests(path: Path) -> Iterator[Any]:
             raise invalid(f"Number of warmup records exceeds the maximum ({MOST_WARMUP_RECORDS}): {file}")
         log = prediction_log_pb2.PredictionLog.FromString(record)
         if log.WhichOneof("log_type") != "predict_log":
-            raise RequestError(
-                Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {log.WhichOneof('log_type')}"
-            )
+            text = f"Unsupported log_type for warmup: {log.WhichOneof('log_type')}"
+            raise RequestError(Code.UNIMPLEMENTED, text)
         yield log.predict_log.request
 
 
@@ -203,18 +199,15 @@ def _check_inputs(signature: Any, inputs: Arrays) -> None:
         )
     if sent - wanted:
         used = ",".join(sorted(sent & wanted))
-        raise invalid(
-            f"Inputs contains invalid name. Used request inputs: {used}, request input: {','.join(sorted(sent))}"
-        )
+        text = f"Used request inputs: {used}, request input: {','.join(sorted(sent))}"
+        raise invalid(f"Inputs contains invalid name. {text}")
 
 
 def _output_names(signature: Any, chosen: Sequence[str]) -> tuple[str, ...]:
     for place, alias in enumerate(chosen):
         if alias not in signature.outputs:
-            expected = _braces(set(signature.outputs))
-            raise invalid(
-                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set {expected}."
-            )
+            text = f"{alias} Outputs expected to be in the set {_braces(set(signature.outputs))}."
+            raise invalid(f"output tensor alias not found in signature: {text}")
         if alias in chosen[:place]:
             raise invalid(f"duplicate output tensor alias: {alias}")
     return tuple(chosen) or tuple(sorted(signature.outputs))
