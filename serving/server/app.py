@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -45,10 +45,8 @@ def serve(options: ServerOptions) -> None:
         from serving.server.rpc import GrpcServer
         from serving.server.servable import Servable
 
-        def load(name: str, version: int, path: Path) -> Servable:
-            return Servable(name, version, path, options, metrics, batcher)
-
         gc.freeze()  # TensorFlow's modules stay: looking through them again would hold up requests
+        load = partial(Servable, options=options, metrics=metrics, batcher=batcher)
         manager = Manager(models, options, load, metrics)
         manager.start()
         rest = _Rest(RestApi(manager, metrics, options, metrics_path), options)

@@ -93,9 +93,9 @@ class Manager:
             raise RequestError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
         return [found[number] for number in sorted(found, reverse=True) if version in (None, number)]
 
-    def knows(self, name: str) -> bool:
-        """Whether `name` is a model of this server."""
-        return name in self._configs
+    def known(self, name: str) -> str:
+        """`name` if it is a model of this server, else nothing: callers must not grow the metrics at will."""
+        return name if name in self._configs else ""
 
     def poll(self) -> None:
         """One round: loads what is new, then drops what is no longer wanted."""

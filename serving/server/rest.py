@@ -116,8 +116,7 @@ class RestApi:
         pattern = {"POST": INFERENCE, "GET": STATUS}.get(method)
         match = pattern.fullmatch(target) if pattern else None
         name, verb = (unquote(match[1] or ""), match[4] or "") if match else ("", "")
-        known = name if self._manager.knows(name) else ""  # callers must not grow the page at will
-        with self._metrics.request(known, verb if method == "POST" else "", "REST"):
+        with self._metrics.request(self._manager.known(name), verb if method == "POST" else "", "REST"):
             if match is None or (method == "POST" and verb not in ("predict", "classify", "regress")):
                 raise invalid(f"Malformed request: {method} {target}")
             which = name, _version(match[2]), None if match[3] is None else unquote(match[3])

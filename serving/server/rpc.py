@@ -72,9 +72,9 @@ def _answered(work: Callable[[Any, Any, float | None], Any]) -> Callable[..., An
     """The method of a service that answers what `work` makes of a request and the seconds left for it, or its fault."""
 
     def method(self: "_Calls", request: Any, context: grpc.ServicerContext) -> Any:
-        name = request.model_spec.name
+        model = self.manager.known(request.model_spec.name)
         try:
-            with self.metrics.request(name if self.manager.knows(name) else "", work.__name__, "GRPC"):
+            with self.metrics.request(model, work.__name__, "GRPC"):
                 if not request.HasField("model_spec"):
                     raise invalid("Missing ModelSpec")
                 left = context.time_remaining()
