@@ -124,8 +124,8 @@ def _from_rows(instances: list[Any], kinds: Mapping[str, tf.DType]) -> Arrays:
     if not isinstance(instances[0], dict) and len(kinds) > 1:
         raise invalid(f"instances is a plain list, but expecting list of objects as {_BATCHED}")
     named = _is_object(instances[0])
-    columns = {alias: _Column(kind) for alias, kind in kinds.items()}
     (first, *_) = kinds
+    columns = {alias: _Column(kinds[alias]) for alias in (kinds if named else [first])}
     for place, element in enumerate(instances):
         if named != _is_object(element):
             text = "Expecting object but got list" if named else "Expecting value/list but got object"
