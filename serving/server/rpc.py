@@ -96,7 +96,6 @@ class _Calls(
 
     @_answered
     def Predict(self, request: Any, timeout: float | None) -> Any:
-        """The outputs of a signature."""
         servable = self._servable(request)
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
@@ -109,7 +108,6 @@ class _Calls(
 
     @_answered
     def GetModelMetadata(self, request: Any, _timeout: float | None) -> Any:
-        """The signatures of a version."""
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
@@ -123,7 +121,6 @@ class _Calls(
 
     @_answered
     def GetModelStatus(self, request: Any, _timeout: float | None) -> Any:
-        """The states of a model's versions."""
         return model_status(self.manager.status(*_which(request.model_spec)))
 
     def _unsupported(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -163,7 +160,6 @@ class _ApiKey(grpc.ServerInterceptor):
         )
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """The handler of a call, or one that refuses it."""
         given = dict(details.invocation_metadata).get("authorization", "")
         given = given if isinstance(given, bytes) else given.encode()
         if details.method.startswith("/grpc.health.v1.") or hmac.compare_digest(given, self._credentials):
