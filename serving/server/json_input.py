@@ -19,16 +19,17 @@ from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import Arrays
 
 MAYBE_TOO_BIG = re.compile("[0-9][eE][+]?[0-9]{3}")
+BEGUN = re.compile("n(ul?)?|t(ru?)?|f(a(ls?)?)?|-")  # as much of null, true, false or a number as there is
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-REASONS = {  # Python's words for what is wrong with a document, and the real server's
-    "Extra data": "The document root must not be followed by other values.",
-    "Expecting property name": "Missing a name for object member.",
-    "Illegal trailing comma before end of object": "Missing a name for object member.",
-    "Expecting ':'": "Missing a colon after a name of object member.",
-    "Unterminated string": "Missing a closing quotation mark in string.",
-    "Invalid control character": "Invalid encoding in string.",
-    "Invalid \\u": "Incorrect hex digit after \\u escape in string.",
-    "Invalid \\": "Invalid escape character in string.",
+REASONS = {  # Python's words for what is wrong, the real server's, and how far on it finds the fault (None: at the end)
+    "Extra data": ("The document root must not be followed by other values.", 0),
+    "Expecting property name": ("Missing a name for object member.", 0),
+    "Illegal trailing comma before end of object": ("Missing a name for object member.", 0),
+    "Expecting ':'": ("Missing a colon after a name of object member.", 0),
+    "Unterminated string": ("Missing a closing quotation mark in string.", None),
+    "Invalid control character": ("Invalid encoding in string.", 0),
+    "Invalid \\u": ("Incorrect hex digit after \\u escape in string.", -1),
+    "Invalid \\": ("Invalid escape character in string.", 0),
 }
 DEEPEST = 32  # dimensions of a tensor
 SHOWN = 2_000  # characters of a wrong value that an error repeats
@@ -56,7 +57,8 @@ def parse(body: bytes) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise _unparsable("The surrogate pair in string is invalid.", 0) from None
     except json.JSONDecodeError as error:
-        raise _unparsable(_reason(text, error), len(text[: error.pos].encode("utf-8", "replace"))) from None
+        reason, place = _fault(text, error)
+        raise _unparsable(reason, len(text[:place].encode("utf-8", "replace"))) from None
     except RecursionError:
         raise _unparsable("The document is nested too deep.", 0) from None
     except ValueError:  # a float beyond double, or an integer of thousands of digits
@@ -84,18 +86,27 @@ def _finite(text: str) -> float:
     return value
 
 
-def _reason(text: str, error: json.JSONDecodeError) -> str:
-    """What the real server says of the fault that Python has found."""
+def _fault(text: str, error: json.JSONDecodeError) -> tuple[str, int]:
+    """What the real server says of the fault that Python has found, and the place in the text that it names."""
+    place, found = error.pos, text[error.pos : error.pos + 5]
     if text.isspace():
-        return "The document is empty."
+        return "The document is empty.", place
+    for ours, (said, offset) in REASONS.items():
+        if error.msg.startswith(ours):
+            return said, len(text) if offset is None else place + offset
     if not error.msg.startswith("Expecting ','"):
-        return next((said for ours, said in REASONS.items() if error.msg.startswith(ours)), "Invalid value.")
+        begun = BEGUN.match(found)
+        return "Invalid value.", place + (begun.end() if begun else 0)
+    if text[place - 1].isdigit() and found[:1] in (".", "e", "E"):
+        missing = "fraction part" if found[0] == "." else "exponent"
+        return f"Miss {missing} in number.", place + 1 + (found[1:2] in ("+", "-"))
     depth = 0
-    for mark in reversed(re.findall(r"[][{}]", STRING.sub("", text[: error.pos]))):
+    for mark in reversed(re.findall(r"[][{}]", STRING.sub("", text[:place]))):
         depth += 1 if mark in "]}" else -1
         if depth < 0:
             break
-    return f"Missing a comma or {'] after an array element' if mark == '[' else '} after an object member'}."
+    reason = "] after an array element" if mark == "[" else "} after an object member"
+    return f"Missing a comma or {reason}.", place
 
 
 def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bool]:
