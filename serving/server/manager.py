@@ -74,6 +74,8 @@ class Manager:
 
     def get(self, name: str, version: int | None = None, label: str | None = None) -> "Servable":
         """The version of a model that a request asks for, the highest one by default."""
+        if not name:
+            raise invalid("ModelSpec has no name specified.")
         version = self._number(name, version, label)
         found = dict(self._versions.get(name, {}))
         for number in sorted(found, reverse=True):

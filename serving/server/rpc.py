@@ -96,7 +96,7 @@ class _Calls(
 
     @_answered
     def Predict(self, request: Any, timeout: float | None) -> Any:
-        servable = self._servable(request)
+        servable = self.manager.get(*_which(request.model_spec))
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
         outputs = servable.call(name, inputs, tuple(request.output_filter), timeout).result()
@@ -113,7 +113,7 @@ class _Calls(
         for field in request.metadata_field:
             if field != SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
-        servable = self._servable(request)
+        servable = self.manager.get(*_which(request.model_spec))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         _describe(response.model_spec, servable)
         response.metadata[SIGNATURE_DEF].Pack(signature_map(servable))
@@ -129,11 +129,6 @@ class _Calls(
         return context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
 
     Classify = Regress = MultiInference = HandleReloadConfigRequest = _unsupported
-
-    def _servable(self, request: Any) -> Servable:
-        if not request.model_spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        return self.manager.get(*_which(request.model_spec))
 
 
 def model_status(versions: Iterable[Version]) -> Any:
