@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from trainer.encoders.pooling import Pooling
+from trainer.encoders.sequence import ages
 from trainer.registry import register
 
 
@@ -18,7 +19,5 @@ class Decay(Pooling):
 
     def weights_of(self, mask: tf.Tensor) -> tf.Tensor:
         """Returns weights `[batch, length]` that halve with every `half_life` events."""
-        real = tf.cast(mask, tf.float32)
-        age = tf.reduce_sum(real, axis=1, keepdims=True) - tf.cumsum(real, axis=1)
-        weight = real * tf.pow(0.5, age / self.half_life)
+        weight = tf.where(mask, tf.pow(0.5, tf.cast(ages(mask), tf.float32) / self.half_life), 0.0)
         return weight / tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1e-9)
