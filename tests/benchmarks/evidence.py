@@ -51,7 +51,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "loss bpr": ("retrieval.loss.name=bpr",),
     "loss hinge": ("retrieval.loss.name=hinge",),
     "loss binary cross-entropy": ("retrieval.loss.name=binary_cross_entropy",),
-    "half-life 2 events": ("retrieval.encoder.half_life=2",),
+    "half-life 1 event": ("retrieval.encoder.half_life=1",),
+    "half-life 5 events": ("retrieval.encoder.half_life=5",),
     "half-life 20 events": ("retrieval.encoder.half_life=20",),
     "mean of the history": ("retrieval.encoder.name=mean",),
 }

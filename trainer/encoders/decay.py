@@ -11,7 +11,7 @@ from trainer.registry import register
 class Decay(Pooling):
     """Mean pooling with exponential decay: an event `half_life` events older weighs half; an empty history gives zeros."""
 
-    def __init__(self, half_life: float = 5.0) -> None:
+    def __init__(self, half_life: float = 2.0) -> None:
         super().__init__()
         if half_life <= 0:
             raise ValueError(f"half_life is {half_life} events; it must be above 0")
