@@ -18,9 +18,7 @@ PAST_HALF_LIFE, FUTURE_HALF_LIFE = 2.0, 1.0  # in events
 MOST_EVENTS = 4_000_000  # behind the counts: of more, those of a sample of the lists
 GRAM_EVENTS = 400_000  # behind the Gram matrix, which is rank x rank and needs no more
 GRAM_BLOCK = 20_000
-ITERATIONS = (
-    1  # of the basis, within which the ridge then finds its way; more of them fit it to the counts' noise
-)
+ITERATIONS = 1  # of the basis: more of them fit it to the counts' noise
 MOST_COUNTS = 4_000_000  # transition counts that the basis is read from: of more, the largest
 
 

@@ -127,6 +127,15 @@ def falling(rows=300, columns=80, seed=0):
     return left * 0.9 ** np.arange(60) @ right.T
 
 
+def test_tables_do_not_depend_on_what_was_asked_before(world, monkeypatch):
+    monkeypatch.setattr(svd, "OVERSAMPLING", 1)  # the subspace is a part of the whole, and must be looked for
+    used, fresh = (Factorisation(world, ITEMS, 4) for _ in range(2))
+    used.tables(Ease())
+    wanted = Spectral(rank=4, damping=0.5, user_power=0.25)
+    for found, expected in zip(used.tables(wanted), fresh.tables(wanted), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_part_by_part_is_the_whole(monkeypatch):
     matrix = sparse.csr_matrix(falling())
     values, vectors = truncated_svd(matrix, 5)
