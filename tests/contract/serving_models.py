@@ -36,6 +36,13 @@ TYPES = [
     "string",
 ]
 
+HALF, KINDS = "/v1/models/half", "/v1/models/kinds"  # REST paths
+
+
+def echo(kind, value, form="inputs"):
+    """Returns the body of a request that the model `kinds` answers with its own input."""
+    return {"signature_name": f"echo_{kind}", form: value}
+
 
 def write_models(root):
     """Writes the models `half` (versions 1 and 2) and `kinds`, models.config and monitoring.config."""
