@@ -6,14 +6,9 @@ Each case names the section or rule it stands for. `SERVING_URL` points the suit
 import gzip
 import json
 import math
-import os
 
 import pytest
 from serving_models import HALF, KINDS, echo
-
-EMBEDDED = pytest.mark.skipif(
-    "SERVING_URL" in os.environ, reason="the embedded server differs here, on purpose"
-)
 
 ANSWERS = [
     pytest.param(
