@@ -16,8 +16,7 @@ from trainer.progress import Advance
 
 Metrics = dict[str, float]
 STEPS_PER_EXECUTION = 16
-# Of the squared gradients, which a batch's mean makes small: Keras's .1 would hold the steps back for whole epochs, 0 lets one row jump.
-FIRST_ACCUMULATOR = 1e-3
+FIRST_SQUARES = 10.0  # batches like the first that Adagrad starts with: with few of them the first rows jump
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,51 @@ class FitPlan:
     maximise: bool
 
 
-def optimizer(name: str, learning_rate: float) -> tf.keras.optimizers.Optimizer:
-    """Returns a Keras optimizer. Adagrad touches only the rows of a batch; Adam's moments decay over the whole table."""
+class Adagrad(tf.keras.optimizers.Adagrad):
+    """Adagrad (Duchi et al. 2011) whose sums of squared gradients start from the first batch's, each variable from its own.
+
+    Keras starts them all at .1. The gradients of a mean over a batch are smaller by as much as the loss, the temperature, the similarity
+    and the batch say, and whole epochs would go by before .1 no longer held the steps back.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        super().__init__(learning_rate, initial_accumulator_value=0.0, epsilon=1e-12)
+
+    def start(self, variables: list[tf.Variable], gradients: list[Any]) -> None:
+        """Starts the sums of `variables`; one that the batch does not reach starts from the mean of the others."""
+        self.build(variables)
+        squares = [mean_square(gradient) for gradient in gradients]
+        reached = [square for square in squares if square > 0]
+        usual = sum(reached) / max(len(reached), 1)
+        for sums, square in zip(self._accumulators, squares, strict=True):
+            sums.assign(tf.fill(sums.shape, FIRST_SQUARES * (square or usual)))
+
+
+def mean_square(gradient: Any) -> float:
+    """Returns the mean square of a gradient, of one of an embedding that of the rows read; 0 where there is none."""
+    if gradient is None:
+        return 0.0
+    if isinstance(gradient, tf.IndexedSlices):
+        rows, places = tf.unique(gradient.indices)
+        gradient = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    return float(tf.reduce_mean(tf.square(gradient)))
+
+
+def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: int, batch: Any) -> None:
+    """Builds a model on its first batch and compiles it for `fit`, with Adagrad or Adam.
+
+    Adagrad touches only the rows of a batch; Adam's moments decay over the whole table. Several steps go in one call, for Keras takes as
+    long around a call as a step takes.
+    """
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch)
+    variables = model.trainable_variables
     if name == "adam":
-        return tf.keras.optimizers.Adam(learning_rate)
-    return tf.keras.optimizers.Adagrad(learning_rate, initial_accumulator_value=FIRST_ACCUMULATOR)
-
-
-def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: int) -> None:
-    """Compiles a model for `fit`: several steps go in one call, for Keras takes as long around a call as a step takes."""
-    model.compile(
-        optimizer=optimizer(name, learning_rate), steps_per_execution=min(STEPS_PER_EXECUTION, steps)
-    )
+        optimizer = tf.keras.optimizers.Adam(learning_rate)
+    else:
+        optimizer = Adagrad(learning_rate)
+        optimizer.start(variables, tape.gradient(loss, variables))
+    model.compile(optimizer=optimizer, steps_per_execution=min(STEPS_PER_EXECUTION, steps))
 
 
 def fit(
@@ -54,7 +86,7 @@ def fit(
     advance: Advance,
     describe_step: Callable[[int], str],
 ) -> list[Metrics]:
-    """Trains a compiled, built model and leaves it with its best weights; returns the metrics, one entry an epoch.
+    """Trains a model that `prepare_fit` made ready and leaves it with its best weights; returns the metrics, one entry an epoch.
 
     Entry 0 is the model before training: training never ends below its start.
 

@@ -57,7 +57,6 @@ def train_joint(
     ready = build_ranking(config, prepared, reporter, tower.query_tower.ids, tower.candidate_tower.ids)
     model = JointModel(tower, ready.model, settings.joint_ranking_weight)
     steps = retrieval.steps
-    prepare_fit(model, settings.optimizer, settings.learning_rate, steps)
 
     def batches(first: int) -> tf.data.Dataset:
         of_ranking = ready.batches(first * steps, settings.epochs * steps)
@@ -71,7 +70,7 @@ def train_joint(
     def describe_step(step: int) -> str:
         return f"in its ranking batch {describe_rows(ready.events, ready.rows(step).numpy(), prepared)}"
 
-    model.compute_loss(next(iter(batches(0))))  # builds the variables
+    prepare_fit(model, settings.optimizer, settings.learning_rate, steps, next(iter(batches(0))))
     plan = FitPlan(settings.epochs, steps, settings.patience, settings.objective, maximise=True)
     with reporter.step("train jointly", settings.epochs * steps) as advance:
         fit(model, batches, validate, plan, workdir / "joint", advance, describe_step)

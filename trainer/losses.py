@@ -48,8 +48,10 @@ def hinge(labels: tf.Tensor, scores: tf.Tensor, margin: float = 1.0, hardest: bo
 def binary_cross_entropy(
     labels: tf.Tensor, scores: tf.Tensor, items: int, calibration: float = 0.0
 ) -> tf.Tensor:
-    """Returns the mean binary cross-entropy of the positive and its negatives.
+    """Returns the binary cross-entropy of the positive, and the sum of its negatives'.
 
+    A score stands beside prior odds of one to the number of negatives, as in noise-contrastive estimation (Gutmann and Hyvärinen 2010):
+    else, of thousands of negatives, whole epochs would learn only that hardly anything is liked.
     `calibration` t in 0..1 is gBCE's (Petrov and Macdonald, "gSASRec", 2023): the positive's probability is raised to the power
     a (t (1 - 1/a) + 1/a), a the share of the corpus that was sampled, which undoes the overconfidence that few negatives give.
     """
@@ -59,8 +61,9 @@ def binary_cross_entropy(
     count = tf.reduce_sum(tf.cast(negative, tf.float32), axis=1)
     sampled = tf.clip_by_value(count / max(items - 1, 1), 1e-9, 1.0)
     power = sampled * (calibration * (1.0 - 1.0 / sampled) + 1.0 / sampled)
-    others = tf.reduce_sum(tf.where(negative, tf.nn.softplus(scores), 0.0), axis=1)
-    return (power * tf.nn.softplus(-positive[:, 0]) + others) / (count + 1.0)
+    prior = tf.math.log(tf.maximum(count, 1.0))
+    others = tf.reduce_sum(tf.where(negative, tf.nn.softplus(scores - prior[:, None]), 0.0), axis=1)
+    return power * tf.nn.softplus(prior - positive[:, 0]) + others
 
 
 @register("loss", "squared_error")

@@ -40,8 +40,8 @@ class Ready:
 def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter: Reporter) -> RetrievalModel:
     """Returns the towers with the weights of their best epoch on validation."""
     settings, ready = config.train, build_retrieval(config, prepared)
-    prepare_fit(ready.model, settings.optimizer, settings.learning_rate, ready.steps)
-    ready.model.compute_loss(next(iter(ready.batches(0))))  # builds the variables
+    first = next(iter(ready.batches(0)))
+    prepare_fit(ready.model, settings.optimizer, settings.learning_rate, ready.steps, first)
     plan = FitPlan(settings.epochs, ready.steps, settings.patience, settings.objective, maximise=True)
     with reporter.step("train retrieval", settings.epochs * ready.steps) as advance:
         fit(

@@ -122,8 +122,8 @@ def epoch(interactions: int, items: int, rng: Any) -> Any:
     settings = Config().retrieval.model_copy(update={"negatives": Part(name="in_batch"), **changes})
     model = RetrievalModel(settings, prepared, 0)
     windows = Windows(events, len(prepared.users), 1, ordered=True)
-    prepare_fit(model, "adagrad", 0.1, STEPS)
     batches = training_batches(events, windows, {}, BATCH, 0, 0, 2).take(STEPS)
+    prepare_fit(model, "adagrad", 0.1, STEPS, next(iter(batches)))
     return lambda: model.fit(batches, verbose=0) and None
 
 

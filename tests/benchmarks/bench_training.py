@@ -61,9 +61,8 @@ def ours(users: Any, items: Any) -> Callable[[], None]:
     )
     model = RetrievalModel(settings, prepared, 0)
     windows = Windows(events, len(prepared.users), 1, ordered=True)
-    prepare_fit(model, "adagrad", 0.1, STEPS)
-
     batches = training_batches(events, windows, {}, BATCH, 0, 0, 1)
+    prepare_fit(model, "adagrad", 0.1, STEPS, next(iter(batches)))
     return lambda: model.fit(batches, verbose=0) and None
 
 

@@ -166,8 +166,8 @@ class Ours:
         self.ready = build_retrieval(config, prepared)
         self.prepared = prepared
         self.traced = tf.function(self.ready.model.retriever.queries, reduce_retracing=True)
-        prepare_fit(self.ready.model, config.train.optimizer, config.train.learning_rate, self.ready.steps)
-        self.ready.model.compute_loss(next(iter(self.ready.batches(0))))  # builds the variables
+        first, settings = next(iter(self.ready.batches(0))), config.train
+        prepare_fit(self.ready.model, settings.optimizer, settings.learning_rate, self.ready.steps, first)
         self.done = 0
 
     def epoch(self) -> float:

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from trainer.errors import UserError
-from trainer.fit import FitPlan, fit, optimizer
+from trainer.fit import Adagrad, FitPlan, fit, mean_square, prepare_fit
 
 STEPS = 3
 
@@ -27,7 +27,7 @@ class Line(tfrs.Model):
         loss = tf.reduce_mean(tf.square(self.weight - 1) * inputs["x"])
         bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
         self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
-        self.step.assign_add(1)
+        self.step.assign_add(int(training))
         return loss
 
 
@@ -38,8 +38,8 @@ class Session:
         self.workdir, self.values = workdir, values
         self.plan = FitPlan(epochs, STEPS, patience, "ndcg@10", maximise)
         self.model = Line()
-        self.model.compile(optimizer=optimizer(name, 0.1))
         self.inputs = np.random.default_rng(0).uniform(0.5, 1.5, (epochs * STEPS, 4)).astype(np.float32)
+        prepare_fit(self.model, name, 0.1, 1, {"x": self.inputs[0]})
         self.first: int | None = None  # epoch that the batches were asked from
         self.weights: list[float] = []  # at each validation
         self.advances: list[int] = []
@@ -228,3 +228,38 @@ def test_writes_epochs_and_shows_progress(tmp_path):
     assert session.advances == sorted(session.advances)
     assert session.advances[-1] == 2 * STEPS
     assert not list(tmp_path.rglob("*.new"))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_what_adagrad_does_is_the_same_whatever_unit_the_loss_is_in(scale):
+    """Two weights, one read as a row: gradients 1 and 4 at first, so the sums start at 10 * 1 and 10 * 16."""
+    row, weight = tf.Variable([[0.0], [5.0]]), tf.Variable(0.0)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = scale * (tf.reduce_sum(tf.gather(row, [0])) + 4.0 * weight)
+        return tape.gradient(loss, [row, weight])
+
+    adagrad = Adagrad(0.1)
+    adagrad.start([row, weight], gradients())
+    adagrad.apply_gradients(zip(gradients(), [row, weight], strict=True))
+    step = 0.1 / 11**0.5
+    np.testing.assert_allclose(row, [[-step], [5.0]], rtol=1e-5)
+    assert float(weight) == pytest.approx(-step, rel=1e-5)
+
+
+def test_a_variable_that_the_first_batch_does_not_reach_starts_from_the_mean_of_the_others():
+    variables = [tf.Variable(0.0) for _ in range(4)]
+    gradients = [tf.constant(1.0), tf.constant(0.0), None, tf.constant(3.0)]
+    adagrad = Adagrad(0.1)
+    adagrad.start(variables, gradients)
+    late = [tf.constant(5.0)] * 4
+    adagrad.apply_gradients(zip(late, variables, strict=True))
+    steps = [0.1 * 5 / (start + 25) ** 0.5 for start in (10, 50, 50, 90)]
+    np.testing.assert_allclose(variables, np.negative(steps), rtol=1e-6)
+
+
+def test_the_mean_square_of_an_embedding_is_that_of_the_rows_read_each_counted_once():
+    twice = tf.IndexedSlices(tf.constant([[1.0], [2.0], [1.0]]), tf.constant([3, 0, 3]), tf.constant([9, 1]))
+    assert mean_square(twice) == (2.0**2 + 2.0**2) / 2
+    assert mean_square(None) == 0

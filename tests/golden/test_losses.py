@@ -31,8 +31,9 @@ def over_negatives(scores, function):
 def calibrated(scores, calibration):
     share = (CANDIDATES - 1) / (ITEMS - 1)
     power = share * (calibration * (1 - 1 / share) + 1 / share)
-    others = over_negatives(scores, lambda _, negative: -np.log(expit(-negative))) * (CANDIDATES - 1)
-    return (-power * np.log(expit(of_positive(scores))) + others) / CANDIDATES
+    negatives = CANDIDATES - 1
+    others = over_negatives(scores - np.log(negatives), lambda _, negative: -np.log(expit(-negative)))
+    return -power * np.log(expit(of_positive(scores) - np.log(negatives))) + others * negatives
 
 
 def hardest(scores):
