@@ -16,7 +16,7 @@ from trainer.progress import Advance
 
 Metrics = dict[str, float]
 STEPS_PER_EXECUTION = 16
-FIRST_SQUARES = 10.0  # batches like the first that Adagrad starts with: with few of them the first rows jump
+FIRST_SQUARES = 100.0  # batches like the first that Adagrad starts with: after few of them a row would jump
 
 
 @dataclass(frozen=True)

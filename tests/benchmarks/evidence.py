@@ -55,6 +55,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "half-life 5 events": ("retrieval.encoder.half_life=5",),
     "half-life 20 events": ("retrieval.encoder.half_life=20",),
     "mean of the history": ("retrieval.encoder.name=mean",),
+    "messages once trained": (
+        "retrieval.embedding.name=lightgcn",
+        "retrieval.embedding.when=inference",
+        "retrieval.embedding.layers=1",
+    ),
 }
 Figures = dict[str, float]  # setting -> the mean of the metric over seeds; NaN where it failed
 

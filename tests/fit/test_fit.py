@@ -232,7 +232,7 @@ def test_writes_epochs_and_shows_progress(tmp_path):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_what_adagrad_does_is_the_same_whatever_unit_the_loss_is_in(scale):
-    """Two weights, one read as a row: gradients 1 and 4 at first, so the sums start at 10 * 1 and 10 * 16."""
+    """Two weights, one read as a row: gradients 1 and 4 at first, so the sums start at 100 * 1 and 100 * 16."""
     row, weight = tf.Variable([[0.0], [5.0]]), tf.Variable(0.0)
 
     def gradients():
@@ -243,7 +243,7 @@ def test_what_adagrad_does_is_the_same_whatever_unit_the_loss_is_in(scale):
     adagrad = Adagrad(0.1)
     adagrad.start([row, weight], gradients())
     adagrad.apply_gradients(zip(gradients(), [row, weight], strict=True))
-    step = 0.1 / 11**0.5
+    step = 0.1 / 101**0.5
     np.testing.assert_allclose(row, [[-step], [5.0]], rtol=1e-5)
     assert float(weight) == pytest.approx(-step, rel=1e-5)
 
@@ -255,7 +255,7 @@ def test_a_variable_that_the_first_batch_does_not_reach_starts_from_the_mean_of_
     adagrad.start(variables, gradients)
     late = [tf.constant(5.0)] * 4
     adagrad.apply_gradients(zip(late, variables, strict=True))
-    steps = [0.1 * 5 / (start + 25) ** 0.5 for start in (10, 50, 50, 90)]
+    steps = [0.1 * 5 / (start + 25) ** 0.5 for start in (100, 500, 500, 900)]
     np.testing.assert_allclose(variables, np.negative(steps), rtol=1e-6)
 
 
