@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.data.examples import Events
@@ -22,7 +23,7 @@ class Windows:
         offsets = events.by_user(users).offsets
         self.length = max(min(length, int(np.diff(offsets).max(initial=1)) - 1), 1)
         self.ordered = ordered
-        self.items, self.timestamps = tf.constant(events.item), tf.constant(events.timestamp)
+        self.items, self.timestamps = tensor(events.item), tensor(events.timestamp)
         self.start = tf.constant(offsets[:-1])
         self.end = tf.constant(offsets[1:])
 
@@ -80,7 +81,7 @@ def training_batches(
     """
     steps = steps_per_epoch(len(events), batch_size)
     columns = {"user": events.user, "item": events.item, "weight": events.weight}
-    tensors = {name: tf.constant(column) for name, column in columns.items()}
+    tensors = {name: tensor(column) for name, column in columns.items()}
     tensors.update({context_key(name): column for name, column in context.items()})
 
     def cut(step: tf.Tensor) -> Batch:
@@ -96,11 +97,18 @@ def training_batches(
 def mapped(numbers: tf.data.Dataset, cut: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
     """Returns the batches that `cut` makes of step numbers, in order, made while others train.
 
-    Nothing here is left to tune, and tf.data's tuner can hold up the end of a `fit` for seconds.
+    Nothing here is left to tune or to rewrite: tf.data's tuner can hold up the end of a `fit` for seconds, and its rewrites copy all
+    that `cut` reads.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     return numbers.map(cut, num_parallel_calls=2, deterministic=True).prefetch(4).with_options(options)
+
+
+def tensor(column: npt.NDArray[np.generic]) -> tf.Tensor:
+    """Returns a column of events as a tensor, in memory once: the copy that TensorFlow makes on the way stays until its next operation."""
+    return tf.identity(tf.constant(column))
 
 
 def context_key(name: str) -> str:

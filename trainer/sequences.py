@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer.data.examples import Events
 from trainer.errors import UserError
-from trainer.input_pipeline import Batch, context_key, mapped
+from trainer.input_pipeline import Batch, context_key, mapped, tensor
 
 SHORTEST = 8  # events of the shortest bucket; each further one is twice as wide
 
@@ -84,7 +84,7 @@ def sequence_batches(
     float32 and the encoded `context` columns of the same places.
     """
     columns = (events.user, events.item, events.timestamp, events.weight)
-    user, item, timestamp, weight = (tf.constant(column) for column in columns)
+    user, item, timestamp, weight = (tensor(column) for column in columns)
 
     def cut(step: tf.Tensor) -> Batch:
         place, inside = sequences.places(step)

@@ -12,7 +12,7 @@ from trainer.config import Config
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluate_ranking import evaluate_ranking
 from trainer.fit import FitPlan, Metrics, fit
-from trainer.input_pipeline import Batch, batch_rows, mapped, steps_per_epoch
+from trainer.input_pipeline import Batch, batch_rows, mapped, steps_per_epoch, tensor
 from trainer.past import Known, Past
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel, RankingNetwork
@@ -177,7 +177,7 @@ def _columns(network: RankingNetwork, events: Events) -> dict[str, tf.Tensor]:
     context = network.encode_context({name: tf.constant(column) for name, column in events.context.items()})
     columns = {"user": events.user, "item": events.item, "weight": events.weight}
     columns |= {label_key(target): labels(target, events) for target in network.settings.targets}
-    return {name: tf.constant(column) for name, column in columns.items()} | context
+    return {name: tensor(column) for name, column in columns.items()} | context
 
 
 def _in_batches(columns: Mapping[str, tf.Tensor], past: Known | None) -> Iterator[Batch]:
