@@ -37,23 +37,22 @@ class StaticFeatures(tf.keras.layers.Layer):
     ) -> None:
         """Fits each layer on the raw rows 1 to `trained`; those that features share come from `shared`."""
         super().__init__()
-        self.towers: list[tf.keras.layers.Layer] = []
-        self.tables: list[tf.Tensor | tf.Variable] = []
+        # By name: a checkpoint must find each layer again, in whatever order the features are declared.
+        self.towers: dict[str, tf.keras.layers.Layer] = {}
+        self.tables: dict[str, tf.Tensor | tf.Variable] = {}
         self.names = _part_names(features, OTHERS, "feature_")
-        for feature in features:
+        for name, feature in zip(self.names, features, strict=True):
             values = as_raw(feature.kind, raw[feature.name])
             tower = _layer(feature, dimension, values[1 : trained + 1], shared)
-            self.towers.append(tower)
+            self.towers[name] = tower
             encoded = tower.encode(tf.constant(values))
             # Vectors are large, and a graph with large constants cannot be saved.
-            self.tables.append(
-                tf.Variable(encoded, trainable=False) if feature.kind == "vector" else tf.constant(encoded)
-            )
+            constant = feature.kind != "vector"
+            self.tables[name] = tf.constant(encoded) if constant else tf.Variable(encoded, trainable=False)
 
     def parts(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns each feature's vectors `[..., dimension]` of rows `[...]`, by name."""
-        named = zip(self.names, self.towers, self.tables, strict=True)
-        return {name: tower(tf.gather(table, rows)) for name, tower, table in named}
+        return {name: tower(tf.gather(self.tables[name], rows)) for name, tower in self.towers.items()}
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the summed feature vectors `[..., dimension]` of rows `[...]`."""

@@ -29,7 +29,7 @@ class Wish:
 
 
 def filter_feature(prepared: Prepared, name: str) -> Feature | None:
-    """Returns the item feature `name`; of `auto` the first with labels, of `none` or where there is none, None.
+    """Returns the item feature `name`; of `auto` the first by name with labels, of `none` or where there is none, None.
 
     Raises `UserError` about a feature that does not exist, or has no labels.
     """
@@ -38,7 +38,7 @@ def filter_feature(prepared: Prepared, name: str) -> Feature | None:
         raise UserError(
             f"export.category={name}: no item feature of kind category or bag{did_you_mean(name, labelled)}"
         )
-    return next(iter(labelled.values()), None) if name == "auto" else labelled.get(name)
+    return labelled.get(min(labelled, default="")) if name == "auto" else labelled.get(name)
 
 
 def log_popularity(prepared: Prepared) -> Floats:
@@ -55,6 +55,7 @@ class Categories(tf.Module):
         values = sorted({label for row in rows for label in row})
         self.values = tuple(values)
         self.lookup = tf.keras.layers.StringLookup(vocabulary=values or ["\x00"])
+        self.places = int(self.lookup.vocabulary_size())  # of labels, the unknown one first
         places = {label: place for place, label in enumerate(values, start=1)}
         table = np.full((len(rows), max(1, *(len(row) for row in rows))), -1, np.int32)
         for row, own in enumerate(rows):
@@ -75,7 +76,7 @@ class Categories(tf.Module):
     def eligible(self, asked: tf.Tensor) -> tf.Tensor:
         """Returns which items `[batch, items]` carry one of the labels `[batch, n]`; all do where a row asks for none ("")."""
         rows = tf.cast(self.lookup(asked), tf.int32)
-        wanted = marked(tf.where(rows > 0, rows, -1), len(self.values) + 1)
+        wanted = marked(tf.where(rows > 0, rows, -1), self.places)
         hit = tf.zeros([tf.shape(asked)[0], self.table.shape[0]], tf.bool)
         for column in range(self.table.shape[1]):
             labels = self.table[:, column]

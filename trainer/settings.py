@@ -41,7 +41,7 @@ class Part(BaseModel):
 class SplitSettings(Settings):
     """How interactions part into train, validation and test."""
 
-    # auto: predefined where the source brings a test part, else leave_last_out where there is time, else random
+    # auto: leave_last_out where there is time, else random; a test part that the source brings counts before any
     method: Literal["auto", "leave_last_out", "time", "random", "predefined"] = "auto"
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of all events; for `time` and `random`
     validation_fraction: float = Field(0.1, gt=0, lt=1)  # of the events that are not test
@@ -215,7 +215,7 @@ class ExportSettings(Settings):
     )
     keep_versions: int = Field(3, ge=1)
     cascade: CascadeSettings = CascadeSettings()
-    # the item feature (category or bag) that requests may filter by; auto: the first one; none: no filter
+    # the item feature (category or bag) that requests may filter by; auto: the first by name; none: no filter
     category: str = "auto"
     similar_users: bool = True  # keep every known user's query vector, for the signature of that name
 

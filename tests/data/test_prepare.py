@@ -129,13 +129,18 @@ def test_unordered_splits_have_all_other_events_as_history(make):
 
 
 def test_a_published_split_with_times_shows_no_future(make):
+    """Of one user among many whose training part goes on after the test, what came later is hidden."""
+    others = [f"u{number}" for number in range(30)]
     data = make(
-        [("A", "a", 1), ("A", "b", 50), ("B", "a", 1), ("B", "c", 2)],
+        [("A", "a", 1), ("A", "b", 50), ("B", "a", 1), ("B", "c", 2), *((user, "a", 1) for user in others)],
         validation=[("B", "b", 3)],
-        test=[("A", "c", 10), ("B", "d", 90)],
+        test=[("A", "c", 10), ("B", "d", 90), *((user, "b", 2) for user in others)],
     )
     prepared = prepare(data, of("predefined"))
-    assert lists(prepared, prepared.test.history) == [["a"], ["a", "c", "b"]]
+    found = dict(
+        zip(prepared.users.decode(prepared.test.user), lists(prepared, prepared.test.history), strict=True)
+    )
+    assert (found["A"], found["B"]) == (["a"], ["a", "c", "b"])
 
 
 def test_the_catalogue_is_known_where_features_describe_it(make):

@@ -52,7 +52,7 @@ def test_auto_takes_what_the_data_brings(make):
     published = dataclasses.replace(timed, test=timed.interactions)
     methods = [resolve(data, "auto") for data in (timed, untimed, published)]
     assert methods == ["leave_last_out", "random", "predefined"]
-    assert resolve(published, "time") == "time"
+    assert resolve(timed, "time") == "time"
 
 
 def test_users_with_one_or_two_events(make):
@@ -125,6 +125,29 @@ def test_a_missing_validation_part_is_carved_out_of_training(make):
     parts = split(plain, SplitSettings(method="predefined", validation_fraction=0.1))
     assert len(parts.validation) == 10
     assert len(parts.train) == 90
+
+
+def test_a_published_split_by_chance_has_no_order_whatever_its_times(make, caplog):
+    """Times 0 to 9 of ten users: every third event is test. One user of thirty out of order changes nothing."""
+    rows = [(f"u{user}", f"i{event}", event) for user in range(10) for event in range(10)]
+    train = [row for row in rows if row[2] % 3]
+    test = [row for row in rows if not row[2] % 3]
+    with caplog.at_level("INFO", "trainer"):
+        parts = split(make(train, test=test), SplitSettings(validation_fraction=0.1))
+    assert not parts.ordered
+    assert len(parts.validation) == 6
+    assert "10 of 10 users" in caplog.text
+    rows = [(f"u{user}", f"i{event}", event) for user in range(30) for event in range(5)]
+    train, test = [row for row in rows if row[2] < 4], [row for row in rows if row[2] == 4]
+    assert split(make(train, test=[*test, ("u0", "i9", 0)]), SplitSettings()).ordered
+
+
+@pytest.mark.parametrize("method", ["auto", "random", "leave_last_out", "time"])
+def test_a_test_part_is_never_thrown_away(make, method, caplog):
+    data = make([("A", "a", 1), ("A", "b", 2), ("B", "a", 3)], test=[("A", "c", 9)])
+    with caplog.at_level("INFO", "trainer"):
+        assert pairs(split(data, SplitSettings(method=method)).test) == [("A", "c")]
+    assert (f"data.split.method={method}" in caplog.text) == (method != "auto")
 
 
 def test_predefined_needs_a_test_part(make):

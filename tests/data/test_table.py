@@ -1,5 +1,6 @@
 import gzip
 import logging
+from itertools import permutations
 
 import polars as pl
 import pytest
@@ -171,6 +172,14 @@ def test_user_and_item_tables_and_context(here):
     assert data.interactions.frame["likes"].to_list() == [["x", "y"], None, ["z"]]
     assert data.schema.title == "name"
     assert [feature.name for feature in data.schema.context] == ["device", "hour", "likes"]
+
+
+def test_features_stand_in_one_order_however_the_settings_were_written(here):
+    """Settings that are written and read again have what is one word before what is a table."""
+    declared = {"tv": {"kind": "text", "ngrams": 3}, "hour": "number", "device": "category"}
+    lines = "user,item,tv,hour,device\n1,2,a,3,x\n2,3,b,4,y\n"
+    orders = [load(lines, context=dict(order)).schema for order in permutations(declared.items())]
+    assert all(order == orders[0] for order in orders)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def test_categories_of_bags():
     ]
 
 
+def test_where_no_item_has_a_label_only_who_asks_for_none_gets_items():
+    """The plain table: no category or bag among the item features. Whatever is asked, the graph answers."""
+    found = Categories([[]] * 3).eligible(tf.constant([["", ""], ["Drama", ""]]))
+    assert found.numpy().tolist() == [[True] * 3, [False] * 3]
+
+
 @pytest.fixture
 def found(make_lists) -> Retrieved:
     """Forty cases with ten candidates each; the one that is asked for stands third."""

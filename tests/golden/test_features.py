@@ -140,12 +140,12 @@ def test_static_features_are_fitted_on_the_trained_rows_only():
     features = [Feature(name="year", kind="number"), Feature(name="kind", kind="category")]
     raw = {"year": np.array([NAN, 10.0, 20.0, 1000.0]), "kind": strings("", "a", "b", "cold")}
     layer = StaticFeatures(features, raw, trained=2, dimension=4)
-    assert layer.towers[0].mean == 15
-    np.testing.assert_array_equal(layer.tables[1], [[UNKNOWN], [2], [3], [UNKNOWN]])
+    assert layer.towers["year"].mean == 15
+    np.testing.assert_array_equal(layer.tables["kind"], [[UNKNOWN], [2], [3], [UNKNOWN]])
     rows = tf.constant([[0, 3], [1, 2]])
     found = layer(rows)
     assert found.shape == [2, 2, 4]
-    parts = [tower(tf.gather(table, rows)) for tower, table in zip(layer.towers, layer.tables, strict=True)]
+    parts = [tower(tf.gather(layer.tables[name], rows)) for name, tower in layer.towers.items()]
     np.testing.assert_allclose(found, parts[0] + parts[1])
 
 
@@ -256,7 +256,7 @@ def test_features_that_share_are_read_by_one_layer_over_both_vocabularies(make_p
     assert set(shared["words"].lookup.get_vocabulary()) == {"[UNK]", "blue", "red", "shoe"}
     items = StaticFeatures([title], prepared.item_features, 3, 4, shared)
     context = ContextFeatures([asked], events.context, 4, shared)
-    assert items.towers[0] is context.towers["query_text"]
+    assert items.towers["title"] is context.towers["query_text"]
     found = context(context.encode({"query_text": tf.constant(["red shoe", "blue shoe"])}))
     np.testing.assert_allclose(found, items(tf.constant([1, 3])), rtol=1e-6)
 

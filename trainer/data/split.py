@@ -4,6 +4,7 @@ The order of a user's events is by timestamp, equals in file order; without time
 Every event lands in exactly one part, and the parts keep the file order.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,11 @@ from trainer.data.interactions import Dataset, Interactions
 from trainer.errors import UserError
 from trainer.settings import SplitSettings
 
+logger = logging.getLogger("trainer")
 Mask = npt.NDArray[np.bool_]
+ODD_USERS = (
+    0.05  # share of users whose parts may overlap in time before a published split counts as one by chance
+)
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,19 @@ class Splits:
 def split(dataset: Dataset, settings: SplitSettings) -> Splits:
     """Returns the parts of a data set by the method of the settings.
 
-    `auto` is `predefined` where the source brings a test part, else `leave_last_out` where there is time, else `random`.
+    A test part that the source brings is always the test; without one `auto` is `leave_last_out` where there is time, else `random`.
     `leave_last_out`: each user's last event is test and the one before is validation. A user with two
     events has no validation event; a user with one event is all training. `time`: a global cut; events of
     one moment stay together. `random`: by (user, item) pair, so that a repeated pair never lies on both
     sides. `predefined`: the source's own parts; a missing validation part is carved out of training, as
-    each user's last event where there is time, else at random.
+    each user's last event where the test lies later than training, else at random.
 
     Raises `UserError` where the data cannot be split this way or a part that is needed would be empty.
     """
-    settings = settings.model_copy(update={"method": resolve(dataset, settings.method)})
+    asked = settings.method
+    settings = settings.model_copy(update={"method": resolve(dataset, asked)})
+    if asked not in ("auto", settings.method):
+        logger.info("the source brings a test part: data.split.method=%s is not used", asked)
     if settings.method == "predefined":
         parts = _predefined(dataset, settings)
     else:
@@ -61,11 +69,11 @@ def split(dataset: Dataset, settings: SplitSettings) -> Splits:
 
 
 def resolve(dataset: Dataset, method: str) -> str:
-    """Returns the split method that `auto` stands for on this data, or the method itself."""
-    if method != "auto":
-        return method
+    """Returns the split method that `auto` stands for on this data, or the method itself; a test part that is there always counts."""
     if dataset.test is not None:
         return "predefined"
+    if method != "auto":
+        return method
     return "leave_last_out" if dataset.interactions.has_time else "random"
 
 
@@ -123,17 +131,40 @@ def _predefined(dataset: Dataset, settings: SplitSettings) -> Splits:
             "set data.source.test=FILE or choose another method"
         )
     train, test = dataset.interactions, dataset.test
-    ordered = train.has_time and test.has_time
+    ordered = follows(train, test)
     if dataset.validation is not None:
-        ordered = ordered and (dataset.validation.has_time or not len(dataset.validation))
+        ordered = ordered and follows(train, dataset.validation) and follows(dataset.validation, test)
         return Splits(train, dataset.validation, test, ordered)
-    if train.has_time:
+    if ordered:
         carved, _ = _leave_last_out(train, settings)
     else:
         place, pairs = _shuffled_pairs(train.frame, settings.seed)
         carved = place < _share(settings.validation_fraction, pairs)
     rest = Interactions(train.frame.filter(pl.Series(~carved)))
     return Splits(rest, Interactions(train.frame.filter(pl.Series(carved))), test, ordered)
+
+
+def follows(past: Interactions, future: Interactions) -> bool:
+    """Returns whether both have times, and the `future` of nearly every user lies after their `past`, or none of either is there.
+
+    Of a published split by chance the times say nothing: events of the test lie between those of training.
+    """
+    if not (len(past) and len(future)):
+        return True
+    if not (past.has_time and future.has_time):
+        return False
+    last = past.frame.group_by("user_id").agg(pl.col("timestamp").max().alias("last"))
+    first = future.frame.group_by("user_id").agg(pl.col("timestamp").min().alias("first"))
+    both = last.join(first, on="user_id")
+    before = (both["first"] < both["last"]).sum()
+    if before <= ODD_USERS * both.height:
+        return True
+    logger.info(
+        "%d of %d users have events of the later part before the end of the earlier: taken as a split by chance, without order",
+        before,
+        both.height,
+    )
+    return False
 
 
 def _shuffled_pairs(frame: pl.DataFrame, seed: int) -> tuple[npt.NDArray[np.int64], int]:

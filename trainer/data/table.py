@@ -182,9 +182,12 @@ def usual_column(there: Sequence[str], role: str) -> str | None:
 
 
 def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) -> tuple[Feature, ...]:
-    """Returns the features of a table; ids are of its own side where it is not said whose they are."""
+    """Returns the features of a table by name, for settings that were written and read again may stand in another order.
+
+    Ids are of the table's own side where it is not said whose they are.
+    """
     made = []
-    for name, one in declared.items():
+    for name, one in sorted(declared.items()):
         of = (one.of or table) if one.kind == "ids" else None
         made.append(Feature(name=name, kind=one.kind, shares=one.shares, ngrams=one.ngrams, of=of))
     return tuple(made)
