@@ -52,6 +52,14 @@ def test_the_stock_server_gets_flags_that_it_has(words):
     assert {Path(given[name]).name for name in given if name.endswith("_file")} == set(CONFIG_MAP)
 
 
+@pytest.mark.parametrize(
+    "words", [COMPOSE["serving"]["command"], CONTAINER["args"]], ids=["compose", "kubernetes"]
+)
+def test_requests_of_different_widths_do_not_meet(words):
+    """The real server fails a batch whose lists differ in width, and ours are of any width."""
+    assert not {"enable_batching", "batching_parameters_file"} & set(flags(words))
+
+
 def test_the_embedded_server_moves_to_the_stock_one_unchanged():
     own = {flag.name for flag in fields(ServerOptions) if described(flag.name)[1]}
     embedded = flags(COMPOSE["embedded"]["command"])
@@ -82,7 +90,6 @@ def test_the_config_map_holds_the_same_files():
 
     kinds = {
         "models.config": model_server_config_pb2.ModelServerConfig,
-        "batching.config": lambda: message("BatchingParameters"),
         "monitoring.config": lambda: message("MonitoringConfig"),
     }
     for name, empty in kinds.items():
