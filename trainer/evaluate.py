@@ -6,6 +6,7 @@ interval over users, so that two figures can be told apart or not.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,11 +47,14 @@ __all__ = [
     "TopK",
     "accuracy",
     "compare",
+    "cutoff",
     "evaluate_ranking",
     "evaluate_retrieval",
     "gate",
     "measure",
 ]
+
+_ACCURACY = re.compile(r"mrr|(?:recall|hit_rate|ndcg|map)@([1-9][0-9]*)")
 
 
 def evaluate_retrieval(
@@ -104,12 +108,21 @@ def measure(scorer: Scorer, cases: Cases, prepared: Prepared, metric: str = "ndc
 
     Raises `UserError` for a metric that is not `recall@k`, `hit_rate@k`, `ndcg@k`, `map@k` or `mrr`.
     """
-    name, _, cutoff = metric.partition("@")
-    if name not in ("recall", "hit_rate", "ndcg", "map", "mrr") or (name != "mrr") != cutoff.isdigit():
+    return accuracy(scorer, cases, prepared, (cutoff(metric) or 1,))[metric]
+
+
+def cutoff(metric: str) -> int | None:
+    """Returns the k of an accuracy metric, None for `mrr`, which has none.
+
+    Raises `UserError` for a metric that is not `recall@k`, `hit_rate@k`, `ndcg@k`, `map@k` or `mrr`.
+    """
+    found = _ACCURACY.fullmatch(metric)
+    if found is None:
         raise UserError(
-            f"no metric {metric!r} to choose by; there are recall@k, hit_rate@k, ndcg@k, map@k and mrr"
+            f"no metric {metric!r} to choose by (train.objective); there are recall@k, hit_rate@k, ndcg@k, "
+            "map@k and mrr"
         )
-    return accuracy(scorer, cases, prepared, (max(int(cutoff or 1), 1),))[metric]
+    return int(found[1]) if found[1] else None
 
 
 def accuracy(

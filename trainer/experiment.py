@@ -23,6 +23,7 @@ from trainer.evaluate import (
     RankingReport,
     Report,
     RetrievalReport,
+    cutoff,
     evaluate_ranking,
     evaluate_retrieval,
     gate,
@@ -34,7 +35,7 @@ from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.selection import filter_feature
 from trainer.serving_model import ServingModel
-from trainer.settings import Part
+from trainer.settings import EvaluateSettings, Part
 from trainer.targets import Start
 from trainer.train_ranking import evaluate_targets, train_ranking
 from trainer.train_retrieval import scorer, train_retrieval
@@ -99,7 +100,7 @@ def evaluate_served(
     with reporter.step("evaluate", len(prepared.test)) as advance:
         lists = model.lists(prepared)
         report = evaluate_retrieval(
-            lists, prepared.test, prepared, config.evaluate, lambda done, _: advance(done, "")
+            lists, prepared.test, prepared, evaluator(config), lambda done, _: advance(done, "")
         )
     report.alarms.extend(model.alarms(prepared.test, prepared, dataset.fingerprint()))
     for line in (*report.alarms, *report.notes):
@@ -184,7 +185,7 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
     targets: dict[str, RankingReport] = {}
     costs: dict[str, dict[str, Cost]] = {"retrieval": {}, "ranking": {}}
     costs |= {task: {"model": cost} for task, cost in run.costs.items()}
-    settings, prepared = run.config.evaluate, run.prepared
+    settings, prepared = evaluator(run.config), run.prepared
     if run.retrieval is not None:
         with run.reporter.step("evaluate", len(prepared.test)) as advance:
             retrieval["model"] = evaluate_retrieval(
@@ -258,7 +259,10 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
         run.reporter.say("retrieval.enabled is false: there is no index, and so no bundle")
         return metrics
     rest: dict[str, Report] = {name: report for name, report in reports.retrieval.items() if name != "model"}
-    verdict = gate(reports.retrieval["model"], rest, run.config.train.objective)
+    objective = run.config.train.objective
+    if not any(objective in report.samples for report in rest.values()):
+        run.reporter.say(f"no baseline was measured in {objective}: the model is exported uncompared")
+    verdict = gate(reports.retrieval["model"], rest, objective)
     if verdict and not allow_below_baseline:
         raise UserError(f"not exported: {verdict} (--allow-below-baseline exports all the same)")
     with run.reporter.step("export"):
@@ -289,7 +293,8 @@ def histories(run: Run) -> Lists:
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` about a part that does not exist, or a setting it does not take, before anything is done."""
+    """Raises `UserError` about a part or a metric that does not exist, or a setting it does not take, before anything is done."""
+    cutoff(config.train.objective)
     retrieval, ranking = config.retrieval, config.ranking
     parts: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
         ("source", "data.source", config.data.source, ()),
@@ -334,6 +339,14 @@ def recorded(workdir: Path, overrides: Sequence[str]) -> Config:
     check(config)
     check_workdir(workdir, config, restart=False)
     return config
+
+
+def evaluator(config: Config) -> EvaluateSettings:
+    """Returns the evaluator's settings with the objective's k among the cutoffs: the gate and the leaderboard go by it."""
+    settings, k = config.evaluate, cutoff(config.train.objective)
+    if k is None or k in settings.cutoffs:
+        return settings
+    return settings.model_copy(update={"cutoffs": tuple(sorted({*settings.cutoffs, k}))})
 
 
 def objectives(config: Config) -> dict[str, str]:

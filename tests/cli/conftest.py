@@ -75,9 +75,9 @@ def train(trainer, tmp_path) -> Callable[..., Answer]:
     small = ("train.epochs=1", "retrieval.embedding_dimension=4", "retrieval.factorisation_rank=4")
     small += ("ranking.enabled=false", "evaluate.bootstrap=0")
 
-    def call(path: Path, *words: str) -> Answer:
+    def call(path: Path, *words: str, allow: bool = True) -> Answer:
         source = ("data.source.name=table", f"data.source.path={path}")
-        run = ("--workdir", str(tmp_path / "run"), "--allow-below-baseline")
+        run = ("--workdir", str(tmp_path / "run"), *(["--allow-below-baseline"] if allow else []))
         return trainer("train", *run, *source, *small, *words)
 
     return call

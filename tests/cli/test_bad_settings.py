@@ -23,6 +23,8 @@ SYNTHETIC = ("data.source.name=synthetic", "data.source.interactions=1000")
         (["train.optimizer=sgd"], r"setting train\.optimizer='sgd': .*'adagrad' or 'adam'"),
         (["retrieval.temperature=-1"], r"setting retrieval\.temperature=-1: .*greater than 0"),
         (["retrieval.layers=64"], r"setting retrieval\.layers=64: .*tuple"),
+        (["train.objective=ndcg@010"], r"no metric 'ndcg@010' .*train\.objective"),
+        (["train.objective=ndcg@0"], r"no metric 'ndcg@0' "),
         (["train=4"], r"setting train=4: "),
         (["data.source=4"], r"setting data\.source=4: "),
         (["noequals"], r"'noequals' is not a setting; write it as data\.source\.path=FILE"),

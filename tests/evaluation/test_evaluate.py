@@ -135,7 +135,7 @@ def test_measuring_one_metric_agrees_with_the_report(prepared, metric):
     assert accuracy(Table(SCORES), prepared.test, prepared, (1, 2, 3))[metric] == report.values[metric]
 
 
-@pytest.mark.parametrize("metric", ["recall", "coverage@5", "mrr@5", "nonsense"])
+@pytest.mark.parametrize("metric", ["recall", "coverage@5", "mrr@5", "ndcg@0", "ndcg@010", "nonsense"])
 def test_a_metric_that_cannot_be_chosen_by(prepared, metric):
     with pytest.raises(UserError, match=metric):
         measure(Table(SCORES), prepared.test, prepared, metric)

@@ -217,6 +217,10 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     reports = experiment.Reports({"model": None}, {}, {}, {})
     metrics = experiment.publish(here, reports, {"seconds": {}}, allow_below_baseline=False)
     assert metrics == {"seconds": {}, "cascade": stages}
+    assert (
+        "no baseline was measured in ndcg@10: the model is exported uncompared"
+        in reporter.console.file.getvalue()
+    )
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert json.loads((tmp_path / "bundle" / "metrics.json").read_text()) == metrics
     told = manifest(tmp_path / "bundle")
