@@ -126,6 +126,10 @@ def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = Fal
     """
     dataset, prepared = read(config, reporter)
     claim(workdir, config, restart)
+    return _trained(config, workdir, dataset, prepared, reporter)
+
+
+def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared, reporter: Reporter) -> Run:
     reporter.say(
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
         f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
@@ -326,8 +330,9 @@ def check_columns(config: Config, prepared: Prepared) -> None:
 
 
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
-    """Returns the run that `workdir` holds, with `overrides` of what comes after training."""
-    return train(recorded(workdir, overrides), workdir, Reporter())
+    """Returns the run that `workdir` holds, with `overrides` of what comes after training, which are for this call alone."""
+    config, reporter = recorded(workdir, overrides), Reporter()
+    return _trained(config, workdir, *read(config, reporter), reporter)
 
 
 def recorded(workdir: Path, overrides: Sequence[str]) -> Config:

@@ -88,5 +88,17 @@ def test_a_run_is_not_reopened_with_other_training_settings(trainer, another, ve
     assert contents(another) == before
 
 
+def test_overrides_of_a_later_verb_are_not_recorded(trainer, tmp_path, monkeypatch):
+    """What `train` recorded stands; a plain `evaluate` afterwards measures by it again."""
+    monkeypatch.setattr("trainer.experiment._fit", lambda *_: (None, None))
+    assert trainer("train", "--workdir", "run", *SMALL).code == 0
+    before = (tmp_path / "run" / "config.toml").read_bytes()
+    assert trainer("evaluate", "--workdir", "run", "evaluate.bootstrap=7").code == 0
+    assert trainer("export", "--workdir", "run", "export.history=all").code == 0
+    assert (tmp_path / "run" / "config.toml").read_bytes() == before
+    assert trainer("train", "--workdir", "run", *SMALL, "evaluate.bootstrap=7").code == 0
+    assert "bootstrap = 7" in (tmp_path / "run" / "config.toml").read_text()
+
+
 def test_default_settings_are_a_run_of_their_own(tmp_path):
     assert from_values({}) == Config()
