@@ -67,7 +67,7 @@ def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseli
     check(config)
     check_workdir(workdir, config, restart)
     trained = train(config, workdir, Reporter(), restart)
-    reports = measure(trained, config.evaluate.baselines, config.evaluate.ranking_baselines)
+    reports = measure(trained, to_beat(trained), config.evaluate.ranking_baselines)
     metrics = write_metrics(trained, reports)
     return publish(trained, reports, metrics, allow_below_baseline)
 
@@ -115,7 +115,7 @@ def evaluate_served(
 def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) -> None:
     """Publishes the run in `workdir` as a new version of its bundle."""
     trained = reopen(workdir, overrides)
-    reports = measure(trained, trained.config.evaluate.baselines, ())
+    reports = measure(trained, to_beat(trained), ())
     publish(trained, reports, measured_before(workdir), allow_below_baseline)
 
 
@@ -223,6 +223,15 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
             )
             ranking |= {} if rated is None else {name: rated}
     return Reports(retrieval, ranking, targets, costs)
+
+
+def to_beat(run: Run) -> tuple[str, ...]:
+    """Returns the baselines that an export is measured beside: the settings', and the best that `evaluate` has found."""
+    objective = run.config.train.objective
+    found = measured_before(run.workdir).get("retrieval", {}).get("baselines", {})
+    figures = {name: row[objective] for name, row in found.items() if objective in row}
+    best = sorted(figures, key=figures.__getitem__)[-1:]
+    return tuple(dict.fromkeys((*run.config.evaluate.baselines, *best)))
 
 
 def write_metrics(run: Run, reports: Reports) -> Metrics:

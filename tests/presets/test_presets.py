@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer import registry
 from trainer.__main__ import main
 from trainer.config import PRESETS, Config, load, preset_names
 
@@ -125,6 +126,14 @@ def test_names_only_parts_that_exist(name):
     config = load(name)
     needed = ["data.source.path=somewhere"] if config.data.source.name == "table" else []
     experiment.check(load(name, None, needed))
+
+
+@pytest.mark.parametrize("name", ["movielens-latest-small", "movielens-latest-small-random"])
+def test_real_data_is_measured_beside_every_baseline(name):
+    config = load(name)
+    assert sorted(config.evaluate.baselines) == sorted(registry.names("baseline"))
+    if config.ranking.enabled:
+        assert sorted(config.evaluate.ranking_baselines) == sorted(registry.names("rating_baseline"))
 
 
 @pytest.mark.parametrize("name", NAMES)
