@@ -113,7 +113,7 @@ class Target(Settings):
 
     name: str = "rating"
     kind: Literal["regression", "binary"] = "regression"
-    column: str = "rating"  # rating, weight, or a context column, which is then no input of either model
+    column: str = "rating"  # rating, weight (dislikes below 0), or a context column, then no input of a model
     threshold: float | None = None  # binary: the label is 1 where the column is at least this
     weight: float = Field(1.0, gt=0)  # in the total loss
     score_weight: float = Field(

@@ -49,7 +49,7 @@ class Start:
 
 
 def labels(target: Target, events: Events) -> Floats:
-    """Returns a target's labels float32 `[events]`, NaN where an event has none."""
+    """Returns a target's labels float32 `[events]`, NaN where an event has none; a weight is below 0 for a dislike."""
     known = {"rating": events.rating, "weight": events.weight} | dict(events.context)
     if target.column not in known:
         raise UserError(

@@ -175,7 +175,7 @@ def _measured(target: Target, predicted: Floats, actual: Floats) -> Metrics:
 
 def _columns(network: RankingNetwork, events: Events) -> dict[str, tf.Tensor]:
     context = network.encode_context({name: tf.constant(column) for name, column in events.context.items()})
-    columns = {"user": events.user, "item": events.item, "weight": events.weight}
+    columns = {"user": events.user, "item": events.item, "weight": np.abs(events.weight)}
     columns |= {label_key(target): labels(target, events) for target in network.settings.targets}
     return {name: tensor(column) for name, column in columns.items()} | context
 

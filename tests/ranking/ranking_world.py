@@ -28,6 +28,12 @@ SCHEMA = Schema(
 
 def make_world(schema: Schema = SCHEMA, ratings: np.ndarray | None = None, unrated: float = 0.0) -> Prepared:
     """Returns the world; `ratings` [events] replaces its ratings, `schema` its declared features."""
+    settings = from_values({"data": {"split": {"method": "random"}}}).data
+    return prepare(make_dataset(schema, ratings, unrated), settings)
+
+
+def make_dataset(schema: Schema = SCHEMA, ratings: np.ndarray | None = None, unrated: float = 0.0) -> Dataset:
+    """Returns the world's events and tables."""
     rng = np.random.default_rng(7)
     user, item = np.divmod(rng.choice(USERS * ITEMS, EVENTS, replace=False), ITEMS)
     genre = rng.integers(0, 3, ITEMS)
@@ -62,10 +68,7 @@ def make_world(schema: Schema = SCHEMA, ratings: np.ndarray | None = None, unrat
         }
     )
     people = pl.DataFrame({"user_id": users, "city": ["oslo", "rome"] * (USERS // 2)})
-    dataset = Dataset(
-        "world", Interactions(frame), Corpus(people, "user_id"), Corpus(about, "item_id"), schema
-    )
-    return prepare(dataset, from_values({"data": {"split": {"method": "random"}}}).data)
+    return Dataset("world", Interactions(frame), Corpus(people, "user_id"), Corpus(about, "item_id"), schema)
 
 
 def quick(**ranking: object) -> Config:

@@ -5,13 +5,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
-from ranking_world import quick
+import tensorflow as tf
+from ranking_world import make_dataset, quick
 
 from trainer import experiment
 from trainer.cascade import Cascade
 from trainer.config import Config, from_values, load, with_settings
 from trainer.data.examples import Prepared
+from trainer.data.interactions import Interactions
+from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.index import BruteForce
 from trainer.progress import Reporter
@@ -93,6 +97,27 @@ def test_the_loss_is_the_weighted_sum(world: Prepared, reporter: Reporter) -> No
 
     both = loss(RATING | {"weight": 3.0}, LIKED | {"weight": 0.5})
     assert both == pytest.approx(3 * loss(RATING) + 0.5 * loss(LIKED), rel=1e-5)
+
+
+def test_a_dislike_weighs_much_and_is_no_like(reporter: Reporter, tmp_path: Path) -> None:
+    """Every fourth item is reported by all who meet it, and reports weigh as much as purchases."""
+    dataset = make_dataset()
+    bad = pl.col("item_id").str.slice(1).cast(pl.Int32) % 4 == 0
+    frame = dataset.interactions.frame.with_columns(
+        behaviour=pl.when(bad).then(pl.lit("report")).otherwise(pl.lit("like"))
+    )
+    behaviours = {"like": 3.0, "report": -5.0}
+    data = from_values({"data": {"split": {"method": "random"}, "behaviours": behaviours}}).data
+    prepared = prepare(dataclasses.replace(dataset, interactions=Interactions(frame)), data)
+    target = {"name": "dear", "column": "weight", "kind": "binary", "threshold": 3.0}
+    ready = build_ranking(quick(targets=[target]), prepared, reporter)
+    assert set(np.unique(ready.columns["weight"])) == {3.0, 5.0}
+    model = train_ranking(
+        quick(targets=[target], epochs=10, batch_size=64, learning_rate=0.3), prepared, tmp_path, reporter
+    )
+    events = prepared.rated_test
+    scores = model.network.serve(tf.constant(events.user), tf.constant(events.item)).numpy()
+    assert scores[events.weight < 0].mean() + 0.2 < scores[events.weight > 0].mean()
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ class Prepared:
     train: Events
     validation: Cases
     test: Cases
-    rated_train: Events  # what ranking learns from: every event, the disliked too
+    rated_train: Events  # what ranking learns from: every event, those of dislikes with a weight below 0
     rated_validation: Events
     rated_test: Events
     ordered: bool  # whether histories are the past of an event (else: the user's other events)

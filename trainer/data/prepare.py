@@ -60,9 +60,9 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         train=liked,
         validation=_cases(train, validation, code, parts.ordered),
         test=_cases(begun, test, code, parts.ordered),
-        rated_train=_unsigned(train),
-        rated_validation=_known(_unsigned(validation), users, items),
-        rated_test=_known(_unsigned(test), users, items),
+        rated_train=train,
+        rated_validation=_known(validation, users, items),
+        rated_test=_known(test, users, items),
         ordered=parts.ordered,
         timed=dataset.interactions.has_time,
         before_test=before_test[0],
@@ -152,10 +152,6 @@ def _events(part: Interactions, code: Coding, first: int, timed: bool) -> Events
 
 def _floats(column: pl.Series) -> npt.NDArray[np.float32]:
     return column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
-
-
-def _unsigned(events: Events) -> Events:
-    return replace(events, weight=np.abs(events.weight))
 
 
 def _known(events: Events, users: Vocabulary, items: Vocabulary) -> Events:
