@@ -84,9 +84,7 @@ class Factorisation:
         kept = lists.items > 0
         owner = np.repeat(np.arange(len(lists)), lists.lengths)[kept]
         lengths = np.bincount(owner, minlength=len(lists))
-        self.lists = Lists(
-            np.concatenate([[0], np.cumsum(lengths)]), lists.items[kept], lists.timestamps[kept]
-        )
+        self.lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
         self.lengths = np.maximum(lengths, 1).astype(np.float64)
         self.degree = np.bincount(self.lists.items, minlength=items) + 1.0
         self._cache: dict[tuple[Any, ...], Any] = {}
@@ -98,9 +96,14 @@ class Factorisation:
 
     @cached_property
     def interactions(self) -> sparse.csr_matrix:
-        """Returns which user had which item `[users, items]`, ones."""
-        matrix = self.lists.matrix(self.items)
+        """Returns which user had which item `[users, items]`, ones; where weights differ, the pair's largest over their mean."""
+        matrix, weights = self.lists.matrix(self.items), self.lists.weights
         matrix.data[:] = 1.0
+        if weights is not None:
+            owner = np.repeat(np.arange(len(self.lists)), self.lists.lengths)
+            _, pair = np.unique(owner * self.items + self.lists.items, return_inverse=True)
+            matrix.data[:] = 0.0
+            np.maximum.at(matrix.data, pair, weights / weights.mean())
         return matrix
 
     def _ease(self, settings: Ease) -> Tables:

@@ -1,9 +1,6 @@
 """Validation as a rehearsal of the test: which lists the blocks are fitted to, and which queries choose their settings."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from trainer.data.examples import Cases, Events, Lists, Prepared
 
@@ -27,7 +24,10 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
     positions = min(POSITIONS, -(-CASES // len(validation)))
     held = np.minimum(positions, lists.lengths // 4)
     ends = lists.offsets[1:]
-    fitted = Lists(np.concatenate([[0], np.cumsum(lists.lengths - held)]), *_cut(lists, held))
+    left = np.repeat(ends, lists.lengths) - np.arange(len(lists.items))
+    fitted = lists.cut(
+        np.concatenate([[0], np.cumsum(lists.lengths - held)]), left > np.repeat(held, lists.lengths)
+    )
     user = np.repeat(np.arange(len(lists)), held)
     back = np.concatenate([np.arange(n, 0, -1) for n in held]) if held.sum() else np.zeros(0, np.int64)
     place = ends[user] - back
@@ -36,8 +36,8 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
     source = np.repeat(lists.offsets[user] - history_offsets[:-1], size) + np.arange(history_offsets[-1])
     cases = Cases(
         user=user.astype(np.int32),
-        history=Lists(history_offsets, lists.items[source], lists.timestamps[source]),
-        positives=Lists(np.arange(len(user) + 1), lists.items[place], lists.timestamps[place]),
+        history=lists.cut(history_offsets, source),
+        positives=lists.cut(np.arange(len(user) + 1), place),
         timestamp=lists.timestamps[place],
     )
     return fitted, sample(_fresh(cases), len(prepared.items))
@@ -46,12 +46,6 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
 def known(events: Events) -> Events:
     """Returns the events of known users with known items."""
     return events.take((events.user > 0) & (events.item > 0))
-
-
-def _cut(lists: Lists, held: npt.NDArray[np.integer]) -> tuple[Any, Any]:
-    left = np.repeat(lists.offsets[1:], lists.lengths) - np.arange(len(lists.items))
-    kept = left > np.repeat(held, lists.lengths)
-    return lists.items[kept], lists.timestamps[kept]
 
 
 def _fresh(cases: Cases) -> Cases:

@@ -41,7 +41,7 @@ def basis(lists: Lists, damp: Floats, rank: int, symmetric: bool) -> Basis:
     """Returns the basis of rank <= `rank`; `damp` `[items]` weighs every item, `symmetric` counts both directions."""
     lists, items = _sampled(lists), len(damp)
     past = lagged(lists, items, range(0, PAST), PAST_HALF_LIFE)
-    future = lagged(lists, items, range(-1, -1 - FUTURE, -1), FUTURE_HALF_LIFE)
+    future = lagged(lists, items, range(-1, -1 - FUTURE, -1), FUTURE_HALF_LIFE, lists.weights)
     counts = (past.T @ future).tocsr()  # [j, i]: how often i came soon after j, decayed both ways
     if symmetric:
         counts = (counts + counts.T).tocsr()
@@ -53,11 +53,15 @@ def basis(lists: Lists, damp: Floats, rank: int, symmetric: bool) -> Basis:
     return Basis(directions, np.maximum(values, 0.0), vectors, np.asarray(counts.T @ directions))
 
 
-def lagged(lists: Lists, items: int, lags: range, half_life: float) -> sparse.csr_matrix:
+def lagged(
+    lists: Lists, items: int, lags: range, half_life: float, worth: Floats | None = None
+) -> sparse.csr_matrix:
     """Returns what stands around each event `[events, items]`: `lags` events before it (negative: after it).
 
-    The first of the lags weighs 1, and each further one less by the half-life.
+    The first of the lags weighs 1, and each further one less by the half-life, times the `worth` `[events]` over its mean.
     """
+    if worth is not None:
+        worth = worth / worth.mean()
     lengths = lists.lengths
     place = np.arange(len(lists.items)) - np.repeat(lists.offsets[:-1], lengths)
     left = np.repeat(lengths, lengths) - 1 - place
@@ -66,7 +70,8 @@ def lagged(lists: Lists, items: int, lags: range, half_life: float) -> sparse.cs
         events = np.flatnonzero((place >= lag) & (left >= -lag))
         rows.append(events)
         columns.append(lists.items[events - lag])
-        weights.append(np.full(len(events), 0.5 ** (step / half_life), np.float32))
+        weight = np.full(len(events), 0.5 ** (step / half_life), np.float32)
+        weights.append(weight if worth is None else weight * worth[events - lag])
     entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
     return sparse.csr_matrix(entries, shape=(len(lists.items), items))
 

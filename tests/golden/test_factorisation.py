@@ -1,5 +1,7 @@
 """The closed forms against the textbook: NumPy's SVD, EASE with its full inverse, and transitions counted by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse as sparse
@@ -204,6 +206,32 @@ def test_transitions_learn_a_chain(make_lists):
     history, candidates = Factorisation(lists, 6, 6).tables(Transitions(l2=0.2))
     asked = Block("t", history, candidates, half_life=0.5).queries(make_lists([[1, 2, 3], [4], [4, 5]]))
     assert (asked @ candidates[1:].T).argmax(axis=1).tolist() == [3, 4, 0]
+
+
+def test_an_event_counts_by_its_weight_over_the_mean(make_lists):
+    """Users by items: a pair as its heaviest event, and of what comes next, each event times its weight."""
+    lists = dataclasses.replace(
+        make_lists([[1, 2, 1], [2, 0, 3]]), weights=np.array([1, 2, 5, 1, 9, 1], np.float32)
+    )
+    fitted = Factorisation(lists, 4, 4)  # the unknown's event is left out, and the mean weight is 2
+    np.testing.assert_array_equal(fitted.interactions.toarray(), [[0, 2.5, 1, 0], [0, 0, 0.5, 0.5]])
+    after = lagged(fitted.lists, 4, range(-1, -3, -1), 1.0, fitted.lists.weights).toarray()
+    np.testing.assert_array_equal(
+        after, [[0, 1.25, 1, 0], [0, 2.5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0.5], [0, 0, 0, 0]]
+    )
+
+
+@pytest.mark.parametrize("settings", [Ease(), Transitions(), Spectral(penalty=10.0)])
+def test_only_weights_that_differ_change_a_block(make_events, settings):
+    events = make_events([[1, 2, 3, 4], [2, 3, 1], [4, 1, 2]])
+    weights = [np.full(10, 7, np.float32), np.where(events.item == 3, 5, 1).astype(np.float32)]
+    plain, alike, apart = (
+        Factorisation(dataclasses.replace(events, weight=weight).by_user(4), 5, 5).tables(settings)
+        for weight in (events.weight, *weights)
+    )
+    np.testing.assert_array_equal(plain, alike)
+    raised = apart[0] @ apart[1].T > plain[0] @ plain[1].T
+    assert raised[[1, 2], 3].all()  # what is dear is recommended more
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class Lists:
     offsets: Longs  # [lists + 1]
     items: Ints  # [events]
     timestamps: Longs  # [events], seconds; the event's order number where the data has no time
+    weights: Floats | None = None  # [events]; None: all alike
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -38,8 +39,14 @@ class Lists:
         """Returns the lists `rows`, in that order."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Lists(offsets, self.items[places], self.timestamps[places])
+        return self.cut(
+            offsets, np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        )
+
+    def cut(self, offsets: Longs, places: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> "Lists":
+        """Returns lists of the events `places`, which begin at `offsets`."""
+        weights = None if self.weights is None else self.weights[places]
+        return Lists(offsets, self.items[places], self.timestamps[places], weights)
 
     def matrix(self, columns: int) -> scipy.sparse.csr_matrix:
         """Returns the lists as counts `[lists, columns]`; the unknown (column 0) is left out."""
@@ -99,7 +106,9 @@ class Events:
     def by_user(self, users: int) -> Lists:
         """Returns one list a user row `[users]`, its events in order."""
         counts = np.bincount(self.user, minlength=users)
-        return Lists(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.item, self.timestamp)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        differ = len(self) > 0 and self.weight.min() != self.weight.max()
+        return Lists(offsets, self.item, self.timestamp, self.weight if differ else None)
 
 
 @dataclass(frozen=True)
