@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
 from trainer.data.opinions import time_weights
+from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import FitPlan, Metrics, fit, prepare_fit
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
@@ -59,6 +60,10 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
 
 def build_retrieval(config: Config, prepared: Prepared) -> Ready:
     """Returns the model, not trained, with its batches and its validation."""
+    if config.retrieval.event_half_life_days is not None and not prepared.timed:
+        raise UserError(
+            "retrieval.event_half_life_days reads when events were, and the data has no times; leave it out"
+        )
     settings, events = config.train, weighted(prepared.train, config.retrieval.event_half_life_days)
     asked = without_outcomes(prepared, config.ranking.targets)
     model = RetrievalModel(config.retrieval, asked, settings.seed)

@@ -1,5 +1,7 @@
 """Every encoder, loss, sampler, similarity, id embedding and start in a step of the real model: one loss, gradients, and scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -107,12 +109,16 @@ def test_older_events_weigh_half_a_half_life_later(tiny_prepared):
     assert made.weight.mean() == pytest.approx(tiny_prepared.train.weight.mean(), rel=1e-4)
 
 
+def test_a_half_life_of_events_without_times_is_refused(tiny_config, tiny_prepared):
+    untimed = replace(tiny_prepared, timed=False)
+    with pytest.raises(UserError, match=r"retrieval\.event_half_life_days .* has no times"):
+        prepared_model(tiny_config, {"event_half_life_days": 30.0}, untimed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["decay", "gru"])
 def test_disliked_items_are_pushed_down(tiny_config, tiny_prepared, encoder):
     """Users 1 to 20 dislike one item: a few steps later they score it lower than without the dislike, beside the same positives."""
-    from dataclasses import replace
-
     train = tiny_prepared.train
     firsts = np.unique(train.user, return_index=True)[1][:20]
     item = int(np.bincount(train.item).argmax())
