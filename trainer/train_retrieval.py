@@ -136,21 +136,27 @@ def weighted(events: Events, half_life_days: float | None) -> Events:
 def best_wrong(
     ask: FactorScorer, prepared: Prepared, depth: int
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
-    """Returns the user rows with training events, and of each the `depth` items that score highest and are not theirs."""
+    """Returns the user rows with training events, and of each the `depth` items that score highest and are not theirs.
+
+    Where fewer are left, uniform rows stand in.
+    """
     lists = prepared.train.by_user(len(prepared.users))
     users = np.flatnonzero(lists.lengths)
     users = users[users > 0]
     context = {name: column[lists.offsets[users]] for name, column in prepared.train.context.items()}
     nothing = Lists(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
     cases = Cases(users.astype(np.int32), lists.take(users), nothing, np.zeros(len(users), np.int64), context)
-    found = []
+    found, rng, trained = [], np.random.default_rng(0), prepared.items.trained
     for first in range(0, len(users), MINING_BLOCK):
         block = cases.take(np.arange(first, min(first + MINING_BLOCK, len(users))))
         scores = ask.scores(block)
         scores[:, 0] = -np.inf
-        scores[:, prepared.items.trained + 1 :] = -np.inf
+        scores[:, trained + 1 :] = -np.inf
         scores[np.repeat(np.arange(len(block)), block.history.lengths), block.history.items] = -np.inf
-        found.append(np.argpartition(-scores, depth, axis=1)[:, :depth])
+        rows = np.argpartition(-scores, depth, axis=1)[:, :depth]
+        masked = np.isneginf(np.take_along_axis(scores, rows, axis=1))
+        rows[masked] = rng.integers(1, trained + 1, masked.sum())
+        found.append(rows)
     return users, np.concatenate(found)
 
 

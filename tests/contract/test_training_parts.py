@@ -9,8 +9,9 @@ import tensorflow as tf
 from trainer import registry
 from trainer.config import with_settings
 from trainer.data.examples import Cases
+from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
-from trainer.train_retrieval import build_retrieval, scorer, train_retrieval
+from trainer.train_retrieval import best_wrong, build_retrieval, scorer, train_retrieval
 
 CHOICES = [
     *({"encoder": {"name": name}} for name in registry.names("encoder")),
@@ -92,6 +93,24 @@ def test_mined_negatives_are_the_highest_items_that_are_not_the_users(tiny_confi
     owned = lists.items[lists.offsets[user] : lists.offsets[user + 1]]
     assert len(mined) == 4
     assert not mined & {0, *owned.tolist()}
+
+
+def test_who_had_nearly_all_items_gets_uniform_rows_for_those_that_lack(make_prepared):
+    """User 1 has all of the five trained items but the last; item 6 was never trained, and row 0 is none."""
+    prepared = make_prepared([[1, 2, 3, 4, 6, 6], [5, 5, 5, 5]] * 200)
+    prepared = replace(prepared, items=Vocabulary(prepared.items.values, 5))
+
+    class Asked:
+        def scores(self, cases):
+            return np.tile(np.arange(7, dtype=np.float32), (len(cases), 1))
+
+    users, rows = best_wrong(Asked(), prepared, 3)
+    assert users.tolist() == list(range(1, 401))
+    assert (rows[::2] == 5).any(axis=1).all()
+    counts = np.bincount(rows[::2].ravel(), minlength=7)
+    assert counts[0] == counts[6] == 0
+    np.testing.assert_allclose(counts[1:5] / 400, 0.2, atol=0.06)
+    assert {*rows[1::2].ravel().tolist()} == {2, 3, 4}  # the best of four
 
 
 def test_a_memory_above_the_events_is_refused_by_name(tiny_config, tiny_prepared):
