@@ -143,6 +143,7 @@ class Vector(tf.keras.layers.Layer):
         centre = known.mean(axis=0, dtype=np.float64) if len(known) else np.zeros(self.width)
         length = np.sqrt(np.square(known - centre).sum(axis=1).mean()) if len(known) else 0.0
         self.centre, self.length = [float(number) for number in centre], float(length) or 1.0
+        self.feature = "a feature"  # what a request calls it
         self.linear = tf.keras.layers.Dense(dimension, use_bias=False)
 
     @property
@@ -152,7 +153,11 @@ class Vector(tf.keras.layers.Layer):
 
     def encode(self, raw: tf.Tensor) -> tf.Tensor:
         """Returns float32 `[rows, width + 1]`: the scaled vector (zeros where missing), missing 0/1."""
-        raw = tf.cast(raw, tf.float32)
+        # A session does not check what it is fed: the size tells, for the graph takes the width for granted.
+        rows, size = tf.shape(raw)[0], tf.size(raw)
+        told = [f"{self.feature} takes vectors of length {self.width}, not", size // tf.maximum(rows, 1)]
+        with tf.control_dependencies([tf.debugging.Assert(size == rows * self.width, told)]):
+            raw = tf.cast(tf.identity(raw), tf.float32)
         there = tf.reduce_all(tf.math.is_finite(raw), axis=1, keepdims=True)
         scaled = tf.where(there, (raw - tf.constant(self.centre)) / self.length, 0.0)
         return tf.concat([scaled, tf.cast(~there, tf.float32)], axis=1)

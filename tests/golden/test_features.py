@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
 from trainer.data.interactions import Feature, FeatureKind, Schema
 from trainer.errors import UserError
@@ -203,6 +204,27 @@ def test_a_vector_is_centred_and_scaled_and_its_absence_told():
     kernel = tower.linear.get_weights()[0]
     np.testing.assert_allclose(vectors, found @ kernel, rtol=1e-5)
     np.testing.assert_allclose(vectors[1], kernel[2], rtol=1e-6)
+
+
+def test_a_vector_of_another_length_is_told_by_name(tmp_path):
+    """By a session, as TF Serving runs it, which does not check what it is fed."""
+    module = tf.Module()
+    module.tower = make("vector", 4, KINDS["vector"])
+    module.tower.feature = "look"
+    ask = tf.function(lambda look: {"found": module.tower.encode(look)})
+    ask = ask.get_concrete_function(module.tower.raw_spec)
+    tf.saved_model.save(module, str(tmp_path), signatures={"ask": ask})
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path)).signature_def["ask"]
+        call = session._make_callable_from_options(
+            CallableOptions(feed=[signature.inputs["look"].name], fetch=[signature.outputs["found"].name])
+        )
+        for rows in (0, 1, 3):
+            assert call(np.ones((rows, 2), np.float32))[0].shape == (rows, 3)
+        for shape in ((1, 1), (2, 3)):
+            with pytest.raises(tf.errors.InvalidArgumentError) as error:
+                call(np.ones(shape, np.float32))
+            assert f"[look takes vectors of length 2, not] [{shape[1]}]" in str(error.value)
 
 
 @pytest.mark.parametrize("values", [np.full((2, 3), NAN), np.ones((2, 3)), np.zeros((0, 3))])
