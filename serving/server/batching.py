@@ -1,5 +1,6 @@
 """Concurrent requests merged into one run, by the rules of TensorFlow Serving's batching parameters."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -16,13 +17,14 @@ from serving.server.errors import Code, RequestError, invalid
 from serving.server.metrics import Metrics
 
 Rows = list[NDArray[Any]]
-Run = Callable[[Rows], Rows]
+Run = Callable[[Rows, float | None], Rows]  # the rows, and the seconds that they may take
 
 
 @dataclass
 class _Task:
     inputs: Rows
     rows: int
+    timeout: float
     done: Future[Rows] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -49,13 +51,14 @@ class Batcher:
         for number in range(settings.num_batch_threads):
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
-    def submit(self, key: Hashable, inputs: Rows, run: Run) -> Future[Rows]:
+    def submit(self, key: Hashable, inputs: Rows, run: Run, timeout: float | None = None) -> Future[Rows]:
         """The outcome of `run` on `inputs`, in due course; `key` names what may be merged with what.
 
+        A run ends when `timeout`, in seconds, has passed for all whom it serves.
         Raises INVALID_ARGUMENT for inputs that have no common dimension 0 or more rows than a batch takes, and
         UNAVAILABLE when the queue is full.
         """
-        task = _Task(inputs, self._rows(inputs))
+        task = _Task(inputs, self._rows(inputs), math.inf if timeout is None else timeout)
         key = (key, tuple((array.dtype, array.shape[1:]) for array in inputs))
         self._metrics.observe("serving:batching_session:input_batch_size", task.rows)
         with self._changed:
@@ -119,16 +122,18 @@ class Batcher:
         now, rows = time.monotonic(), sum(task.rows for task in tasks)
         for task in tasks:
             self._metrics.observe("serving:batching_session:queuing_latency", (now - task.arrived) * 1e6)
+        latest = max(task.arrived + task.timeout for task in tasks)
+        left = None if latest == math.inf else latest - now
         padding = next((size for size in self._settings.allowed_batch_sizes if size >= rows), rows) - rows
         self._metrics.observe("serving:batching_session:processed_batch_size", rows + padding)
         if padding:
             size = str(rows + padding)
             self._metrics.observe("serving:batching_session:padding_size", padding, execution_batch_size=size)
         if len(tasks) == 1 and not padding:
-            return [run(tasks[0].inputs)]
+            return [run(tasks[0].inputs, left)]
         fill = [array[:1] for array in tasks[0].inputs]
         columns = zip(*(task.inputs for task in tasks), *[fill] * padding, strict=True)
-        outputs = run([np.concatenate(column) for column in columns])
+        outputs = run([np.concatenate(column) for column in columns], left)
         if any(array.ndim == 0 or array.shape[0] != rows + padding for array in outputs):
             text = "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
             raise RequestError(Code.FAILED_PRECONDITION, text)

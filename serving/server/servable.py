@@ -137,7 +137,7 @@ class Call:
         """The outcome to come, for `outputs`, where requests are batched; None where `result` has to be called."""
         if self.batcher is None:
             return None
-        return self.batcher.submit(self.key, self.feeds, lambda rows: self.run(rows, None))
+        return self.batcher.submit(self.key, self.feeds, self.run, self.timeout)
 
     def outputs(self, results: Feeds) -> Arrays:
         """The outputs by name."""

@@ -13,7 +13,7 @@ import subprocess
 import grpc
 import pytest
 from serving_models import publish
-from serving_process import running
+from serving_process import eventually, running
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 BATCHING = """max_batch_size {{ value: 8 }} batch_timeout_micros {{ value: {timeout} }}
@@ -201,6 +201,20 @@ def test_a_timeout_is_a_504(start, models):
     server = start(*flags)
     response = server.post("/v1/models/kinds:predict", {"signature_name": "slow", "inputs": [2_000_000_000]})
     assert (response.status_code, response.json()) == (504, {"error": "Timed out waiting for notification"})
+
+
+def test_batches_whose_callers_have_gone_hold_up_nobody(start, models, tmp_path):
+    """A run ends with the last deadline in its batch, so that its thread is free for other models."""
+    (tmp_path / "batching.config").write_text("num_batch_threads { value: 2 }")
+    flags = (f"--model_config_file={models}/models.config", "--allow_version_labels_for_unavailable_models")
+    batching = ("--enable_batching", f"--batching_parameters_file={tmp_path}/batching.config")
+    server = start(*flags, *batching, "--rest_api_timeout_in_ms=1000", "--port=0")
+    slow = {"signature_name": "slow", "inputs": [2_000_000_000]}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: server.post("/v1/models/kinds:predict", slow), range(4)))
+    assert {answer.status_code for answer in answers} == {504}
+    half = {"instances": [0.0]}
+    eventually(lambda: server.post("/v1/models/half:predict", half).status_code == 200, "a thread is free")
 
 
 def test_a_bad_warmup_record_is_a_version_that_does_not_load(half, tmp_path):

@@ -17,11 +17,13 @@ class Double:
 
     def __init__(self):
         self.shapes = []
+        self.timeouts = []
         self.open = threading.Event()
         self.open.set()
 
-    def __call__(self, inputs):
+    def __call__(self, inputs, timeout):
         self.open.wait(10)
+        self.timeouts.append(timeout)
         self.shapes.append(inputs[0].shape)
         return [inputs[0] * 2]
 
@@ -67,7 +69,7 @@ def test_only_what_fits_together_meets():
 
 
 def test_a_failure_reaches_everyone_in_the_batch():
-    def fails(_):
+    def fails(_inputs, _timeout):
         raise RequestError(Code.INVALID_ARGUMENT, "no")
 
     batches = batcher(max_batch_size=2)
@@ -77,7 +79,7 @@ def test_a_failure_reaches_everyone_in_the_batch():
 
 def test_outputs_that_cannot_be_split_are_an_error():
     batches = batcher(max_batch_size=2)
-    waiting = [batches.submit("key", rows(1), lambda _: [np.float32(1)]) for _ in range(2)]
+    waiting = [batches.submit("key", rows(1), lambda *_: [np.float32(1)]) for _ in range(2)]
     assert "0th dimension" in str(waiting[0].exception(10))
 
 
@@ -104,6 +106,13 @@ def test_who_has_given_up_is_not_run_for():
     model.open.set()
     assert batches.submit("key", rows(3), model).result(10)[0].tolist() == [6]
     assert len(model.shapes) == 2
+
+
+@pytest.mark.parametrize(("timeouts", "last"), [((20, 40), 40), ((20, 20), 20), ((20, None), None)])
+def test_a_batch_runs_until_the_last_deadline_in_it(timeouts, last):
+    model, batches = Double(), batcher(max_batch_size=2)
+    wait([batches.submit("key", rows(1), model, timeout) for timeout in timeouts], 10)
+    assert model.timeouts == [last and pytest.approx(last, abs=10)]
 
 
 @pytest.mark.parametrize(
