@@ -12,7 +12,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.config import read_models
 from serving.server.errors import StartError
-from serving.server.options import ServerOptions, described
+from serving.server.options import API_KEY_VARIABLE, ServerOptions, described
 
 BINARY = "tensorflow_model_server"
 
@@ -38,6 +38,10 @@ def command(options: ServerOptions) -> list[str]:
             words.append(f"--{flag.name}={str(value).lower() if isinstance(value, bool) else value}")
         elif flag.name not in ("engine", "bundle", "drain_seconds"):
             raise StartError(f"--{flag.name} has no counterpart in {BINARY}")
+    if options.api_key():
+        raise StartError(
+            f"${API_KEY_VARIABLE} has no counterpart in {BINARY}: unset it, or use another engine"
+        )
     if options.bundle:
         words.append(f"--model_config_file={_bundle_config(options)}")
     return words

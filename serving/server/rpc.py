@@ -43,7 +43,8 @@ class GrpcServer:
         calls = _Calls(manager, metrics)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(calls, self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(calls, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if options.enable_grpc_healthcheck_service:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def start(self) -> None:
         """Opens the port and reports SERVING; raises StartError where the port is taken."""

@@ -12,6 +12,7 @@ import subprocess
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import publish
 from serving_process import eventually, running
 
@@ -124,6 +125,13 @@ def test_the_key_over_grpc(batched):
         with pytest.raises(grpc.RpcError) as caught:
             call(request)
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_there_is_no_health_service_unless_it_is_asked_for(batched):
+    """server.h: enable_grpc_healthcheck_service is false."""
+    with grpc.insecure_channel(batched.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_call_without_a_deadline_is_batched_too(batched):

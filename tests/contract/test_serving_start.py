@@ -172,12 +172,18 @@ def test_the_real_server_is_missing(base_path):
     assert "no tensorflow_model_server on the PATH" in said
 
 
+def test_the_real_server_has_no_key(base_path):
+    said = refusal(f"--model_base_path={base_path}", "--engine=tensorflow", RECOMMENDER_API_KEY="secret")
+    assert "RECOMMENDER_API_KEY has no counterpart in tensorflow_model_server" in said
+
+
 def test_the_real_server_gets_the_same_flags(base_path, tmp_path):
     binary = tmp_path / "bin" / "tensorflow_model_server"
     binary.parent.mkdir()
     binary.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
     binary.chmod(0o755)
     flags = [f"--model_base_path={base_path}", "--model_name=half", "--rest_api_port=8511"]
+    flags.append("--enable_grpc_healthcheck_service=true")
     done = serve(*flags, "--engine=tensorflow", PATH=f"{binary.parent}:{os.environ['PATH']}")
     assert set(done.stdout.split()) == {*flags, "--port=0"}
 
