@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import ssl
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -74,6 +75,8 @@ class ServerOptions:
     def of(cls, namespace: argparse.Namespace) -> "ServerOptions":
         """The options in a parsed command line; raises StartError where they contradict each other."""
         options = cls(**{flag.name: getattr(namespace, flag.name) for flag in fields(cls)})
+        if not options.port and not options.rest_api_port:
+            raise StartError("--port=0 and --rest_api_port=0 leave nothing to listen on; one must be a port")
         if options.port == options.rest_api_port:
             raise StartError(f"--port and --rest_api_port are both {options.port}; they must differ")
         if (options.tls_certificate is None) != (options.tls_key is None):
@@ -87,6 +90,10 @@ class ServerOptions:
                 raise StartError(f"--{flag.name}: there is no file {value}")
             if flag.name.endswith("port") and value > LARGEST_PORT:
                 raise StartError(f"--{flag.name}={value} is no port; the largest is {LARGEST_PORT}")
+            if flag.name in ("rest_api_num_threads", "grpc_max_threads", "max_connections") and not value:
+                raise StartError(f"--{flag.name}=0 would answer nobody; it must be at least 1")
+        if options.tls_certificate and options.tls_key:
+            _check_tls(options.tls_certificate, options.tls_key)
         options.api_key()
         return options
 
@@ -94,10 +101,24 @@ class ServerOptions:
         """The key that callers must send, from the file or else the environment; None where none is set."""
         if self.api_key_file is None:
             return os.environ.get(API_KEY_VARIABLE) or None
-        key = self.api_key_file.read_text(encoding="utf-8").strip()
+        key = self.api_key_file.read_text(encoding="utf-8", errors="replace").strip()
         if not key.isascii() or not key.isprintable() or not key:
             raise StartError(f"--api_key_file {self.api_key_file} holds no key of printable ASCII characters")
         return key
+
+
+def _check_tls(certificate: Path, key: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(certificate)
+    except ssl.SSLError:
+        raise StartError(f"--tls_certificate {certificate} holds no PEM certificate") from None
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        foreign = "MISMATCH" in str(error)
+        reason = "belongs to another certificate" if foreign else "holds no PEM key without a password"
+        raise StartError(f"--tls_key {key} {reason}") from None
 
 
 class _Refuse(argparse.Action):

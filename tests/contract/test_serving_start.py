@@ -1,5 +1,6 @@
 """What the server says when it cannot start: one line that names the flag or the path, and an exit code other than 0."""
 
+import argparse
 import json
 import os
 import shutil
@@ -9,6 +10,9 @@ import sys
 
 import pytest
 from serving_process import free_ports
+
+from serving.server.errors import StartError
+from serving.server.options import ServerOptions, add_arguments
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 
@@ -26,6 +30,13 @@ def serve(*flags, **environment):
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
     )
+
+
+def options(*words):
+    """What the flags mean, read in this process."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return ServerOptions.of(parser.parse_args(words))
 
 
 def refusal(*flags, **environment):
@@ -60,6 +71,17 @@ def test_one_port_for_both(base_path):
     assert "--port and --rest_api_port are both 8500" in refusal(
         f"--model_base_path={base_path}", "--port=8500", "--rest_api_port=8500"
     )
+
+
+def test_no_port_at_all():
+    with pytest.raises(StartError, match="--port=0 and --rest_api_port=0"):
+        options("--port=0", "--rest_api_port=0")
+
+
+@pytest.mark.parametrize("flag", ["rest_api_num_threads", "grpc_max_threads", "max_connections"])
+def test_a_number_that_would_answer_nobody(flag):
+    with pytest.raises(StartError, match=f"--{flag}=0"):
+        options(f"--{flag}=0")
 
 
 def test_a_port_that_is_none(base_path):
@@ -165,6 +187,42 @@ def test_a_file_that_is_not_there(base_path, tmp_path):
         f"--tls_key={tmp_path / 'key'}",
         f"--tls_certificate={sys.executable}",
     )
+
+
+def certify(folder):
+    """Makes a certificate and its key."""
+    made = folder / "certificate.pem", folder / "key.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -out {} -keyout {}"
+    subprocess.run(["openssl", *words.format(*made).split()], check=True, capture_output=True)
+    return made
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_tls_files_that_are_wrong(tmp_path):
+    (tmp_path / "other").mkdir()
+    certificate, key = certify(tmp_path)
+    _, other = certify(tmp_path / "other")
+    locked, bad = tmp_path / "locked.pem", tmp_path / "bad.pem"
+    words = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", key, "-out", locked]
+    subprocess.run(words, check=True, capture_output=True)
+    bad.write_bytes(b"\xff")
+    for pair, said in {
+        (bad, key): f"--tls_certificate {bad} holds no PEM certificate",
+        (key, key): f"--tls_certificate {key} holds no PEM certificate",
+        (certificate, bad): f"--tls_key {bad} holds no PEM key",
+        (certificate, locked): f"--tls_key {locked} holds no PEM key",
+        (certificate, other): f"--tls_key {other} belongs to another certificate",
+    }.items():
+        with pytest.raises(StartError) as caught:
+            options("--tls_certificate", str(pair[0]), "--tls_key", str(pair[1]))
+        assert said in str(caught.value)
+    assert options("--tls_certificate", str(certificate), "--tls_key", str(key)).tls_key == key
+
+
+def test_a_key_file_that_is_no_text(tmp_path):
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    with pytest.raises(StartError, match=f"--api_key_file {tmp_path / 'key'} holds no key"):
+        options("--api_key_file", str(tmp_path / "key"))
 
 
 def test_the_real_server_is_missing(base_path):
