@@ -47,6 +47,7 @@ class ModelConfig:
     base_path: Path
     policy: Any = field(default_factory=lambda: model_server_config_pb2.ModelConfig().model_version_policy)
     labels: Mapping[str, int] = field(default_factory=dict)
+    bundle: Path | None = None  # all versions lie in it
 
     def __post_init__(self) -> None:
         if not self.base_path.is_absolute():  # it means the same wherever the server starts
@@ -58,7 +59,13 @@ class ModelConfig:
         if not self.base_path.is_dir():
             raise StartError(f"model {self.name!r}: there is no directory {self.base_path}")
         children = (path for path in self.base_path.iterdir() if re.fullmatch("[0-9]+", path.name))
-        return {int(path.name): path for path in children if path.is_dir()}
+        found = {int(path.name): path for path in children if path.is_dir()}
+        for path in (self.base_path, *found.values()):
+            if self.bundle and not path.resolve().is_relative_to(self.bundle.resolve()):
+                raise StartError(
+                    f"--bundle {self.bundle}: {path} leads out of the bundle, to {path.resolve()}"
+                )
+        return found
 
     def aspired(self) -> dict[int, Path]:
         """Those of `versions()` that the policy wants loaded: the latest one unless it says otherwise."""
@@ -118,12 +125,9 @@ def _bundled(bundle: Path) -> list[ModelConfig]:
     if version != BUNDLE_FORMAT:
         raise StartError(f"--bundle {bundle} has format {version}; this server reads format {BUNDLE_FORMAT}")
     folders = sorted(path for path in (bundle / "models").glob("[!.]*") if path.is_dir())
-    for path in [*folders, *(bundle / "models").glob("[!.]*/[0-9]*")]:
-        if not path.resolve().is_relative_to(bundle.resolve()):
-            raise StartError(f"--bundle {bundle}: {path} leads out of the bundle, to {path.resolve()}")
     if not folders:
         raise StartError(f"--bundle {bundle}: no model in {bundle / 'models'}")
-    return [ModelConfig(folder.name, folder.absolute()) for folder in folders]
+    return [ModelConfig(folder.name, folder.absolute(), bundle=bundle) for folder in folders]
 
 
 def _configured(file: Path) -> list[ModelConfig]:

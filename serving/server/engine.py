@@ -50,6 +50,7 @@ def command(options: ServerOptions) -> list[str]:
 def _bundle_config(options: ServerOptions) -> Path:
     config = model_server_config_pb2.ModelServerConfig()
     for model in read_models(options):
+        model.check()
         path = str(model.base_path.resolve())
         config.model_config_list.config.add(name=model.name, base_path=path, model_platform="tensorflow")
     file = Path(tempfile.mkdtemp(prefix="models-")) / "models.config"

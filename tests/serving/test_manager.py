@@ -4,7 +4,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server.config import ModelConfig
+from serving.server.config import ModelConfig, read_models
 from serving.server.errors import Code, RequestError, StartError
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
@@ -83,6 +83,22 @@ def test_the_old_version_stays_until_a_new_one_serves(base_path):
     broken, serving = served.status("m")
     assert (broken.state, broken.code, broken.message) == ("END", Code.DATA_LOSS, "broken")
     assert serving.state == "AVAILABLE"
+
+
+def test_a_version_that_leads_out_of_the_bundle_is_never_loaded(base_path, tmp_path):
+    """Path tricks, while the server runs too: what is served lies in the bundle."""
+    bundle = tmp_path / "bundle"
+    (bundle / "models" / "m" / "1").mkdir(parents=True)
+    (bundle / "manifest.json").write_text('{"format": 1}')
+    served = manager(read_models(ServerOptions(bundle=bundle)))
+    served.start()
+    (bundle / "models" / "m" / "7").symlink_to(base_path / "2")
+    served.poll()
+    assert [served.get("m"), [one.number for one in served.status("m")]] == [1, [1]]
+    (bundle / "models" / "m" / "7").unlink()
+    (bundle / "models" / "m" / "8").mkdir()
+    served.poll()
+    assert served.get("m") == 8
 
 
 def test_versions_that_are_gone_are_dropped(base_path):
