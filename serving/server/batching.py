@@ -31,6 +31,7 @@ class _Task:
 
 @dataclass
 class _Batch:
+    queue: Hashable
     run: Run
     due: float
     tasks: list[_Task] = field(default_factory=list)
@@ -56,10 +57,10 @@ class Batcher:
 
         A run ends when `timeout`, in seconds, has passed for all whom it serves.
         Raises INVALID_ARGUMENT for inputs that have no common dimension 0 or more rows than a batch takes, and
-        UNAVAILABLE when the queue is full.
+        UNAVAILABLE when too many batches of this `key` wait.
         """
         task = _Task(inputs, self._rows(inputs), math.inf if timeout is None else timeout)
-        key = (key, tuple((array.dtype, array.shape[1:]) for array in inputs))
+        queue, key = key, (key, tuple((array.dtype, array.shape[1:]) for array in inputs))
         self._metrics.observe("serving:batching_session:input_batch_size", task.rows)
         with self._changed:
             batch = self._open.get(key)
@@ -67,11 +68,12 @@ class Batcher:
                 self._closed.append(self._open.pop(key))
                 batch = None
             if batch is None:
-                if len(self._open) + len(self._closed) >= self._settings.max_enqueued_batches:
+                waiting = (*self._open.values(), *self._closed)
+                if sum(each.queue == queue for each in waiting) >= self._settings.max_enqueued_batches:
                     text = "The batch scheduling queue to which this task was submitted is full"
                     raise RequestError(Code.UNAVAILABLE, text)
                 due = task.arrived + self._settings.batch_timeout_micros / 1e6
-                batch = self._open[key] = _Batch(run, due)
+                batch = self._open[key] = _Batch(queue, run, due)
             batch.tasks.append(task)
             batch.rows += task.rows
             if batch.rows == self._settings.max_batch_size:

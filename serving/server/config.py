@@ -157,7 +157,7 @@ def read_batching(options: ServerOptions) -> Batching | None:
     if options.batching_parameters_file is None:
         return Batching()
     parameters = _read(options.batching_parameters_file, message("BatchingParameters"))
-    for name in ("pad_variable_length_inputs", "enable_large_batch_splitting"):
+    for name in ("pad_variable_length_inputs", "enable_large_batch_splitting", "max_execution_batch_size"):
         value = getattr(parameters, name)
         if getattr(value, "value", value):
             raise StartError(f"{options.batching_parameters_file}: {name} is not supported")

@@ -166,6 +166,11 @@ def test_a_flag_that_nobody_has(base_path):
             "pad_variable_length_inputs: true",
             "pad_variable_length_inputs is not supported",
         ),
+        (
+            "batching_parameters_file",
+            "max_execution_batch_size { value: 8 }",
+            "max_execution_batch_size is not supported",
+        ),
         ("monitoring_config_file", "prometheus { }", "MonitoringConfig"),
         ("api_key_file", "  ", "holds no key"),
     ],
