@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.server.batching import Batcher
 from serving.server.config import read_batching, read_models, read_monitoring
@@ -58,12 +59,39 @@ def serve(options: ServerOptions) -> None:
         manager.stop()
 
 
+class _Connection(HttpToolsProtocol):
+    """A REST connection, closed when the headers of a request take longer to arrive than a request may take."""
+
+    timeout: float = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:  # the headers are here
+            if self._deadline:
+                self._deadline.cancel()
+            self._deadline = None
+        elif self.timeout and self._deadline is None:
+            self._deadline = self.loop.call_later(self.timeout, self.transport.close)
+
+
 class _Rest(uvicorn.Server):
     """The HTTP server, with signals left to `_run`, which stops both ports at once."""
 
     def __init__(self, api: "RestApi", options: ServerOptions) -> None:
+        class Connection(_Connection):
+            timeout = options.rest_api_timeout_in_ms / 1000
+
         config = uvicorn.Config(
             api,
+            http=Connection,
             lifespan="off",
             ws="none",
             log_level="warning",

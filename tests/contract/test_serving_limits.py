@@ -4,8 +4,10 @@ These start servers of their own, and are skipped for a server given by SERVING_
 """
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
+import socket
 import ssl
 import struct
 import subprocess
@@ -196,6 +198,39 @@ def test_hostile_input_is_answered_in_kind(batched, body):
 )
 def test_names_are_only_looked_up(batched, name):
     assert batched.get(f"/v1/models/{name}", **KEY).status_code in (400, 404)
+
+
+def test_headers_that_never_end_close_the_connection(start, half):
+    """Callers that send a little at a time take no place for longer than --rest_api_timeout_in_ms."""
+    flags = ("--model_name=half", f"--model_base_path={half}", "--port=0")
+    server = start(*flags, "--rest_api_timeout_in_ms=1000")
+    address = ("127.0.0.1", int(server.rest.rsplit(":", 1)[1]))
+    part = b"GET /v1/models/half HTTP/1.1\r\nhost: x\r\n"
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(4)]
+        slow[0].sendall(part + b"\r\n")  # and it is slow from its second request on
+        assert slow[0].recv(1000).startswith(b"HTTP/1.1 200")
+        for caller in slow[:3]:  # the last one says nothing at all
+            caller.sendall(part)
+
+        def closed():
+            for caller in slow[:3]:
+                with contextlib.suppress(OSError):
+                    caller.sendall(b"x")
+            return not any(_open(caller) for caller in slow)
+
+        eventually(closed, "all of them are closed")
+    assert server.get("/v1/models/half").status_code == 200
+
+
+def _open(caller):
+    caller.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(ConnectionError):
+            while caller.recv(1000):
+                pass
+        return False
+    return True
 
 
 def test_a_timeout_is_a_504(start, models):
