@@ -1,9 +1,13 @@
 """The client over real gRPC, against a server built from TensorFlow Serving's own messages."""
 
 import asyncio
+import socket
+import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -119,6 +123,34 @@ def official(stub_answer: Answer) -> Iterator[tuple[OfficialServer, str]]:
     server.stop(None).wait()
 
 
+@pytest.fixture
+def far(official: tuple[OfficialServer, str]) -> Iterator[str]:
+    """The same server, 0.3 s away in each direction."""
+    place = ("127.0.0.1", int(official[1].rpartition(":")[2]))
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(2**16):
+                time.sleep(0.3)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    class Link(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(place) as there:
+                back = threading.Thread(target=carry, args=(there, self.request))
+                back.start()
+                carry(self.request, there)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Link) as link:
+        thread = threading.Thread(target=link.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"grpc://127.0.0.1:{link.server_address[1]}"
+        link.shutdown()
+        thread.join()
+
+
 @pytest.fixture(params=["blocking", "awaited"])
 def ask(request: pytest.FixtureRequest, official: tuple[OfficialServer, str]) -> Ask:
     def blocking(verb: str, *args: Any, **kwargs: Any) -> Any:
@@ -213,6 +245,10 @@ def test_the_deadline_holds(ask: Ask, official: tuple[OfficialServer, str]) -> N
     official[0].faults = [lambda context: official[0].released.wait(20)]
     with pytest.raises(DeadlineExceeded):
         ask("recommend", "42", settings={"timeout": 0.1})
+
+
+def test_a_server_far_away_is_reached(ask: Ask, far: str) -> None:
+    assert ask("recommend", "42", 1, settings={"url": far, "timeout": 20}) == [("i0", 1.0)]
 
 
 def test_nobody_there(ask: Ask) -> None:
