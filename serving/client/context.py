@@ -13,8 +13,9 @@ Context: TypeAlias = Mapping[str, object]
 _PLAIN, _WITH_WISHES = "recommend_in_context", "recommend_with_context"
 _SIGNATURES = {"recommend": _PLAIN, "recommend_history": _WITH_WISHES, "recommend_with": _WITH_WISHES}
 _REQUEST = {"user_id", "k", "exclude"}
-_NO_WISHES = {"user_id": "", "allow": (), "category": (), "diversity": 0.0, "popularity": 0.0}
-_TAKEN = {*_REQUEST, "history", *_NO_WISHES}  # a context column of such a name has a prefix beside wishes
+NO_WISHES = {"allow": (), "category": (), "diversity": 0.0, "popularity": 0.0}
+_NOBODY = {"user_id": "", **NO_WISHES}
+_TAKEN = {*_REQUEST, "history", *NO_WISHES}  # a context column of such a name has a prefix beside wishes
 
 
 class ContextColumns:
@@ -35,7 +36,7 @@ class ContextColumns:
         self._check(contexts)
         chosen, columns = _SIGNATURES[signature], {**inputs}
         if signature == "recommend_history":
-            columns |= {name: [nothing] * len(contexts) for name, nothing in _NO_WISHES.items()}
+            columns |= {name: [nothing] * len(contexts) for name, nothing in _NOBODY.items()}
         doubles = set()
         for name, spec in self.specs.items():
             sent = f"context_{name}" if chosen == _WITH_WISHES and name in _TAKEN else name

@@ -14,7 +14,7 @@ from serving.client.calls import (
     VersionStatus,
 )
 from serving.client.checks import a_count, a_dial, an_id, id_lists, ids
-from serving.client.context import Context, each
+from serving.client.context import NO_WISHES, Context, each
 from serving.client.errors import (
     BadResponse,
     DeadlineExceeded,
@@ -42,8 +42,9 @@ async def recommend(
 ) -> list[Recommendation]:
     """The best `k` items for a user, best first; fewer where the corpus has no more to offer.
 
-    An unknown `user_id` is welcome and gets what suits everyone. `history` (item ids, oldest first) takes the
-    place of what the model remembers of the user, who may then be left out. `exclude` never comes back.
+    An unknown `user_id` is welcome and gets what suits everyone. `history` (item ids, oldest first), where it
+    has any item that the model knows, takes the place of what it remembers of the user, who may then be left
+    out. `exclude` never comes back.
     Where `allow` (item ids) or `categories` hold anything, nothing else comes back. `diversity` from 0 to 1
     makes the list repeat itself less, and each item keeps its own score. `popularity` times the log of an
     item's popularity is added to its score; below 0 the popular lose. `context` is what the request brings, such as
@@ -81,8 +82,9 @@ async def recommend_many(
 ) -> list[list[Recommendation]]:
     """One list of recommendations per user, in the order given.
 
-    `exclude` and `history` hold one list per user, and `context` is one mapping for all, or one per user. The users are split
-    into requests within the server's batch limit, and the timeout bounds each of those.
+    `exclude` and `history` hold one list per user (an empty history leaves the one remembered), and `context`
+    is one mapping for all, or one per user. The users are split into requests within the server's batch limit,
+    and the timeout bounds each of those.
     """
     users = None if user_ids is None else ids("user_ids", user_ids)
     if users is None and history is None:
@@ -90,10 +92,14 @@ async def recommend_many(
     count = len(users if users is not None else history or ())
     inputs: Inputs = {"k": [a_count("k", k)] * count}
     inputs["exclude"] = [()] * count if exclude is None else id_lists("exclude", exclude, count)
-    if history is None:
-        signature, inputs["user_id"] = "recommend", users or ()
-    else:
-        signature, inputs["history"] = "recommend_history", id_lists("history", history, count)
+    signature = "recommend" if history is None else "recommend_history"
+    if users is not None:
+        inputs["user_id"] = users
+    if history is not None:
+        inputs["history"] = id_lists("history", history, count)
+    if users is not None and history is not None:
+        signature = "recommend_with"
+        inputs |= {name: [nothing] * count for name, nothing in NO_WISHES.items()}
     contexts = each(context, count)
     found: list[list[Recommendation]] = [[]] * count
     for target, places in self._targets(users, count):

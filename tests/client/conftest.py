@@ -39,6 +39,8 @@ def answer(signature: str, inputs: dict[str, Any]) -> dict[str, list[Any]]:
             return ranked(inputs["k"], inputs["exclude"], 0)
         case "recommend_in_context":
             return ranked(inputs["k"], inputs["exclude"], 2 if inputs["device"] == ["phone"] else 0)
+        case "recommend_with":
+            return ranked(inputs["k"], inputs["exclude"], 3)
         case "recommend_history":
             return ranked(inputs["k"], inputs["exclude"], 1)
         case "similar_items":

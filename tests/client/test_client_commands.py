@@ -69,6 +69,13 @@ def test_recommend_as_json(shell: Shell) -> None:
     }
 
 
+def test_an_empty_history_leaves_the_one_remembered(shell: Shell) -> None:
+    for words, past in ((["--history", "i5"], ["i5"]), (["--history", ""], ["i3", "i1"])):
+        found = shell.json("recommend", "--user", "42", "--k", "1", *words)
+        assert [row["item_id"] for row in found["history"]] == past
+        assert found["recommendations"][0]["item_id"] == "i3"
+
+
 def test_recommend_in_a_context(shell: Shell, server: StubServer) -> None:
     found = shell.json("recommend", "--user", "42", "--k", "1", "--context", "device=phone")
     assert found["recommendations"][0]["item_id"] == "i2"

@@ -84,7 +84,8 @@ def test_beside_wishes_and_histories_the_name_of_a_wish_has_a_prefix(ask: Any) -
     context = {"device": "phone", "popularity": 3}
     ask(transport, "recommend", "42", allow=["1"], popularity=0.5, context=context)
     ask(transport, "recommend", history=["1", "2"], context=context)
-    first, second = (call for call in transport.calls if call.kind == "predict")
+    ask(transport, "recommend", "42", history=["1", "2"], context=context)
+    first, second, third = (call for call in transport.calls if call.kind == "predict")
     assert first.signature == second.signature == WITH_WISHES
     assert (first.inputs["popularity"], first.inputs["context_popularity"]) == ([0.5], [3.0])
     assert (first.inputs["allow"], first.inputs["user_id"]) == ([["1"]], ["42"])
@@ -95,6 +96,7 @@ def test_beside_wishes_and_histories_the_name_of_a_wish_has_a_prefix(ask: Any) -
         [""],
     )
     assert (second.inputs["history"], second.inputs["diversity"]) == ([["1", "2"]], [0.0])
+    assert (third.signature, third.inputs) == (WITH_WISHES, {**second.inputs, "user_id": ["42"]})
 
 
 def test_many_users_share_one_context_or_have_one_each(ask: Any) -> None:

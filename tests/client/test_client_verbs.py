@@ -56,14 +56,30 @@ def test_an_empty_exclude_list_is_sent_as_one_empty_place(kind: str) -> None:
     assert fake.calls[0].inputs == {"k": [10], "exclude": [[""]], "user_id": ["42"]}
 
 
-def test_a_history_takes_the_place_of_the_user(kind: str) -> None:
+def test_a_history_needs_no_user(kind: str) -> None:
     fake = FakeTransport({"recommend_history": ONE})
-    ask(kind, fake, "recommend", "42", history=["1", "2"])
+    ask(kind, fake, "recommend", history=["1", "2"])
     ask(kind, fake, "recommend", history=[])
     assert [call.inputs for call in fake.calls] == [
         {"k": [10], "exclude": [[""]], "history": [["1", "2"]]},
         {"k": [10], "exclude": [[""]], "history": [[""]]},
     ]
+
+
+def test_a_user_counts_beside_a_history(kind: str) -> None:
+    fake = FakeTransport({"recommend_with": echo})
+    assert ask(kind, fake, "recommend", "a", history=["1", "2"]) == [("a", 1.0)]
+    assert ask(kind, fake, "recommend_many", ["a", "b"], history=[["1", "2"], []]) == [
+        [("a", 1.0)],
+        [("b", 1.0)],
+    ]
+    asked = fake.calls[1].inputs
+    assert {name: asked[name] for name in ("user_id", "history")} == {
+        "user_id": ["a", "b"],
+        "history": [["1", "2"], ["", ""]],
+    }
+    assert (asked["allow"], asked["category"]) == ([[""], [""]], [[""], [""]])
+    assert (asked["diversity"], asked["popularity"]) == ([0.0, 0.0], [0.0, 0.0])
 
 
 def test_empty_places_of_an_answer_are_dropped(kind: str) -> None:

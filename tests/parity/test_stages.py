@@ -175,8 +175,10 @@ def test_the_client_asks_for_all_of_it(run, server, ask, protocol):
         stranger = recommender.recommend(history=[items[3]], k=5, popularity=0.5)
         candidates = recommender.retrieve(user, 20)
         users = recommender.similar_users(user, 3)
+        own = recommender.recommend_many([user, "nobody"], 20, history=[[], [items[3]]])
         reasons = recommender.explain(user, plain[0])
     assert [found.item_id for found in some] == [*plain[4:6], plain[12]]
+    assert [found.item_id for found in own[0]] == plain and own[1] != own[0]
     assert labelled == []
     assert len({found.item_id for found in diverse}) == len(stranger) == 5
     assert [found.item_id for found in candidates] == plain

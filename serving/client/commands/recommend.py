@@ -80,7 +80,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _history(recommender: Recommender, user: str | None, given: list[str] | None) -> list[str]:
     """The items to show as the user's past, newest first."""
-    if given is not None or user is None:
+    if given or user is None:
         return list(reversed(given or []))[:_SHOWN]
     try:
         return recommender.history(user, _SHOWN)
