@@ -97,4 +97,8 @@ def from_http(status: int, message: str, retry_after: float = 0.0) -> Recommende
 
 def from_grpc(code: str, message: str) -> RecommenderError:
     """The error for a gRPC status code, by its name, other than OK."""
+    if code == "RESOURCE_EXHAUSTED" and "message larger than max" in message:
+        return BadRequest(
+            f"{message}: send less at once, such as a smaller max_batch, or raise the server's limit"
+        )
     return _GRPC.get(code, ServerError)(message or f"{code} without a message")

@@ -235,6 +235,12 @@ def test_a_code_becomes_a_typed_error(
     assert type(caught.value) is kind
 
 
+def test_a_request_over_the_limit_of_the_server_is_a_bad_one(ask: Ask) -> None:
+    with pytest.raises(BadRequest, match=r"larger than max \(.* smaller max_batch") as caught:
+        ask("recommend", "42", exclude=["x" * 5_000_000])
+    assert caught.value.batch_limit is None
+
+
 def test_what_may_pass_is_tried_again(ask: Ask, official: tuple[OfficialServer, str]) -> None:
     official[0].faults = [lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, "busy")] * 2
     assert ask("recommend", "42", 1) == [("i0", 1.0)]
