@@ -16,7 +16,7 @@ from serving.client.context import Context, ContextColumns
 from serving.client.errors import BadRequest, BadResponse, InvalidArgument
 from serving.client.policy import Policy, log
 
-_SINGLE = {("titles", "title"), ("explain", "score"), ("explain", "path")}  # outputs of one value a row
+_SINGLE = {("titles", "title"), ("explain", "score")}  # outputs, beside every path, of one value a row
 
 
 class Client(ABC):
@@ -111,11 +111,11 @@ class Client(ABC):
     async def _recommended(
         self, signature: str, inputs: Mapping[str, Column], target: Target, contexts: Sequence[Context] | None
     ) -> dict[str, list[Any]]:
-        """The items and scores of a recommending signature, in the context of each row where there is one.
+        """The items, scores and paths of a recommending signature, in the context of each row where there is one.
 
         What a model's context columns are, its metadata says; they are asked for again when they may have changed.
         """
-        outputs = ("item_id", "score")
+        outputs = ("item_id", "score", "path")
         if not contexts:
             return await self._predict(signature, inputs, outputs, target)
         known = self._context_columns.get(target)
@@ -182,10 +182,13 @@ def _rectangle(column: Column) -> Column:
 
 
 def _column(answer: Outputs, name: str, rows: int, signature: str) -> Column:
+    if name == "path" and name not in answer:
+        return [""] * rows
     if name not in answer:
         raise BadResponse(f"{signature}: the answer has no output {name!r}, only {sorted(answer)}")
     if len(answer[name]) != rows:
         raise BadResponse(f"{signature}: {rows} rows were sent and {len(answer[name])} of {name!r} came back")
-    if (signature, name) not in _SINGLE and not all(isinstance(row, list) for row in answer[name]):
+    single = name == "path" or (signature, name) in _SINGLE
+    if not single and not all(isinstance(row, list) for row in answer[name]):
         raise BadResponse(f"{signature}: {name!r} is not a list per row")
     return answer[name]

@@ -1,6 +1,6 @@
 """The nouns: what is asked of a server, what comes back, and the transport that carries both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -17,6 +17,16 @@ class Recommendation(NamedTuple):
 
     item_id: str
     score: float
+
+
+class Recommendations(list[Recommendation]):
+    """A list, best first; `path` says what it rests on: "known" for the user's own vector, "history", "features", "context"
+    or "popularity", and "" where the model does not say.
+    """
+
+    def __init__(self, found: Iterable[Recommendation] = (), path: str = "") -> None:
+        super().__init__(found)
+        self.path = path
 
 
 class SimilarUser(NamedTuple):

@@ -10,6 +10,7 @@ from serving.client.calls import (
     Inputs,
     Outputs,
     Recommendation,
+    Recommendations,
     SimilarUser,
     VersionStatus,
 )
@@ -24,6 +25,7 @@ from serving.client.errors import (
 )
 
 _RANKED = ("item_id", "score")
+_LISTED = (*_RANKED, "path")
 _FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds between two looks at the status
 
 
@@ -39,7 +41,7 @@ async def recommend(
     diversity: float = 0.0,
     popularity: float = 0.0,
     context: Context | None = None,
-) -> list[Recommendation]:
+) -> Recommendations:
     """The best `k` items for a user, best first; fewer where the corpus has no more to offer.
 
     An unknown `user_id` is welcome and gets what suits everyone. `history` (item ids, oldest first), where it
@@ -68,7 +70,7 @@ async def recommend(
         "popularity": [a_dial("popularity", popularity)],
     }
     outputs = await self._recommended("recommend_with", inputs, self._target_of(user_id), each(context, 1))
-    return _ranked(outputs["item_id"][0], outputs["score"][0])
+    return _ranked(*(outputs[name][0] for name in _LISTED))
 
 
 async def recommend_many(
@@ -79,7 +81,7 @@ async def recommend_many(
     exclude: Sequence[Sequence[str]] | None = None,
     history: Sequence[Sequence[str]] | None = None,
     context: Context | Sequence[Context] | None = None,
-) -> list[list[Recommendation]]:
+) -> list[Recommendations]:
     """One list of recommendations per user, in the order given.
 
     `exclude` and `history` hold one list per user (an empty history leaves the one remembered), and `context`
@@ -101,24 +103,24 @@ async def recommend_many(
         signature = "recommend_with"
         inputs |= {name: [nothing] * count for name, nothing in NO_WISHES.items()}
     contexts = each(context, count)
-    found: list[list[Recommendation]] = [[]] * count
+    found = [Recommendations()] * count
     for target, places in self._targets(users, count):
         part = {name: [column[place] for place in places] for name, column in inputs.items()}
         given = None if contexts is None else [contexts[place] for place in places]
         outputs = await self._recommended(signature, part, target, given)
-        for place, items, scores in zip(places, outputs["item_id"], outputs["score"], strict=True):
-            found[place] = _ranked(items, scores)
+        for place, *row in zip(places, *(outputs[name] for name in _LISTED), strict=True):
+            found[place] = _ranked(*row)
     return found
 
 
 async def retrieve(
     self: Client, user_id: str, k: int = 500, *, exclude: Sequence[str] = ()
-) -> list[Recommendation]:
+) -> Recommendations:
     """The `k` candidates of a user as the first stage finds and scores them, before any ranking."""
     inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "k": [a_count("k", k)]}
     inputs["exclude"] = [ids("exclude", exclude)]
-    outputs = await self._predict("retrieve", inputs, _RANKED, self._target_of(user_id))
-    return _ranked(outputs["item_id"][0], outputs["score"][0])
+    outputs = await self._predict("retrieve", inputs, _LISTED, self._target_of(user_id))
+    return _ranked(*(outputs[name][0] for name in _LISTED))
 
 
 async def similar_users(self: Client, user_id: str, k: int = 10) -> list[SimilarUser]:
@@ -237,8 +239,9 @@ def _versions(outputs: Outputs) -> list[VersionStatus]:
     ]
 
 
-def _ranked(items: Sequence[str], scores: Sequence[float]) -> list[Recommendation]:
+def _ranked(items: Sequence[str], scores: Sequence[float], path: str = "") -> Recommendations:
     """Items with scores, without the empty places that fill a row up to the width of its batch."""
     if len(items) != len(scores):
         raise BadResponse(f"{len(items)} items and {len(scores)} scores came back")
-    return [Recommendation(item, score) for item, score in zip(items, scores, strict=True) if item]
+    found = (Recommendation(item, score) for item, score in zip(items, scores, strict=True) if item)
+    return Recommendations(found, path)

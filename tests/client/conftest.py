@@ -22,14 +22,14 @@ class Refusal(Exception):
         self.status = status
 
 
-def ranked(k: list[int], exclude: list[list[str]], shift: int) -> dict[str, Any]:
+def ranked(k: list[int], exclude: list[list[str]], shift: int, path: str = "known") -> dict[str, Any]:
     width = max(k)
     rows = []
     for count, out in zip(k, exclude, strict=True):
         items = [item for item in CORPUS[shift:] + CORPUS[:shift] if item not in out][:count]
         rows.append(items + [""] * (width - len(items)))
     scores = [[1.0 - 0.01 * n if item else LOWEST for n, item in enumerate(row)] for row in rows]
-    return {"item_id": rows, "score": scores}
+    return {"item_id": rows, "score": scores, "path": [path] * len(rows)}
 
 
 def answer(signature: str, inputs: dict[str, Any]) -> dict[str, list[Any]]:
@@ -42,7 +42,7 @@ def answer(signature: str, inputs: dict[str, Any]) -> dict[str, list[Any]]:
         case "recommend_with":
             return ranked(inputs["k"], inputs["exclude"], 3)
         case "recommend_history":
-            return ranked(inputs["k"], inputs["exclude"], 1)
+            return ranked(inputs["k"], inputs["exclude"], 1, "history")
         case "similar_items":
             return ranked(inputs["k"], [[item] for item in inputs["item_id"]], 0)
         case "rank":

@@ -64,6 +64,7 @@ def test_recommend_as_json(shell: Shell) -> None:
         "recommend", "--history", "i1, i2", "--history", "i3", "--k", "1", "--exclude", "i1"
     ) == {
         "user_id": None,
+        "path": "history",
         "history": [{"item_id": item, "title": f"Tïtle {item}"} for item in ("i3", "i2", "i1")],
         "recommendations": [{"rank": 1, "item_id": "i2", "title": "Tïtle i2", "score": 1.0}],
     }

@@ -171,6 +171,7 @@ def ask(request: pytest.FixtureRequest, official: tuple[OfficialServer, str]) ->
 def test_every_verb(ask: Ask) -> None:
     assert ask("recommend", "42", 2, exclude=["i0"]) == [("i1", 1.0), ("i2", pytest.approx(0.99))]
     assert ask("recommend", history=["i0", "i5"], k=1) == [("i1", 1.0)]
+    assert ask("recommend", history=["i0", "i5"], k=1).path == "history"
     assert len(ask("recommend", "42", 1000)) == 20
     assert [row[0].item_id for row in ask("recommend_many", ["1", "ü"], 3, exclude=[["i0"], []])] == [
         "i1",

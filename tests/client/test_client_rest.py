@@ -83,6 +83,7 @@ def drip(handler: Handler) -> None:
 def test_every_verb(ask: Ask) -> None:
     assert ask("recommend", "42", 2, exclude=["i0"]) == [("i1", 1.0), ("i2", 0.99)]
     assert ask("recommend", history=["i0", "i5"], k=1) == [("i1", 1.0)]
+    assert ask("recommend", history=["i0", "i5"], k=1).path == "history"
     assert len(ask("recommend", "42", 1000)) == 20
     assert ask("recommend_many", ["1", "2"], 1) == [[("i0", 1.0)], [("i0", 1.0)]]
     assert ask("similar_items", "i0", 1) == [("i1", 1.0)]

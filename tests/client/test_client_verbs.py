@@ -41,7 +41,19 @@ def test_recommend_sends_one_row_and_returns_named_tuples(kind: str) -> None:
     assert found == [("7", 0.9), ("9", 0.5)]
     assert found[0].item_id == "7" and found[0].score == 0.9
     inputs: Inputs = {"k": [2], "exclude": [["1"]], "user_id": ["42"]}
-    assert fake.calls == [Call(Target("recommender"), "predict", "recommend", inputs, ("item_id", "score"))]
+    assert fake.calls == [
+        Call(Target("recommender"), "predict", "recommend", inputs, ("item_id", "score", "path"))
+    ]
+
+
+def test_each_list_says_what_it_rests_on(kind: str) -> None:
+    told = {**ONE, "path": ["history"]}
+    fake = FakeTransport({"recommend": [ONE, told], "recommend_with": told, "retrieve": told})
+    assert ask(kind, fake, "recommend", "42").path == ""
+    (found,) = ask(kind, fake, "recommend_many", ["42"])
+    assert found == [("7", 0.9), ("9", 0.5)] and found.path == "history"
+    assert ask(kind, fake, "recommend", "42", diversity=0.5).path == "history"
+    assert ask(kind, fake, "retrieve", "42").path == "history"
 
 
 def test_a_key_with_its_newline_is_refused_and_not_shown() -> None:

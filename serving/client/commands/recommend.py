@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
         ]
     whom = f"user {options.user}" if options.user is not None else "this history"
     if options.json:
-        print_json({"user_id": options.user, "history": past, "recommendations": rows})
+        print_json({"user_id": options.user, "path": found.path, "history": past, "recommendations": rows})
         return 0
     if past:
         print_table(f"History of {whom}, newest first" if options.user else "The history, newest first", past)
