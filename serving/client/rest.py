@@ -43,6 +43,7 @@ class RestTransport:
         }
         self._paths: dict[object, httpx.URL] = {}
         self._opening = threading.Lock()
+        self._thread = threading.local()  # the deadline of its request
         self._client: httpx.Client | None = None
         self._async_client: httpx.AsyncClient | None = None
 
@@ -50,18 +51,12 @@ class RestTransport:
         """Blocks until the answer is complete; see `Transport.send`."""
         with self._opening:  # threads may arrive here together
             self._client = self._client or httpx.Client(**self._options)
-        deadline = time.monotonic() + timeout
+        request = self._request(call, timeout)
+        request.extensions["trace"] = self._bound
+        self._thread.deadline = time.monotonic() + timeout
         with _errors(self._url):
-            response = self._client.send(self._request(call, timeout), stream=True)
-            try:
-                body = bytearray()
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if time.monotonic() > deadline:
-                        raise DeadlineExceeded(f"{self._url} sends too slowly")
-            finally:
-                response.close()
-        return _outputs(call, response, body)
+            response = self._client.send(request)
+        return _outputs(call, response, response.content)
 
     async def asend(self, call: Call, timeout: float) -> Outputs:
         """The same, awaited."""
@@ -81,6 +76,21 @@ class RestTransport:
         """Closes the connections of the asynchronous client."""
         if self._async_client is not None:
             await self._async_client.aclose()
+
+    def _bound(self, event: str, info: Any) -> None:
+        """Makes a new connection keep the deadline of a whole request: httpx's timeout is for each read alone."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        stream = info["return_value"]
+        read = stream.read
+
+        def bounded(max_bytes: int, timeout: float | None = None) -> Any:
+            left = self._thread.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            return read(max_bytes, min(left, timeout or left))
+
+        stream.read = bounded
 
     def _request(self, call: Call, timeout: float) -> httpx.Request:
         extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), max(timeout, 1e-3))}
@@ -111,6 +121,8 @@ def _errors(url: str) -> Iterator[None]:
         if isinstance(error, RecommenderError):
             raise
         raise DeadlineExceeded(f"no answer from {url}") from error
+    except httpx.DecodingError as error:
+        raise BadResponse(f"{url} sends a body that cannot be decoded: {error}") from error
     except httpx.TransportError as error:
         raise ConnectionFailed(f"no connection to {url}: {str(error) or type(error).__name__}") from error
 
@@ -124,7 +136,7 @@ def _body(call: Call) -> bytes:
         ) from error
 
 
-def _outputs(call: Call, response: httpx.Response, body: bytes | bytearray) -> Outputs:
+def _outputs(call: Call, response: httpx.Response, body: bytes) -> Outputs:
     try:
         answer = json.loads(body)
     except ValueError:

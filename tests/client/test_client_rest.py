@@ -80,6 +80,14 @@ def drip(handler: Handler) -> None:
     handler.close_connection = True
 
 
+def drip_headers(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.flush_headers()
+    while not handler.server.released.wait(0.02):
+        handler.wfile.write(b"x: %s\r\n" % (b"x" * 1000))
+    handler.close_connection = True
+
+
 def test_every_verb(ask: Ask) -> None:
     assert ask("recommend", "42", 2, exclude=["i0"]) == [("i1", 1.0), ("i2", 0.99)]
     assert ask("recommend", history=["i0", "i5"], k=1) == [("i1", 1.0)]
@@ -168,7 +176,7 @@ def test_retry_after_is_heeded(ask: Ask, server: StubServer) -> None:
     assert ask("recommend", "42", 1) == [("i0", 1.0)]
 
 
-@pytest.mark.parametrize("fault", [hang, drip])
+@pytest.mark.parametrize("fault", [hang, drip, drip_headers])
 def test_the_deadline_holds(ask: Ask, server: StubServer, fault: Callable[[Handler], None]) -> None:
     server.faults = [fault]
     with pytest.raises(DeadlineExceeded, match=r"timeout 0\.1 s"):
@@ -200,6 +208,12 @@ def test_an_answer_that_is_none(ask: Ask, server: StubServer, body: bytes) -> No
     server.faults = [status(200, body)]
     with pytest.raises(BadResponse):
         ask("status")
+
+
+def test_a_body_in_an_encoding_that_it_has_not_is_a_bad_response(ask: Ask, server: StubServer) -> None:
+    server.faults = [status(200, b'{"outputs": []}', **{"content-encoding": "gzip"})]
+    with pytest.raises(BadResponse, match="cannot be decoded"):
+        ask("recommend", "42")
 
 
 def test_an_error_page_of_a_proxy_is_shown_in_short(ask: Ask, server: StubServer) -> None:
