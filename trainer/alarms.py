@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.answers import Answers
-from trainer.data.examples import Cases, Prepared
+from trainer.data.examples import Cases, Events, Floats, Prepared
 
 _ALIKE = 0.05  # share of cases with one score for everything from which it is worth a line
 _SAME = 0.95  # share of cases with one and the same order
@@ -31,6 +31,13 @@ def collapse(answers: Answers, cases: int) -> list[str]:
     return lines
 
 
+def constant(predicted: Floats) -> list[str]:
+    """Returns a line where every event is given the same prediction."""
+    if len(predicted) < 2 or np.ptp(predicted):
+        return []
+    return [f"collapse: all {len(predicted)} predictions are the same"]
+
+
 def leakage(cases: Cases, prepared: Prepared) -> list[str]:
     """Returns a line each for positives that training has seen, and for what lies after the moment of a
     request.
@@ -47,9 +54,25 @@ def leakage(cases: Cases, prepared: Prepared) -> list[str]:
         lines.append(
             f"leakage: {int(seen.sum())} of {len(items)} positives are in training with the same user"
         )
+    if cases.dropped:
+        lines.append(
+            f"leakage: {cases.dropped} more positives of the test were in training: they are left out"
+        )
     if prepared.ordered:
         lines += _later_events(cases, prepared)
     return lines
+
+
+def rated_leakage(events: Events, prepared: Prepared) -> list[str]:
+    """Returns a line where training holds pairs of user and item that the test asks about."""
+    known, width = (events.user > 0) & (events.item > 0), len(prepared.items)
+    train = prepared.rated_train
+    seen = np.isin(
+        _pairs(events.user[known], events.item[known], width), _pairs(train.user, train.item, width)
+    )
+    if not seen.any():
+        return []
+    return [f"leakage: {int(seen.sum())} of {len(events)} events are in training with the same user and item"]
 
 
 def _later_events(cases: Cases, prepared: Prepared) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import metrics, slices
+from trainer.alarms import constant, rated_leakage
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.reports import RankingReport, empty_slices, figures, taken, values_of
 from trainer.settings import EvaluateSettings
@@ -47,6 +48,7 @@ def evaluate_ranking(
     if not len(actual) or alarms:
         empty = [] if len(actual) else ["no events to rank"]
         return RankingReport({"events": len(actual)}, {}, {}, {}, {}, alarms, notes + empty)
+    alarms = constant(predicted) + rated_leakage(events, prepared)
     positive = actual > 0 if binary else actual >= _threshold(actual, threshold)
     samples = _errors(predicted, actual, positive, clusters(events.user), binary)
     listed = _list_ndcg(predicted, actual, events)

@@ -199,6 +199,7 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
                 settings,
                 lambda done, _: advance(done, ""),
             )
+        _warn(run.reporter, "retrieval", retrieval["model"])
         for name in baselines:
             found, costs["retrieval"][name] = leaderboard.enter(
                 "baseline",
@@ -212,6 +213,8 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
         target = run.ranking.settings.targets[0]
         targets = evaluate_targets(run.ranking, prepared, settings)
         ranking["model"] = targets[target.name]
+        for name, report in targets.items():
+            _warn(run.reporter, f"ranking of {name}", report)
         rating = target.column == "rating" and target.kind == "regression"
         for name in ranking_baselines if rating else ():
             rated, costs["ranking"][name] = leaderboard.enter(
@@ -223,6 +226,11 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
             )
             ranking |= {} if rated is None else {name: rated}
     return Reports(retrieval, ranking, targets, costs)
+
+
+def _warn(reporter: Reporter, task: str, report: Report) -> None:
+    for line in report.alarms:
+        reporter.say(f"{task}: {line}")
 
 
 def to_beat(run: Run) -> tuple[str, ...]:

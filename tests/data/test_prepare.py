@@ -87,6 +87,15 @@ def test_a_positive_of_the_history_is_dropped_and_told(make, caplog):
     assert prepared.users.decode(prepared.test.user) == ["B"]
     assert "1 of 2 positives" in caplog.text
     assert len(prepared.rated_test) == 2
+    assert prepared.test.dropped == 0  # a repeat, no leak
+
+
+def test_positives_that_a_given_test_shares_with_training_are_counted(make):
+    data = make(
+        [("A", "a", 1), ("B", "b", 2)], test=[("A", "a", 5), ("A", "b", 6), ("B", "b", 7), ("B", "a", 8)]
+    )
+    test = prepare(data, of("predefined")).test
+    assert test.dropped == test.take(np.array([0])).dropped == 2
 
 
 def test_repeated_events_stay_in_training_and_positives_are_unique(make):

@@ -1,16 +1,23 @@
 """The whole report on a hand-made world, its alarms, its slices, and what it says about bad input."""
 
+import dataclasses
+import io
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import Table, events, lists
+from rich.console import Console
 
 from trainer import beyond_accuracy, metrics
+from trainer.config import Config
 from trainer.data.examples import Cases
 from trainer.errors import UserError
 from trainer.evaluate import accuracy, compare, evaluate_ranking, evaluate_retrieval, gate, measure
+from trainer.progress import Reporter
 from trainer.settings import EvaluateSettings
 
 # Case 1 ranks c first; case 2 has b, d at 3 and 2; case 3 has e at 3; case 4 wants an unknown item.
@@ -147,6 +154,16 @@ def test_collapse_to_one_score_scores_nothing_and_is_said(prepared):
     assert any("one and the same score" in line for line in report.alarms)
 
 
+def test_the_models_alarms_are_on_the_terminal(prepared, monkeypatch):
+    from trainer import experiment
+
+    monkeypatch.setattr("trainer.experiment.scorer", lambda *_: Table(np.zeros((4, 7))))
+    reporter = Reporter(Console(file=io.StringIO(), width=200))
+    run = experiment.Run(Config(), Path(), prepared, "", SimpleNamespace(retriever=None), None, reporter)
+    experiment.measure(run, (), ())
+    assert "retrieval: collapse: in 4 of 4 cases all items have one" in reporter.console.file.getvalue()
+
+
 def test_collapse_to_one_list_is_said(prepared):
     same = np.arange(7.0) + np.array([[0], [5], [7], [1]])
     report = evaluate_retrieval(Table(same), prepared.test, prepared, PLAIN)
@@ -176,6 +193,9 @@ def test_leaks_are_said(prepared, replaced):
     assert any("1 events of the histories lie after" in line for line in report.alarms)
     unordered = evaluate_retrieval(Table(SCORES), early, replaced(ordered=False), PLAIN)
     assert not unordered.alarms
+    overlapping = dataclasses.replace(prepared.test, dropped=7)
+    report = evaluate_retrieval(Table(SCORES), overlapping, prepared, PLAIN)
+    assert report.alarms == ["leakage: 7 more positives of the test were in training: they are left out"]
 
 
 @pytest.fixture
@@ -279,6 +299,15 @@ def test_ranking_without_labels_or_with_bad_predictions_is_said(prepared):
 def test_constant_predictions_have_an_auc_of_one_half(prepared):
     report = evaluate_ranking(np.ones(5, np.float32), prepared.rated_test, prepared, EvaluateSettings())
     assert report.values["auc"] == 0.5
+    assert report.alarms == ["collapse: all 5 predictions are the same"]
+
+
+def test_rated_events_that_training_has_seen_are_said(prepared, replaced):
+    predicted = np.array([5, 5, 2, 3, 1], np.float32)
+    world = replaced(rated_train=events([1, 2, 3], [3, 3, 5], [0, 0, 0], [5, 4, 3]))
+    report = evaluate_ranking(predicted, prepared.rated_test, world, EvaluateSettings())
+    assert report.alarms == ["leakage: 2 of 5 events are in training with the same user and item"]
+    assert evaluate_ranking(predicted, prepared.rated_test, prepared, EvaluateSettings()).alarms == []
 
 
 def test_empty_slices_are_named_and_have_no_figures(prepared):

@@ -126,6 +126,7 @@ class Cases:
     timestamp: Longs  # the moment of the request: the first positive's
     context: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)  # the first positive's
     disliked: Lists | None = None
+    dropped: int = 0  # positives of a test that came with the data, left out because training has them
 
     def __len__(self) -> int:
         return len(self.user)
@@ -140,6 +141,7 @@ class Cases:
             self.timestamp[rows],
             context,
             None if self.disliked is None else self.disliked.take(rows),
+            self.dropped,
         )
 
 

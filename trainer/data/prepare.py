@@ -49,7 +49,8 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         [_known(side, users, items) for side in liked_and_disliked(events, settings.min_rating)]
         for events in (begun, _merge(begun, test))
     )
-    comparable = resolve(dataset, settings.split.method) == "leave_last_out" and not _filters(settings)
+    method = resolve(dataset, settings.split.method)
+    comparable = method == "leave_last_out" and not _filters(settings)
     prepared = Prepared(
         schema=dataset.schema,
         users=users,
@@ -59,7 +60,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         titles=_titles(dataset, items),
         train=liked,
         validation=_cases(train, validation, code, parts.ordered),
-        test=_cases(begun, test, code, parts.ordered),
+        test=_cases(begun, test, code, parts.ordered, given=method == "predefined"),
         rated_train=train,
         rated_validation=_known(validation, users, items),
         rated_test=_known(test, users, items),
@@ -185,7 +186,7 @@ def _merge(first: Events, second: Events) -> Events:
     return joined.take(order)
 
 
-def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
+def _cases(past: Events, future: Events, code: Coding, ordered: bool, given: bool = False) -> Cases:
     """Returns one case for each user of `future` with something left to find, strangers included.
 
     An event of the history whose item is outside the vocabulary is left out: a model can make nothing of it.
@@ -219,6 +220,7 @@ def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
         timestamp=future.timestamp[start],
         context={name: column[start] for name, column in future.context.items()},
         disliked=disliked.by_user(people).take(who) if len(disliked) else None,
+        dropped=int((~fresh).sum()) if given else 0,
     )
 
 
