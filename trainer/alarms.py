@@ -64,7 +64,9 @@ def leakage(cases: Cases, prepared: Prepared) -> list[str]:
 
 
 def rated_leakage(events: Events, prepared: Prepared) -> list[str]:
-    """Returns a line where training holds pairs of user and item that the test asks about."""
+    """Returns a line where training holds pairs of user and item that the test asks about; in order of time one may come again."""
+    if prepared.ordered:
+        return []
     known, width = (events.user > 0) & (events.item > 0), len(prepared.items)
     train = prepared.rated_train
     seen = np.isin(
