@@ -304,8 +304,10 @@ def test_constant_predictions_have_an_auc_of_one_half(prepared):
 
 def test_rated_events_that_training_has_seen_are_said(prepared, replaced):
     predicted = np.array([5, 5, 2, 3, 1], np.float32)
-    world = replaced(rated_train=events([1, 2, 3], [3, 3, 5], [0, 0, 0], [5, 4, 3]))
+    again = {"rated_train": events([1, 2, 3], [3, 3, 5], [0, 0, 0], [5, 4, 3])}
+    world, in_time = replaced(**again, ordered=False), replaced(**again, ordered=True)
     report = evaluate_ranking(predicted, prepared.rated_test, world, EvaluateSettings())
+    assert evaluate_ranking(predicted, prepared.rated_test, in_time, EvaluateSettings()).alarms == []
     assert report.alarms == ["leakage: 2 of 5 events are in training with the same user and item"]
     assert evaluate_ranking(predicted, prepared.rated_test, prepared, EvaluateSettings()).alarms == []
 
