@@ -1,10 +1,13 @@
 """Id embeddings by hand: messages over a graph of two users and three items, starts from factorisations, norm limits."""
 
+import re
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import registry
+from trainer import memory, registry
 from trainer.blending import attach
 from trainer.cascade import Cascade
 from trainer.cascade_choice import choose
@@ -108,7 +111,48 @@ def test_long_vectors_are_shortened():
     np.testing.assert_allclose(table(tf.constant([0, 1, 2])), [[0.6, 0.8], [0.3, 0.4], [0, 1]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names("start") if name != "random"])
+FITTED = [name for name in registry.names("start") if name != "random"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "free", "advice"),
+    [
+        *((name, 200_000_000, None, r"retrieval\.embedding_dimension") for name in FITTED),
+        ("item2vec", 4, 0, r"retrieval\.start\.window"),
+    ],
+)
+def test_a_start_above_the_memory_is_told_and_left_out(
+    tiny_prepared, monkeypatch, caplog, name, dimension, free, advice
+):
+    if free is not None:
+        monkeypatch.setattr(memory, "available", lambda: free)
+    caplog.set_level("WARNING", "trainer")
+    given = {"prepared": tiny_prepared, "dimension": dimension}
+    assert registry.build("start", name, {}, "retrieval.start", **given) is None
+    (line,) = caplog.messages
+    assert re.fullmatch(
+        rf"retrieval\.start\.name={name} needs .* GB .*the embeddings start random \(.*{advice}.*", line
+    )
+
+
+def test_a_model_goes_on_from_random_rows(tiny_config, tiny_prepared, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    vectors = []
+    for name in ("svd", "random"):
+        tf.keras.utils.set_random_seed(1)
+        settings = with_settings(tiny_config, {"retrieval.start": {"name": name}})
+        retriever = Retriever(settings.retrieval, tiny_prepared)
+        vectors.append(retriever.candidate_tower.ids(tf.range(5)).numpy())
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_a_start_whose_library_is_missing_is_told_by_its_setting(tiny_prepared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    with pytest.raises(UserError, match=r"retrieval\.start\.name=als needs the library implicit"):
+        registry.build("start", "als", {}, "retrieval.start", prepared=tiny_prepared, dimension=4)
+
+
+@pytest.mark.parametrize("name", FITTED)
 def test_a_start_puts_items_near_that_share_users(tiny_config, tiny_prepared, name):
     """Items that many users share have nearer vectors than items that none share; dimension beyond the rank is filled with zeros."""
     settings = with_settings(

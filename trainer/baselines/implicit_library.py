@@ -11,14 +11,14 @@ from threadpoolctl import threadpool_limits
 from trainer.errors import UserError
 
 
-def models(name: str) -> Any:
+def models(name: str, needed_by: str = "this baseline") -> Any:
     """Returns the module of `implicit` with the CPU models `name`; raises `UserError` where it is not
-    installed.
+    installed, which says what needs it.
     """
     try:
         return importlib.import_module(f"implicit.cpu.{name}")
     except ImportError as error:
-        raise UserError(f"this baseline needs the library implicit (pip install implicit): {error}") from None
+        raise UserError(f"{needed_by} needs the library implicit (pip install implicit): {error}") from None
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
