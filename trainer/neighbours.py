@@ -16,7 +16,7 @@ BLOCK = 1024  # users asked at a time
 
 
 class SimilarItems(tf.Module):
-    """The items nearest to an item by the towers' own similarity; by cosine where there is more than the towers."""
+    """The items nearest to an item by the towers' own similarity; with blocks beside them, by the cosine of all weighed parts."""
 
     def __init__(self, retriever: Retriever, index: Any) -> None:
         super().__init__()

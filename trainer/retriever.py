@@ -154,7 +154,10 @@ class Retriever(tf.Module):
         return tf.concat(parts, axis=1)
 
     def similar(self, candidates: tf.Tensor) -> tf.Tensor:
-        """Returns candidate vectors `[n, D]` as queries for their own neighbours `[n, D']`: by the towers' similarity, else by cosine."""
+        """Returns candidate vectors `[n, D]` as queries for their own neighbours `[n, D']`.
+
+        Towers alone are compared by their own similarity (of dot products, the cosine), with blocks beside them the cosine is taken.
+        """
         return between_candidates(self._alike(candidates), self.similarity if self._alone else "cosine")
 
     def compared(self, candidates: tf.Tensor) -> tf.Tensor:
@@ -170,8 +173,19 @@ class Retriever(tf.Module):
         return len(self.blocks) == int(self.prior is not None)
 
     def _alike(self, candidates: tf.Tensor) -> tf.Tensor:
-        """Returns the vectors; of towers alone without popularity, which has no say in what is alike."""
-        return candidates[:, :-1] if self._alone and self.blocks else candidates
+        """Returns the vectors without popularity, which has no say in what is alike.
+
+        Of towers and blocks, each part times the root of its weight, so that a product of two holds it as a query's score does.
+        """
+        if self._alone:
+            return candidates[:, :-1] if self.blocks else candidates
+        blocks = [layer.block for layer in self.blocks]
+        widths = [block.candidates.shape[1] for block in blocks]
+        scales = np.repeat([0.0 if block.constant else block.scale for block in blocks], widths)
+        towers = np.full(candidates.shape[1] - sum(widths), self.tower_scale)
+        if self.similarity == "euclidean":
+            towers[-2:] = 0.0  # the squared length and the 1 beside it are no direction
+        return candidates * tf.constant(np.sqrt(np.concatenate([towers, scales])), tf.float32)
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""

@@ -208,7 +208,11 @@ class ServingModel(tf.Module):
         return {"embedding": tf.gather(self.index.vectors, self._rows(self.item_lookup, item_id))}
 
     def similar_items(self, item_id: tf.Tensor, k: tf.Tensor) -> Answer:
-        """Gives the `k` items most like each item by the model's own similarity; unknown items get none."""
+        """Gives the `k` items most like each item; unknown items get none.
+
+        The cosine of the candidate vectors without popularity, each part weighed as in a score; of towers alone with euclidean
+        similarity, the negated squared distance.
+        """
         return self._listed(self.alike.top(self._rows(self.item_lookup, item_id), self._width(k)), k)
 
     def similar_users(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blending import combine
+from trainer.blending import combine, popularity_block
+from trainer.blocks import Block
 from trainer.data.interactions import Feature, Schema
 from trainer.errors import UserError
 from trainer.retriever import PATHS, Retriever
@@ -55,6 +56,22 @@ def test_items_are_alike_as_the_towers_say(retriever):
         unit = plain / np.linalg.norm(plain, axis=1, keepdims=True)
         wanted = unit @ unit.T
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_beside_blocks_items_are_alike_by_the_cosine_of_the_parts_weighed(retriever):
+    """Popularity, the last column, has no say whatever its weight."""
+    made, _ = retriever
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(6, width)).astype(np.float32) for width in (3, 2)]
+    scales, degree = (0.5, 4.0), np.array([1, 2, 9, 90, 900, 9000.0])
+    blocks = [Block("taste", table, table, scale=scale) for table, scale in zip(tables, scales, strict=True)]
+    made.combine(0.2, [*blocks, popularity_block(degree, 100.0)])
+    vectors = tf.constant(in_blocks(made.candidates, 6))
+    found = made.similar(vectors).numpy() @ made.compared(vectors).numpy().T
+    parts = [(made.candidate_tower(tf.range(6)).numpy()[:, :4], 0.2), *zip(tables, scales, strict=True)]
+    products = sum(scale * table @ table.T for table, scale in parts)
+    length = np.sqrt(np.diag(products))
+    np.testing.assert_allclose(found, products / length / length[:, None], atol=1e-5)
 
 
 def test_the_feature_that_filters(make_prepared):
