@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
+import json
 import logging
 import resource
 import signal
@@ -55,7 +56,9 @@ def serve(options: ServerOptions) -> None:
         grpc_socket.close()  # it only held the port while the models loaded
         loop_factory = rest.config.get_loop_factory()  # uvloop where it is installed
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(_run(rest, rest_socket, grpc, options))
+            ready = {key: getattr(options, key) for key in ("host", "port", "rest_api_port")}
+            ready["models"] = {model.name: manager.get(model.name).version for model in models}
+            runner.run(_run(rest, rest_socket, grpc, options, json.dumps(ready)))
         manager.stop()
 
 
@@ -63,35 +66,30 @@ class _Connection(HttpToolsProtocol):
     """A REST connection, closed when the headers of a request take longer to arrive than a request may take."""
 
     timeout: float = 0
-    _deadline: asyncio.TimerHandle | None = None
+    deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
+        self.data_received(b"")  # the time of the first headers runs from here
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
-
-    def _watch(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:  # the headers are here
-            if self._deadline:
-                self._deadline.cancel()
-            self._deadline = None
-        elif self.timeout and self._deadline is None:
-            self._deadline = self.loop.call_later(self.timeout, self.transport.close)
+        reading = self.cycle is None or self.cycle.response_complete
+        if reading and self.timeout and not self.deadline:
+            self.deadline = self.loop.call_later(self.timeout, self.transport.close)
+        elif not reading and self.deadline:
+            self.deadline.cancel()
+            self.deadline = None
 
 
 class _Rest(uvicorn.Server):
     """The HTTP server, with signals left to `_run`, which stops both ports at once."""
 
     def __init__(self, api: "RestApi", options: ServerOptions) -> None:
-        class Connection(_Connection):
-            timeout = options.rest_api_timeout_in_ms / 1000
-
+        _Connection.timeout = options.rest_api_timeout_in_ms / 1000
         config = uvicorn.Config(
             api,
-            http=Connection,
+            http=_Connection,
             lifespan="off",
             ws="none",
             log_level="warning",
@@ -110,7 +108,9 @@ class _Rest(uvicorn.Server):
         yield
 
 
-async def _run(rest: _Rest, rest_socket: socket.socket, grpc: "GrpcServer", options: ServerOptions) -> None:
+async def _run(
+    rest: _Rest, rest_socket: socket.socket, grpc: "GrpcServer", options: ServerOptions, ready: str
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -119,8 +119,11 @@ async def _run(rest: _Rest, rest_socket: socket.socket, grpc: "GrpcServer", opti
         logger.info("gRPC on %s:%d", options.host, options.port)
     async with asyncio.TaskGroup() as tasks:
         if options.rest_api_port:
+            rest_socket.listen(rest.config.backlog)
             tasks.create_task(rest.serve([rest_socket]))
             logger.info("REST on %s:%d", options.host, options.rest_api_port)
+        if options.json:
+            print(ready, flush=True)
         await stop.wait()
         logger.info("stopping: the requests that run have %d s", options.drain_seconds)
         rest.should_exit = True

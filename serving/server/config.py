@@ -61,10 +61,8 @@ class ModelConfig:
         children = (path for path in self.base_path.iterdir() if re.fullmatch("[0-9]+", path.name))
         found = {int(path.name): path for path in children if path.is_dir()}
         for path in (self.base_path, *found.values()):
-            if self.bundle and not path.resolve().is_relative_to(self.bundle.resolve()):
-                raise StartError(
-                    f"--bundle {self.bundle}: {path} leads out of the bundle, to {path.resolve()}"
-                )
+            if self.bundle and not (real := path.resolve()).is_relative_to(self.bundle.resolve()):
+                raise StartError(f"--bundle {self.bundle}: {path} leads out of the bundle, to {real}")
         return found
 
     def aspired(self) -> dict[int, Path]:

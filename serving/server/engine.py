@@ -39,9 +39,7 @@ def command(options: ServerOptions) -> list[str]:
         elif flag.name not in ("engine", "bundle", "drain_seconds"):
             raise StartError(f"--{flag.name} has no counterpart in {BINARY}")
     if options.api_key():
-        raise StartError(
-            f"${API_KEY_VARIABLE} has no counterpart in {BINARY}: unset it, or use another engine"
-        )
+        raise StartError(f"${API_KEY_VARIABLE} has no counterpart in {BINARY}; unset it")
     if options.bundle:
         words.append(f"--model_config_file={_bundle_config(options)}")
     return words

@@ -4,6 +4,7 @@ import argparse
 import os
 import ssl
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -24,7 +25,7 @@ UNSUPPORTED = (
     "per_process_gpu_memory_fraction", "platform_config_file", "prefer_tflite_model",
     "remove_unused_fields_from_bundle_metagraph", "rest_api_enable_cors_support", "skip_initialize_tpu",
     "ssl_config_file", "tensorflow_session_config_file", "thread_pool_factory_config_file",
-    "use_alts_credentials", "xla_cpu_compilation_enabled",
+    "use_alts_credentials", "xla_cpu_compilation_enabled", "xla_gpu_compilation_enabled",
 )
 # fmt: on
 
@@ -38,13 +39,12 @@ class ServerOptions:
     engine: Annotated[str, "embedded, or tensorflow to run tensorflow_model_server", OWN] = "embedded"
     tls_certificate: Annotated[File, "PEM certificate chain for both ports", OWN] = None
     tls_key: Annotated[File, "PEM private key of --tls_certificate", OWN] = None
-    api_key_file: Annotated[File, f"file with the bearer token to ask for; else ${API_KEY_VARIABLE}", OWN] = (
-        None
-    )
+    api_key_file: Annotated[File, f"file with the bearer token; else ${API_KEY_VARIABLE}", OWN] = None
     max_body_bytes: Annotated[int, "largest request, in bytes", OWN] = 32 << 20
     max_batch: Annotated[int, "most rows (dimension 0 of an input) in one request", OWN] = 10_000
     max_connections: Annotated[int, "REST connections served at once; more are answered 503", OWN] = 2_048
     drain_seconds: Annotated[int, "time that running requests get after SIGTERM", OWN] = 30
+    json: Annotated[bool, "print a line of JSON with host, ports and models when ready", OWN] = False
     port: Annotated[int, "gRPC port; 0 turns gRPC off"] = 8500
     rest_api_port: Annotated[int, "REST port; 0 turns REST off"] = 8501
     model_name: Annotated[str, "name of the model in --model_base_path"] = "default"
@@ -75,10 +75,9 @@ class ServerOptions:
     def of(cls, namespace: argparse.Namespace) -> "ServerOptions":
         """The options in a parsed command line; raises StartError where they contradict each other."""
         options = cls(**{flag.name: getattr(namespace, flag.name) for flag in fields(cls)})
-        if not options.port and not options.rest_api_port:
-            raise StartError("--port=0 and --rest_api_port=0 leave nothing to listen on; one must be a port")
         if options.port == options.rest_api_port:
-            raise StartError(f"--port and --rest_api_port are both {options.port}; they must differ")
+            rule = "they must differ" if options.port else "one must be a port to listen on"
+            raise StartError(f"--port and --rest_api_port are both {options.port}; {rule}")
         if (options.tls_certificate is None) != (options.tls_key is None):
             raise StartError("--tls_certificate and --tls_key go together")
         if options.batching_parameters_file and not options.enable_batching:
@@ -109,21 +108,18 @@ class ServerOptions:
 
 def _check_tls(certificate: Path, key: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    fault = f"--tls_certificate {certificate} holds no PEM certificate"
     try:
         context.load_verify_locations(certificate)
-    except ssl.SSLError:
-        raise StartError(f"--tls_certificate {certificate} holds no PEM certificate") from None
-    try:
+        fault = f"--tls_key {key} holds no PEM key, without a password, of --tls_certificate {certificate}"
         context.load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as error:
-        foreign = "MISMATCH" in str(error)
-        reason = "belongs to another certificate" if foreign else "holds no PEM key without a password"
-        raise StartError(f"--tls_key {key} {reason}") from None
+    except ssl.SSLError:
+        raise StartError(fault) from None
 
 
 class _Refuse(argparse.Action):
     def __call__(self, _parser: Any, _namespace: Any, _values: Any, option_string: str | None = None) -> None:
-        raise StartError(f"{option_string} is not supported by the embedded server; use --engine tensorflow")
+        raise StartError(f"{option_string} is not supported here; start tensorflow_model_server itself")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if flag.name == "engine":
             settings["choices"] = ("embedded", "tensorflow")
         parser.add_argument(f"--{flag.name}", **settings)
+    parser.add_argument("--version", action="version", version=f"TensorFlow {version('tensorflow')}")
     for name in UNSUPPORTED:
         parser.add_argument(f"--{name}", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
 

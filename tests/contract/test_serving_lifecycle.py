@@ -4,15 +4,18 @@ These start servers of their own, and are skipped for a server given by SERVING_
 """
 
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 from serving_models import publish
-from serving_process import eventually, running
+from serving_process import Server, eventually, free_ports, running
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 MODELS = ("swap", "broken", "rollback", "ignored", "several")
@@ -126,6 +129,19 @@ def test_specific_versions_and_a_label_that_moves(site):
     eventually(
         lambda: server.get(which).json()["model_version_status"][0]["version"] == "3", "the label has moved"
     )
+
+
+def test_a_line_of_json_says_when_the_server_is_ready(half, tmp_path):
+    (rest,) = free_ports(1)
+    flags = ["--model_name=half", f"--model_base_path={half}", "--port=0", f"--rest_api_port={rest}"]
+    command = [sys.executable, "-m", "serving", "serve", "--json", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            said = json.loads(process.stdout.readline())
+            assert said == {"host": "127.0.0.1", "port": 0, "rest_api_port": rest, "models": {"half": 2}}
+            assert Server(f"http://127.0.0.1:{rest}", "").states("half") == {2: "AVAILABLE"}
+        finally:
+            process.terminate()
 
 
 def test_a_stop_answers_what_has_arrived(start, half):

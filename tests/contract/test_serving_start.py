@@ -74,7 +74,7 @@ def test_one_port_for_both(base_path):
 
 
 def test_no_port_at_all():
-    with pytest.raises(StartError, match="--port=0 and --rest_api_port=0"):
+    with pytest.raises(StartError, match="--port and --rest_api_port are both 0; one must be a port"):
         options("--port=0", "--rest_api_port=0")
 
 
@@ -132,8 +132,13 @@ def test_a_bundle_that_leads_elsewhere(base_path, tmp_path, place):
 
 
 def test_flags_that_only_the_real_server_has(base_path):
-    said = refusal(f"--model_base_path={base_path}", "--enable_profiler=true")
-    assert "--enable_profiler is not supported" in said
+    for flag in ("--enable_profiler", "--xla_gpu_compilation_enabled"):
+        assert f"{flag} is not supported" in refusal(f"--model_base_path={base_path}", f"{flag}=true")
+
+
+def test_the_version():
+    done = serve("--version")
+    assert (done.returncode, done.stdout.startswith("TensorFlow ")) == (0, True)
 
 
 def test_half_a_flag_is_none(base_path):
@@ -216,7 +221,10 @@ def test_tls_files_that_are_wrong(tmp_path):
         (key, key): f"--tls_certificate {key} holds no PEM certificate",
         (certificate, bad): f"--tls_key {bad} holds no PEM key",
         (certificate, locked): f"--tls_key {locked} holds no PEM key",
-        (certificate, other): f"--tls_key {other} belongs to another certificate",
+        (
+            certificate,
+            other,
+        ): f"--tls_key {other} holds no PEM key, without a password, of --tls_certificate {certificate}",
     }.items():
         with pytest.raises(StartError) as caught:
             options("--tls_certificate", str(pair[0]), "--tls_key", str(pair[1]))
