@@ -12,7 +12,7 @@ Three families, each a history table and a candidate table `[items, rank]` for a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -84,7 +84,8 @@ class Factorisation:
         kept = lists.items > 0
         owner = np.repeat(np.arange(len(lists)), lists.lengths)[kept]
         lengths = np.bincount(owner, minlength=len(lists))
-        self.lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
+        lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
+        self.lists = lists if lists.weights is None else replace(lists, weights=worth(lists.weights))
         self.lengths = np.maximum(lengths, 1).astype(np.float64)
         self.degree = np.bincount(self.lists.items, minlength=items) + 1.0
         self._cache: dict[tuple[Any, ...], Any] = {}
@@ -96,14 +97,14 @@ class Factorisation:
 
     @cached_property
     def interactions(self) -> sparse.csr_matrix:
-        """Returns which user had which item `[users, items]`, ones; where weights differ, the pair's largest over their mean."""
-        matrix, weights = self.lists.matrix(self.items), self.lists.weights
+        """Returns which user had which item `[users, items]`, ones; where weights differ, what the pair's heaviest event counts."""
+        matrix = self.lists.matrix(self.items)
         matrix.data[:] = 1.0
-        if weights is not None:
+        if self.lists.weights is not None:
             owner = np.repeat(np.arange(len(self.lists)), self.lists.lengths)
             _, pair = np.unique(owner * self.items + self.lists.items, return_inverse=True)
             matrix.data[:] = 0.0
-            np.maximum.at(matrix.data, pair, weights / weights.mean())
+            np.maximum.at(matrix.data, pair, self.lists.weights)
         return matrix
 
     def _ease(self, settings: Ease) -> Tables:
@@ -150,3 +151,8 @@ class Factorisation:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = make()
         return self._cache[key]
+
+
+def worth(weights: Floats) -> Floats:
+    """Returns what events of such weights count: 1 at their mean, and by the logarithm, for a thousand plays are no thousand tastes."""
+    return np.asarray(np.log2(1.0 + weights / weights.mean()), np.float32)

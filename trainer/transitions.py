@@ -58,10 +58,8 @@ def lagged(
 ) -> sparse.csr_matrix:
     """Returns what stands around each event `[events, items]`: `lags` events before it (negative: after it).
 
-    The first of the lags weighs 1, and each further one less by the half-life, times the `worth` `[events]` over its mean.
+    The first of the lags weighs 1, and each further one less by the half-life, times the `worth` `[events]`.
     """
-    if worth is not None:
-        worth = worth / worth.mean()
     lengths = lists.lengths
     place = np.arange(len(lists.items)) - np.repeat(lists.offsets[:-1], lengths)
     left = np.repeat(lengths, lengths) - 1 - place

@@ -208,17 +208,19 @@ def test_transitions_learn_a_chain(make_lists):
     assert (asked @ candidates[1:].T).argmax(axis=1).tolist() == [3, 4, 0]
 
 
-def test_an_event_counts_by_its_weight_over_the_mean(make_lists):
-    """Users by items: a pair as its heaviest event, and of what comes next, each event times its weight."""
+def test_an_event_counts_by_the_logarithm_of_its_weight(make_lists):
+    """Users by items: a pair as its heaviest event, and of what comes next, each event times what it counts: log2(1 + weight / mean)."""
     lists = dataclasses.replace(
-        make_lists([[1, 2, 1], [2, 0, 3]]), weights=np.array([1, 2, 5, 1, 9, 1], np.float32)
+        make_lists([[1, 2, 1], [2, 0, 3]]), weights=np.array([1, 2, 6, 0.5, 9, 0.5], np.float32)
     )
     fitted = Factorisation(lists, 4, 4)  # the unknown's event is left out, and the mean weight is 2
-    np.testing.assert_array_equal(fitted.interactions.toarray(), [[0, 2.5, 1, 0], [0, 0, 0.5, 0.5]])
+    two, six, half = np.log2([2, 4, 1.25])
+    assert (two, six) == (1, 2)
+    wanted = [[0, six, two, 0], [0, 0, half, half]]
+    np.testing.assert_allclose(fitted.interactions.toarray(), wanted, rtol=1e-6)
     after = lagged(fitted.lists, 4, range(-1, -3, -1), 1.0, fitted.lists.weights).toarray()
-    np.testing.assert_array_equal(
-        after, [[0, 1.25, 1, 0], [0, 2.5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0.5], [0, 0, 0, 0]]
-    )
+    wanted = [[0, six / 2, two, 0], [0, six, 0, 0], [0] * 4, [0, 0, 0, half], [0] * 4]
+    np.testing.assert_allclose(after, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [Ease(), Transitions(), Spectral(penalty=10.0)])
