@@ -15,6 +15,11 @@ from serving.server.errors import StartError
 from serving.server.options import API_KEY_VARIABLE, ServerOptions, described
 
 BINARY = "tensorflow_model_server"
+_ALWAYS = (
+    "port",
+    "rest_api_port",
+    "enable_grpc_healthcheck_service",
+)  # whose defaults differ from the real server's
 
 
 def run_tensorflow_model_server(options: ServerOptions) -> NoReturn:
@@ -31,7 +36,7 @@ def command(options: ServerOptions) -> list[str]:
     words = [BINARY]
     for flag in fields(options):
         value = getattr(options, flag.name)
-        if flag.name not in ("port", "rest_api_port") and value == flag.default:
+        if flag.name not in _ALWAYS and value == flag.default:
             continue
         _, own = described(flag.name)
         if not own:

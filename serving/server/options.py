@@ -62,7 +62,8 @@ class ServerOptions:
     rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets"] = 30_000
     rest_api_num_threads: Annotated[int, "threads that answer REST requests"] = 16
     grpc_max_threads: Annotated[int, "threads that answer gRPC requests"] = 16
-    enable_grpc_healthcheck_service: Annotated[bool, "serve grpc.health.v1.Health"] = False
+    # On, where the real server's is off: probes find it, and the real server is always told.
+    enable_grpc_healthcheck_service: Annotated[bool, "serve grpc.health.v1.Health"] = True
     num_load_threads: Annotated[int, "accepted; versions load one after the other"] = 0
     num_unload_threads: Annotated[int, "accepted; versions unload one after the other"] = 0
     flush_filesystem_caches: Annotated[bool, "accepted; there are none to flush"] = True

@@ -35,7 +35,6 @@ def server(request, tmp_path_factory):
     flags = [
         f"--model_config_file={root}/models.config",
         f"--monitoring_config_file={root}/monitoring.config",
-        "--enable_grpc_healthcheck_service",
     ]
     log = tmp_path_factory.mktemp("log") / "server.log"
     with running(log, *flags, "--allow_version_labels_for_unavailable_models=true") as embedded:

@@ -49,7 +49,12 @@ def batched(half, tmp_path_factory):
         f"--{name}_file={root}/{name.split('_')[0]}.config"
         for name in ("batching_parameters", "monitoring_config")
     ]
-    own = ("--max_body_bytes=100000", "--max_batch=1000", f"--api_key_file={root}/key")
+    own = (
+        "--max_body_bytes=100000",
+        "--max_batch=1000",
+        f"--api_key_file={root}/key",
+        "--enable_grpc_healthcheck_service=false",
+    )
     base = ("--model_name=half", f"--model_base_path={root}/half", "--enable_batching")
     with running(root / "server.log", *base, *flags, *own) as server:
         yield server
@@ -129,8 +134,7 @@ def test_the_key_over_grpc(batched):
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_there_is_no_health_service_unless_it_is_asked_for(batched):
-    """server.h: enable_grpc_healthcheck_service is false."""
+def test_the_health_service_can_be_turned_off(batched):
     with grpc.insecure_channel(batched.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
