@@ -154,7 +154,9 @@ class QueryTower(tf.keras.layers.Layer):
         )
         self.reads_times: bool = getattr(self.encoder, "reads_times", False)
         if self.reads_times and not prepared.timed:
-            raise UserError("retrieval.encoder.gaps=true reads when events were, and the data has no times")
+            raise UserError(
+                f"retrieval.encoder {encoder.settings} reads when events were, and the data has no times"
+            )
         self.bias = self.add_weight(name="bias", shape=(dimension,), initializer="uniform")
         named = [("id", settings.user_id), ("history", settings.history)]
         names = [name for name, there in named if there]

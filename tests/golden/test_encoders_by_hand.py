@@ -146,6 +146,28 @@ def test_a_session_ends_and_the_long_run_does_not():
     np.testing.assert_allclose(plain(history, MASK[:1]), [[0.5 * 34 / 3]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("times", "recent"),
+    [
+        ([100, 3_700, 3_760], 15),  # an hour, a minute
+        ([100, 1_900, 3_760], 20),  # half an hour, and a minute more
+        ([100, 1_900, 3_700], 34 / 3),  # twice half an hour
+        ([100, 0, 9_000], 34 / 3),  # a time that is not known begins nothing
+        (None, 34 / 3),
+    ],
+)
+def test_a_pause_begins_a_session(times, recent):
+    """As above, with sessions by time: half the mean of the last one, half the decayed mean of all."""
+    encoder = zeroed(made("session", session_gap=30, half_life=1.0), [None, 4, 1])
+    encoder.short.set_weights([np.array([[1.0], [0.0]]), np.zeros(1)])
+    history, long = tf.constant([[[4.0], [10.0], [20.0], [0.0]]]), (4 / 4 + 10 / 2 + 20) / 1.75
+    mask = tf.constant([[True, True, True, False]])
+    given = () if times is None else (tf.constant([[*times, 0]], tf.int64),)
+    np.testing.assert_allclose(encoder(history, mask, *given), [[0.5 * recent + 0.5 * long]], rtol=1e-6)
+    each, _ = encoder.predict_each(history, mask, None, *given)
+    np.testing.assert_allclose(each[0, 3], [0.5 * recent + 0.5 * long], rtol=1e-6)
+
+
 def test_the_autoencoder_reads_all_others():
     encoder = zeroed(made("autoencoder", dropout=0.0), [None, 3, 1])
     history = tf.constant([[[1.0], [10.0], [100.0]], [[7.0], [9.0], [9.0]]])
