@@ -33,6 +33,7 @@ def versions(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("bundle/models/recommender/*"))
 
 
+@pytest.mark.slow
 def test_below_a_baseline_nothing_is_exported_until_allowed(trainer, blind, tmp_path):
     """Also where the objective's k is none of the cutoffs, and where the baseline is no longer asked for."""
     run = tmp_path / "run"

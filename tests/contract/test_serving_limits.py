@@ -204,6 +204,7 @@ def test_names_are_only_looked_up(batched, name):
     assert batched.get(f"/v1/models/{name}", **KEY).status_code in (400, 404)
 
 
+@pytest.mark.slow
 def test_headers_that_never_end_close_the_connection(start, half):
     """Callers that send a little at a time take no place for longer than --rest_api_timeout_in_ms."""
     flags = ("--model_name=half", f"--model_base_path={half}", "--port=0")
@@ -250,6 +251,7 @@ def test_a_timeout_is_a_504(start, models):
     assert (response.status_code, response.json()) == (504, {"error": "Timed out waiting for notification"})
 
 
+@pytest.mark.slow
 def test_batches_whose_callers_have_gone_hold_up_nobody(start, models, tmp_path):
     """A run ends with the last deadline in its batch, so that its thread is free for other models."""
     (tmp_path / "batching.config").write_text("num_batch_threads { value: 2 }")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -118,18 +119,18 @@ def test_serving_default_is_recommend_with_the_default_k(ask, run, users):
     assert found["item_id"].tolist() == wanted["item_id"].tolist()
 
 
-def test_similar_items_are_others_by_cosine(ask, items):
+def test_similar_items_are_others_by_what_the_model_compares(ask, run, items):
     count = len(items)
     found = ask("similar_items", item_id=items, k=[count] * count)
-    vectors = ask("embed_items", item_id=items)["embedding"]
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors, retriever = ask("embed_items", item_id=items)["embedding"], run.retrieval.retriever
+    alike = (retriever.similar(vectors) @ tf.transpose(retriever.compared(vectors))).numpy()
     place = {item: row for row, item in enumerate(items)}
     for row, (item, ids, scores) in enumerate(zip(items, found["item_id"], found["score"], strict=True)):
         assert item not in ids[:-1]
         assert sorted(ids[:-1]) == sorted(set(items) - {item})
         assert ids[-1] == "" and scores[-1] == LOWEST
-        cosines = unit[row] @ unit[[place[other] for other in ids[:-1]]].T
-        np.testing.assert_allclose(scores[:-1], cosines, atol=1e-5)
+        wanted = alike[row, [place[other] for other in ids[:-1]]]
+        np.testing.assert_allclose(scores[:-1], wanted, atol=1e-5)
         assert (np.diff(scores) <= 0).all()
 
 
