@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import compare_report, experiment
+from trainer import checks, compare_report, experiment, measurement
 from trainer.config import Config, load, with_settings
 from trainer.data.examples import Ints, Prepared
 from trainer.errors import UserError
@@ -108,7 +108,7 @@ def _check(configs: Mapping[str, Config], seeds: int) -> None:
         raise UserError(f"--seeds is {seeds}; a comparison takes at least 1")
     first, *rest = configs
     for config in configs.values():
-        experiment.check(config)
+        checks.check(config)
     for name in rest:
         ours, theirs = _data(configs[first]), _data(configs[name])
         differ = [field for field in {**ours, **theirs} if ours.get(field) != theirs.get(field)]
@@ -144,7 +144,7 @@ def _finish(config: Config, home: Path, beside: Path, reporter: Reporter) -> Non
     trained = experiment.train(config, home, reporter)
     settings = config.evaluate
     names = ((), ()) if beside.exists() else (settings.baselines, settings.ranking_baselines)
-    rows = _figures(trained, experiment.measure(trained, *names))
+    rows = _figures(trained, measurement.measure(trained, *names))
     model = rows.pop("model")
     if not beside.exists():
         save_figures(rows, beside)
@@ -152,7 +152,7 @@ def _finish(config: Config, home: Path, beside: Path, reporter: Reporter) -> Non
     tf.keras.backend.clear_session()
 
 
-def _figures(run: experiment.Run, reports: experiment.Reports) -> dict[str, Figures]:
+def _figures(run: measurement.Run, reports: measurement.Reports) -> dict[str, Figures]:
     """Returns the figures of the model (`model`) and of each baseline that could be measured."""
     prepared, found = run.prepared, {}
     reported: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
@@ -192,7 +192,7 @@ def _ids(rows: Ints, prepared: Prepared) -> npt.NDArray[np.str_]:
     return np.array([f"known {name}" if name else f"unknown {place}" for place, name in enumerate(ids)])
 
 
-def _parameters(run: experiment.Run) -> int:
+def _parameters(run: measurement.Run) -> int:
     """Returns the number of trained weights; blocks in closed form are not among them."""
     models = [model for model in (run.retrieval, run.ranking) if model is not None]
     weights = {id(weight): weight for model in models for weight in model.trainable_variables}

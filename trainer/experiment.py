@@ -4,58 +4,39 @@ Each step is one call into the module that does it. A run that was interrupted i
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from trainer import blending, cascade_choice, leaderboard, registry, served, slices
+from trainer import blending, cascade_choice, leaderboard, registry, served
 from trainer import export as bundle
 from trainer.cascade import Cascade
+from trainer.checks import check, check_columns
 from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
 from trainer.data.interactions import Dataset
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
-from trainer.evaluate import (
-    RankingReport,
-    Report,
-    RetrievalReport,
-    cutoff,
-    evaluate_ranking,
-    evaluate_retrieval,
-    gate,
-)
+from trainer.evaluate import Report, evaluate_retrieval, gate
 from trainer.joint import train_joint
+from trainer.measurement import (
+    Metrics,
+    Reports,
+    Run,
+    evaluator,
+    measure,
+    measured_before,
+    objectives,
+    to_beat,
+    write_metrics,
+)
 from trainer.memory import Cost, costing
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
-from trainer.selection import filter_feature
 from trainer.serving_model import ServingModel
-from trainer.settings import EvaluateSettings, Part
-from trainer.targets import Start
-from trainer.train_ranking import evaluate_targets, train_ranking
-from trainer.train_retrieval import scorer, train_retrieval
+from trainer.train_ranking import train_ranking
+from trainer.train_retrieval import train_retrieval
 from trainer.workdir import check_workdir, claim, keep, replace
-
-Metrics = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A work directory and what was trained in it."""
-
-    config: Config
-    workdir: Path
-    prepared: Prepared
-    fingerprint: str
-    retrieval: RetrievalModel | None
-    ranking: RankingModel | None
-    reporter: Reporter
-    costs: Mapping[str, Cost] = field(default_factory=dict)  # of the models' training, by task
 
 
 def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseline: bool = False) -> Metrics:
@@ -172,105 +153,6 @@ def _fit(
     return retrieval, ranking
 
 
-@dataclass(frozen=True)
-class Reports:
-    """The test figures of the models and of the baselines beside them, by task and name; `model` is the model."""
-
-    retrieval: Mapping[str, RetrievalReport]
-    ranking: Mapping[str, RankingReport]
-    targets: Mapping[str, RankingReport]  # of the ranking model, by target
-    costs: Mapping[str, Mapping[str, Cost]]
-
-
-def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]) -> Reports:
-    """Returns the test reports of the models and the baselines, all from the same evaluator on the same cases."""
-    retrieval: dict[str, RetrievalReport] = {}
-    ranking: dict[str, RankingReport] = {}
-    targets: dict[str, RankingReport] = {}
-    costs: dict[str, dict[str, Cost]] = {"retrieval": {}, "ranking": {}}
-    costs |= {task: {"model": cost} for task, cost in run.costs.items()}
-    settings, prepared = evaluator(run.config), run.prepared
-    if run.retrieval is not None:
-        with run.reporter.step("evaluate", len(prepared.test)) as advance:
-            retrieval["model"] = evaluate_retrieval(
-                scorer(run.retrieval.retriever, prepared),
-                prepared.test,
-                prepared,
-                settings,
-                lambda done, _: advance(done, ""),
-            )
-        _warn(run.reporter, "retrieval", retrieval["model"])
-        for name in baselines:
-            found, costs["retrieval"][name] = leaderboard.enter(
-                "baseline",
-                name,
-                prepared,
-                run.reporter,
-                lambda fitted: evaluate_retrieval(fitted, prepared.test, prepared, settings),
-            )
-            retrieval |= {} if found is None else {name: found}
-    if run.ranking is not None:
-        target = run.ranking.settings.targets[0]
-        targets = evaluate_targets(run.ranking, prepared, settings)
-        ranking["model"] = targets[target.name]
-        for name, report in targets.items():
-            _warn(run.reporter, f"ranking of {name}", report)
-        rating = target.column == "rating" and target.kind == "regression"
-        for name in ranking_baselines if rating else ():
-            rated, costs["ranking"][name] = leaderboard.enter(
-                "rating_baseline",
-                name,
-                prepared,
-                run.reporter,
-                lambda fitted: evaluate_ranking(fitted, prepared.rated_test, prepared, settings),
-            )
-            ranking |= {} if rated is None else {name: rated}
-    return Reports(retrieval, ranking, targets, costs)
-
-
-def _warn(reporter: Reporter, task: str, report: Report) -> None:
-    for line in report.alarms:
-        reporter.say(f"{task}: {line}")
-
-
-def to_beat(run: Run) -> tuple[str, ...]:
-    """Returns the baselines that an export is measured beside: the settings', and the best that `evaluate` has found."""
-    objective = run.config.train.objective
-    found = measured_before(run.workdir).get("retrieval", {}).get("baselines", {})
-    figures = {name: row[objective] for name, row in found.items() if objective in row}
-    best = sorted(figures, key=figures.__getitem__)[-1:]
-    return tuple(dict.fromkeys((*run.config.evaluate.baselines, *best)))
-
-
-def write_metrics(run: Run, reports: Reports) -> Metrics:
-    """Writes `metrics.json` and the leaderboard, shows the tables, and returns the metrics."""
-    metrics: Metrics = {}
-    for task, found in (("retrieval", reports.retrieval), ("ranking", reports.ranking)):
-        if found:
-            rows = {name: report.as_dict() for name, report in found.items()}
-            metrics[task] = {"test": rows.pop("model"), "baselines": rows}
-    if run.retrieval is not None:
-        metrics["retrieval"]["blocks"] = run.retrieval.retriever.describe()
-        metrics["retrieval"]["best_reachable"] = dict(run.prepared.best_reachable)
-    if len(reports.targets) > 1:
-        metrics["ranking"]["targets"] = {name: found.as_dict() for name, found in reports.targets.items()}
-    metrics["seconds"] = {
-        name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()
-    }
-    exported = measured_before(run.workdir).get("cascade")
-    metrics |= {} if exported is None else {"cascade": exported}
-    replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    every: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
-    leaderboard.write(every, reports.costs, objectives(run.config), run.workdir, run.reporter.console)
-    return metrics
-
-
-def measured_before(workdir: Path) -> Metrics:
-    """Returns what `metrics.json` holds by now."""
-    path = workdir / "metrics.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
 def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: bool) -> Metrics:
     """Builds the index and publishes the bundle, unless the model is significantly worse than a baseline.
 
@@ -313,39 +195,6 @@ def histories(run: Run) -> Lists:
     return events.take((events.user > 0) & (events.item > 0)).by_user(len(run.prepared.users))
 
 
-def check(config: Config) -> None:
-    """Raises `UserError` about a part or a metric that does not exist, or a setting it does not take, before anything is done."""
-    cutoff(config.train.objective)
-    retrieval, ranking = config.retrieval, config.ranking
-    parts: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
-        ("source", "data.source", config.data.source, ()),
-        ("encoder", "retrieval.encoder", retrieval.encoder, ()),
-        ("embedding", "retrieval.embedding", retrieval.embedding, ("users", "items", "pairs")),
-        ("start", "retrieval.start", retrieval.start, ("prepared", "dimension")),
-        ("negatives", "retrieval.negatives", retrieval.negatives, ("counts",)),
-        ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores", "items")),
-        ("fusion", "retrieval.fusion", retrieval.fusion, ("dimension", "names")),
-        ("index", "export.index", config.export.index, ()),
-        ("ranking_network", "ranking.network", ranking.network, ("layers", "dropout")),
-        ("ranking_history", "ranking.history", ranking.history, ()),
-        ("ranking_heads", "ranking.heads", ranking.heads, ("targets",)),
-    )
-    for kind, where, part, given in parts:
-        registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
-    for name in config.evaluate.baselines:
-        registry.get("baseline", name)
-    for name in config.evaluate.ranking_baselines:
-        registry.get("rating_baseline", name)
-
-
-def check_columns(config: Config, prepared: Prepared) -> None:
-    """Raises `UserError` about a column that the settings name and the data does not have, before anything trains."""
-    slices.of_events(prepared.rated_train.take(np.arange(1)), prepared, config.evaluate.slices)
-    filter_feature(prepared, config.export.category)
-    for target in config.ranking.targets if config.ranking.enabled else ():
-        Start.of(target, prepared.rated_train, None)
-
-
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
     """Returns the run that `workdir` holds, with `overrides` of what comes after training, which are for this call alone."""
     config, reporter = recorded(workdir, overrides), Reporter()
@@ -361,16 +210,3 @@ def recorded(workdir: Path, overrides: Sequence[str]) -> Config:
     check(config)
     check_workdir(workdir, config, restart=False)
     return config
-
-
-def evaluator(config: Config) -> EvaluateSettings:
-    """Returns the evaluator's settings with the objective's k among the cutoffs: the gate and the leaderboard go by it."""
-    settings, k = config.evaluate, cutoff(config.train.objective)
-    if k is None or k in settings.cutoffs:
-        return settings
-    return settings.model_copy(update={"cutoffs": tuple(sorted({*settings.cutoffs, k}))})
-
-
-def objectives(config: Config) -> dict[str, str]:
-    """Returns the metric that orders the leaderboard, by task."""
-    return {"retrieval": config.train.objective, "ranking": "rmse"}

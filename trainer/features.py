@@ -77,6 +77,8 @@ class ContextFeatures(tf.keras.layers.Layer):
             feature.name: _layer(feature, dimension, as_raw(feature.kind, raw[feature.name]), shared)
             for feature in features
         }
+        for name, tower in self.towers.items():
+            tower.feature = name  # what a request calls it
 
     def encode(self, raw: Any) -> dict[str, tf.Tensor]:
         """Returns the encoded inputs of raw columns by name."""

@@ -66,13 +66,13 @@ def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: i
     Adagrad touches only the rows of a batch; Adam's moments decay over the whole table. Several steps go in one call, for Keras takes as
     long around a call as a step takes.
     """
-    with tf.GradientTape() as tape:
-        loss = model.compute_loss(batch)
-    variables = model.trainable_variables
     if name == "adam":
+        model.compute_loss(batch)
         optimizer = tf.keras.optimizers.Adam(learning_rate)
     else:
-        optimizer = Adagrad(learning_rate)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch)
+        optimizer, variables = Adagrad(learning_rate), model.trainable_variables
         optimizer.start(variables, tape.gradient(loss, variables))
     model.compile(optimizer=optimizer, steps_per_execution=min(STEPS_PER_EXECUTION, steps))
 

@@ -77,8 +77,6 @@ class RankingNetwork(tf.keras.Model):
             )
         if schema.context:
             self.context = ContextFeatures(schema.context, prepared.rated_train.context, dimension, shared)
-            for name, layer in self.context.towers.items():
-                layer.feature = name
         given = {"layers": settings.layers, "dropout": settings.dropout}
         self.network = _part("network", settings.network, **given)
         self.heads = _part("heads", settings.heads, targets=len(settings.targets))

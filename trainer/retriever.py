@@ -37,9 +37,6 @@ class Retriever(tf.Module):
         self.users_trained = prepared.users.trained
         self.candidate_tower = CandidateTower(settings, prepared)
         self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
-        if self.query_tower.context is not None:
-            for name, layer in self.query_tower.context.towers.items():
-                layer.feature = name
         users, items, train = self.query_tower.ids, self.candidate_tower.ids, prepared.train
         kind = settings.embedding
         if kind.name != "table" and users is None:

@@ -31,11 +31,11 @@ def test_rows_are_sorted_by_mean_rank_and_the_best_of_a_world_is_bold(monkeypatc
 
 
 def test_every_row_is_a_setting_that_exists():
-    from trainer import experiment
+    from trainer import checks
     from trainer.config import load
 
     for words in evidence.SETTINGS.values():
-        experiment.check(load(None, None, [*evidence.WORLDS["chain"], *evidence.COMMON, *words]))
+        checks.check(load(None, None, [*evidence.WORLDS["chain"], *evidence.COMMON, *words]))
     assert all(set(words).isdisjoint(evidence.COMMON) for words in evidence.SETTINGS.values())
 
 

@@ -155,12 +155,12 @@ def test_collapse_to_one_score_scores_nothing_and_is_said(prepared):
 
 
 def test_the_models_alarms_are_on_the_terminal(prepared, monkeypatch):
-    from trainer import experiment
+    from trainer import measurement
 
-    monkeypatch.setattr("trainer.experiment.scorer", lambda *_: Table(np.zeros((4, 7))))
+    monkeypatch.setattr("trainer.measurement.scorer", lambda *_: Table(np.zeros((4, 7))))
     reporter = Reporter(Console(file=io.StringIO(), width=200))
-    run = experiment.Run(Config(), Path(), prepared, "", SimpleNamespace(retriever=None), None, reporter)
-    experiment.measure(run, (), ())
+    run = measurement.Run(Config(), Path(), prepared, "", SimpleNamespace(retriever=None), None, reporter)
+    measurement.measure(run, (), ())
     assert "retrieval: collapse: in 4 of 4 cases all items have one" in reporter.console.file.getvalue()
 
 

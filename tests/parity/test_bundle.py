@@ -200,7 +200,7 @@ def test_a_disk_that_fills_up_for_real(publish, monkeypatch, tmp_path):
 
 def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, monkeypatch, tmp_path):
     """On the terminal and in the manifest; the stages' figures in `metrics.json`, where a later `evaluate` leaves them."""
-    from trainer import experiment
+    from trainer import experiment, measurement
     from trainer.cascade import Weights
 
     stages = {
@@ -214,7 +214,7 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     monkeypatch.setattr("trainer.cascade_choice.measure", lambda *_: stages)
     reporter = Reporter(Console(file=io.StringIO(), width=1000))
     here = dataclasses.replace(run, workdir=tmp_path, reporter=reporter)
-    reports = experiment.Reports({"model": None}, {}, {}, {})
+    reports = measurement.Reports({"model": None}, {}, {}, {})
     metrics = experiment.publish(here, reports, {"seconds": {}}, allow_below_baseline=False)
     assert metrics == {"seconds": {}, "cascade": stages}
     assert (
@@ -233,7 +233,7 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     assert "export.similar_users=false" in line and line in reporter.console.file.getvalue()
     monkeypatch.setattr("trainer.leaderboard.write", lambda *_: None)
     nothing = dataclasses.replace(here, retrieval=None, ranking=None)
-    assert experiment.write_metrics(nothing, experiment.Reports({}, {}, {}, {}))["cascade"] == stages
+    assert measurement.write_metrics(nothing, measurement.Reports({}, {}, {}, {}))["cascade"] == stages
 
 
 @pytest.mark.slow

@@ -121,11 +121,11 @@ def test_loads_and_keeps_its_name_and_differences(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_only_parts_that_exist(name):
-    from trainer import experiment
+    from trainer import checks
 
     config = load(name)
     needed = ["data.source.path=somewhere"] if config.data.source.name == "table" else []
-    experiment.check(load(name, None, needed))
+    checks.check(load(name, None, needed))
 
 
 @pytest.mark.parametrize("name", ["movielens-latest-small", "movielens-latest-small-random"])

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from ranking_world import make_dataset, quick
 
-from trainer import experiment
+from trainer import checks
 from trainer.cascade import Cascade
 from trainer.config import Config, from_values, load, with_settings
 from trainer.data.examples import Prepared
@@ -142,7 +142,7 @@ def test_a_dislike_weighs_much_and_is_no_like(reporter: Reporter, tmp_path: Path
 )
 def test_parts_and_settings_that_do_not_exist(settings: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        experiment.check(from_values({"ranking": settings}))
+        checks.check(from_values({"ranking": settings}))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,6 @@ def test_settings_of_parts_from_the_command_line() -> None:
     config = load(None, None, [*chosen, "ranking.heads.tower=[8]"])
     assert config.ranking.network.settings == {"crosses": 3}
     assert config.ranking.heads.name == "shared_bottom"
-    experiment.check(config)
+    checks.check(config)
     assert with_settings(config, {}) == config
     assert isinstance(config, Config)

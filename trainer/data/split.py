@@ -17,9 +17,7 @@ from trainer.settings import SplitSettings
 
 logger = logging.getLogger("trainer")
 Mask = npt.NDArray[np.bool_]
-ODD_USERS = (
-    0.05  # share of users whose parts may overlap in time before a published split counts as one by chance
-)
+ODD_USERS = 0.05  # a published split by time may have this share of users whose parts overlap
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,44 @@
+"""Settings that cannot be, said before anything is done."""
+
+import numpy as np
+
+from trainer import registry, slices
+from trainer.config import Config
+from trainer.data.examples import Prepared
+from trainer.evaluate import cutoff
+from trainer.selection import filter_feature
+from trainer.settings import Part
+from trainer.targets import Start
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` about a part or a metric that does not exist, or a setting it does not take, before anything is done."""
+    cutoff(config.train.objective)
+    retrieval, ranking = config.retrieval, config.ranking
+    parts: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
+        ("source", "data.source", config.data.source, ()),
+        ("encoder", "retrieval.encoder", retrieval.encoder, ()),
+        ("embedding", "retrieval.embedding", retrieval.embedding, ("users", "items", "pairs")),
+        ("start", "retrieval.start", retrieval.start, ("prepared", "dimension")),
+        ("negatives", "retrieval.negatives", retrieval.negatives, ("counts",)),
+        ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores", "items")),
+        ("fusion", "retrieval.fusion", retrieval.fusion, ("dimension", "names")),
+        ("index", "export.index", config.export.index, ()),
+        ("ranking_network", "ranking.network", ranking.network, ("layers", "dropout")),
+        ("ranking_history", "ranking.history", ranking.history, ()),
+        ("ranking_heads", "ranking.heads", ranking.heads, ("targets",)),
+    )
+    for kind, where, part, given in parts:
+        registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
+    for name in config.evaluate.baselines:
+        registry.get("baseline", name)
+    for name in config.evaluate.ranking_baselines:
+        registry.get("rating_baseline", name)
+
+
+def check_columns(config: Config, prepared: Prepared) -> None:
+    """Raises `UserError` about a column that the settings name and the data does not have, before anything trains."""
+    slices.of_events(prepared.rated_train.take(np.arange(1)), prepared, config.evaluate.slices)
+    filter_feature(prepared, config.export.category)
+    for target in config.ranking.targets if config.ranking.enabled else ():
+        Start.of(target, prepared.rated_train, None)

@@ -1,0 +1,155 @@
+"""What a run trained, measured beside its baselines on the same cases, and written into its work directory."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer import leaderboard
+from trainer.config import Config
+from trainer.data.examples import Prepared
+from trainer.evaluate import (
+    RankingReport,
+    Report,
+    RetrievalReport,
+    cutoff,
+    evaluate_ranking,
+    evaluate_retrieval,
+)
+from trainer.memory import Cost
+from trainer.models import RetrievalModel
+from trainer.progress import Reporter
+from trainer.ranking import RankingModel
+from trainer.settings import EvaluateSettings
+from trainer.train_ranking import evaluate_targets
+from trainer.train_retrieval import scorer
+from trainer.workdir import replace
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A work directory and what was trained in it."""
+
+    config: Config
+    workdir: Path
+    prepared: Prepared
+    fingerprint: str
+    retrieval: RetrievalModel | None
+    ranking: RankingModel | None
+    reporter: Reporter
+    costs: Mapping[str, Cost] = field(default_factory=dict)  # of the models' training, by task
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The test figures of the models and of the baselines beside them, by task and name; `model` is the model."""
+
+    retrieval: Mapping[str, RetrievalReport]
+    ranking: Mapping[str, RankingReport]
+    targets: Mapping[str, RankingReport]  # of the ranking model, by target
+    costs: Mapping[str, Mapping[str, Cost]]
+
+
+def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]) -> Reports:
+    """Returns the test reports of the models and the baselines, all from the same evaluator on the same cases."""
+    retrieval: dict[str, RetrievalReport] = {}
+    ranking: dict[str, RankingReport] = {}
+    targets: dict[str, RankingReport] = {}
+    costs: dict[str, dict[str, Cost]] = {"retrieval": {}, "ranking": {}}
+    costs |= {task: {"model": cost} for task, cost in run.costs.items()}
+    settings, prepared = evaluator(run.config), run.prepared
+    if run.retrieval is not None:
+        with run.reporter.step("evaluate", len(prepared.test)) as advance:
+            retrieval["model"] = evaluate_retrieval(
+                scorer(run.retrieval.retriever, prepared),
+                prepared.test,
+                prepared,
+                settings,
+                lambda done, _: advance(done, ""),
+            )
+        _warn(run.reporter, "retrieval", retrieval["model"])
+        for name in baselines:
+            found, costs["retrieval"][name] = leaderboard.enter(
+                "baseline",
+                name,
+                prepared,
+                run.reporter,
+                lambda fitted: evaluate_retrieval(fitted, prepared.test, prepared, settings),
+            )
+            retrieval |= {} if found is None else {name: found}
+    if run.ranking is not None:
+        target = run.ranking.settings.targets[0]
+        targets = evaluate_targets(run.ranking, prepared, settings)
+        ranking["model"] = targets[target.name]
+        for name, report in targets.items():
+            _warn(run.reporter, f"ranking of {name}", report)
+        rating = target.column == "rating" and target.kind == "regression"
+        for name in ranking_baselines if rating else ():
+            rated, costs["ranking"][name] = leaderboard.enter(
+                "rating_baseline",
+                name,
+                prepared,
+                run.reporter,
+                lambda fitted: evaluate_ranking(fitted, prepared.rated_test, prepared, settings),
+            )
+            ranking |= {} if rated is None else {name: rated}
+    return Reports(retrieval, ranking, targets, costs)
+
+
+def _warn(reporter: Reporter, task: str, report: Report) -> None:
+    for line in report.alarms:
+        reporter.say(f"{task}: {line}")
+
+
+def to_beat(run: Run) -> tuple[str, ...]:
+    """Returns the baselines that an export is measured beside: the settings', and the best that `evaluate` has found."""
+    objective = run.config.train.objective
+    found = measured_before(run.workdir).get("retrieval", {}).get("baselines", {})
+    figures = {name: row[objective] for name, row in found.items() if objective in row}
+    best = sorted(figures, key=figures.__getitem__)[-1:]
+    return tuple(dict.fromkeys((*run.config.evaluate.baselines, *best)))
+
+
+def write_metrics(run: Run, reports: Reports) -> Metrics:
+    """Writes `metrics.json` and the leaderboard, shows the tables, and returns the metrics."""
+    metrics: Metrics = {}
+    for task, found in (("retrieval", reports.retrieval), ("ranking", reports.ranking)):
+        if found:
+            rows = {name: report.as_dict() for name, report in found.items()}
+            metrics[task] = {"test": rows.pop("model"), "baselines": rows}
+    if run.retrieval is not None:
+        metrics["retrieval"]["blocks"] = run.retrieval.retriever.describe()
+        metrics["retrieval"]["best_reachable"] = dict(run.prepared.best_reachable)
+    if len(reports.targets) > 1:
+        metrics["ranking"]["targets"] = {name: found.as_dict() for name, found in reports.targets.items()}
+    metrics["seconds"] = {
+        name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()
+    }
+    exported = measured_before(run.workdir).get("cascade")
+    metrics |= {} if exported is None else {"cascade": exported}
+    replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    every: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
+    leaderboard.write(every, reports.costs, objectives(run.config), run.workdir, run.reporter.console)
+    return metrics
+
+
+def measured_before(workdir: Path) -> Metrics:
+    """Returns what `metrics.json` holds by now."""
+    path = workdir / "metrics.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def evaluator(config: Config) -> EvaluateSettings:
+    """Returns the evaluator's settings with the objective's k among the cutoffs: the gate and the leaderboard go by it."""
+    settings, k = config.evaluate, cutoff(config.train.objective)
+    if k is None or k in settings.cutoffs:
+        return settings
+    return settings.model_copy(update={"cutoffs": tuple(sorted({*settings.cutoffs, k}))})
+
+
+def objectives(config: Config) -> dict[str, str]:
+    """Returns the metric that orders the leaderboard, by task."""
+    return {"retrieval": config.train.objective, "ranking": "rmse"}
