@@ -9,7 +9,7 @@ EXTRAS ?=
 ARGS ?=
 PROCESSES ?= auto
 LOCK := .ci/requirements.lock
-PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadscope
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 OPTIONAL_scann := scann
 OPTIONAL_bench := faiss-cpu|usearch|numkong
 

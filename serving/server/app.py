@@ -97,7 +97,7 @@ class _Rest(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=options.drain_seconds,
-            limit_concurrency=options.max_connections,
+            limit_concurrency=options.max_connections + 1,  # uvicorn refuses from this many on
             ssl_certfile=options.tls_certificate,
             ssl_keyfile=options.tls_key,
         )

@@ -185,16 +185,15 @@ def test_connections_beyond_the_limit_are_refused_politely(start, half):
         writer.write(request)
         return (await reader.read(12))[-3:], writer
 
-    async def everyone():
-        return await asyncio.gather(*(one() for _ in range(crowd)))
-
-    async def visit():
-        found = await everyone()
+    async def visit(count):
+        found = await asyncio.gather(*(one() for _ in range(count)))
         for _, writer in found:
             writer.close()
         return [status for status, _ in found]
 
-    statuses = asyncio.run(visit())
+    assert set(asyncio.run(visit(limit))) == {b"200"}
+    eventually(lambda: server.get("/v1/models/half").status_code == 200, "they have gone")
+    statuses = asyncio.run(visit(crowd))
     assert b"503" in statuses
     assert set(statuses) <= {b"200", b"503"}
     eventually(lambda: server.get("/v1/models/half").status_code == 200, "the server is itself again")

@@ -131,6 +131,7 @@ def test_specific_versions_and_a_label_that_moves(site):
     )
 
 
+@pytest.mark.slow
 def test_a_line_of_json_says_when_the_server_is_ready(half, tmp_path):
     (rest,) = free_ports(1)
     flags = ["--model_name=half", f"--model_base_path={half}", "--port=0", f"--rest_api_port={rest}"]

@@ -153,6 +153,7 @@ def test_a_call_without_a_deadline_is_batched_too(batched):
     assert answer.outputs["y"].float_val == [2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
 def test_tls_on_both_ports(start, half, tmp_path):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"

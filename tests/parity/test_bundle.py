@@ -278,6 +278,7 @@ print(json.dumps([[item.decode() for item in row] for row in answer["item_id"].n
 """
 
 
+@pytest.mark.slow
 def test_opens_where_trainer_cannot_be_imported(workdir, offline, tmp_path):
     """Into a session, as TensorFlow Serving opens it, the embedded server opens it in every other test."""
     wanted = offline(context=False)

@@ -15,6 +15,7 @@ from trainer.train_ranking import predict
 JOINT = {"train.joint": True, "train.epochs": 2, "train.batch_size": 256, "train.objective": "ndcg@10"}
 
 
+@pytest.mark.slow
 def test_both_models_from_one_fit(devices: Prepared, reporter: Reporter, tmp_path: Path) -> None:
     config = with_settings(quick(), JOINT)
     retrieval, ranking = train_joint(config, devices, tmp_path, reporter)
