@@ -151,5 +151,6 @@ def evaluator(config: Config) -> EvaluateSettings:
 
 
 def objectives(config: Config) -> dict[str, str]:
-    """Returns the metric that orders the leaderboard, by task."""
-    return {"retrieval": config.train.objective, "ranking": "rmse"}
+    """Returns the metric that orders the leaderboard, by task: in ranking that of the first target."""
+    binary = config.ranking.targets[0].kind == "binary"
+    return {"retrieval": config.train.objective, "ranking": "log_loss" if binary else "rmse"}

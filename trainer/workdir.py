@@ -20,7 +20,10 @@ def claim(workdir: Path, config: Config, restart: bool) -> None:
 
 
 def check_workdir(workdir: Path, config: Config, restart: bool) -> None:
-    """Raises `UserError` where `workdir` holds anything but this run; `restart` forgives another one."""
+    """Raises `UserError` where `workdir` holds anything but this run; `restart` forgives another one.
+
+    A run that ended before its first epoch left its settings alone: nothing is lost with them.
+    """
     recorded = workdir / "config.toml"
     if recorded.exists():
         earlier = load(None, recorded)
@@ -29,7 +32,8 @@ def check_workdir(workdir: Path, config: Config, restart: bool) -> None:
             for name in ("data", "retrieval", "ranking", "train")
             if getattr(earlier, name) != getattr(config, name)
         ]
-        if changed and not restart:
+        begun = any(path != recorded for path in workdir.iterdir())
+        if changed and begun and not restart:
             raise UserError(
                 f"{workdir} holds another run ({earlier.name}; its settings differ in {', '.join(changed)}): "
                 "give another --workdir, or --restart to throw that run away"

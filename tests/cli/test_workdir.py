@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config import Config, from_values, to_toml
+from trainer.workdir import claim
 
 SMALL = (
     "data.source.interactions=1000",
@@ -34,6 +35,14 @@ def test_a_folder_that_holds_another_run(trainer, another):
     assert "holds another run (earlier; its settings differ in data, retrieval, ranking, train)" in line
     assert "--workdir" in line and "--restart" in line
     assert contents(another) == before
+
+
+def test_a_setting_put_right_goes_on_where_nothing_was_trained_yet(tmp_path):
+    home = tmp_path / "run"
+    claim(home, from_values({"name": "wrong"}), restart=False)
+    right = from_values({"name": "right", "train": {"epochs": 7}})
+    claim(home, right, restart=False)
+    assert contents(home) == {"config.toml": to_toml(right).encode()}
 
 
 def test_a_folder_that_holds_something_else(trainer, tmp_path):

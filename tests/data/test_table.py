@@ -45,6 +45,16 @@ def test_tsv_semicolons_gzip_and_a_byte_order_mark(here):
     assert rows(load(GOOD.replace("\n", "\r\n"))) == EVENTS
 
 
+def test_true_and_false_are_1_and_0(here):
+    told = "user,item,liked\n1,2,true\n1,3,\n2,2,False\n"
+    assert load(told, context={"liked": "number"}).interactions.frame["liked"].to_list() == [1.0, None, 0.0]
+    pl.DataFrame({"user": [1, 1, 2], "item": [2, 3, 2], "liked": [True, None, False]}).write_parquet(
+        "a.parquet"
+    )
+    found = Table(path="a.parquet", context={"liked": "number"}).load()
+    assert found.interactions.frame["liked"].to_list() == [1.0, None, 0.0]
+
+
 def test_parquet(here):
     frame = pl.DataFrame(
         {"user": [1, 1, 2], "item": [2.0, 3.0, None], "ts": [100, 200, 300], "score": [3.5, None, 1]}

@@ -18,6 +18,7 @@ from trainer.data.interactions import Interactions
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.index import BruteForce
+from trainer.measurement import objectives
 from trainer.progress import Reporter
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
@@ -50,6 +51,11 @@ def test_each_target_has_its_metric(world: Prepared, reporter: Reporter, tmp_pat
         assert reports[name].values["rmse"] == pytest.approx(wanted, rel=1e-5)
     assert {"auc", "log_loss"} <= set(reports["liked"].values)
     assert "log_loss" not in reports["rating"].values
+
+
+def test_the_first_target_orders_the_leaderboard() -> None:
+    assert objectives(quick(targets=[RATING, LIKED]))["ranking"] == "rmse"
+    assert objectives(quick(targets=[LIKED, RATING]))["ranking"] == "log_loss"
 
 
 def test_a_target_that_no_event_carries_is_not_measured(world: Prepared, reporter: Reporter) -> None:

@@ -129,7 +129,11 @@ def _time(column: pl.Series) -> Typed:
 
 
 def _number(column: pl.Series) -> Typed:
-    number = column.cast(pl.Float64, strict=False)
+    """Returns numbers; `true` and `false` are 1 and 0."""
+    said = column
+    if column.dtype == pl.String:
+        said = column.str.to_lowercase().replace({"true": "1", "false": "0"})
+    number = said.cast(pl.Float64, strict=False)
     bad = (number.is_null() & _written(column)) | number.is_infinite().fill_null(False)
     return Typed(number.fill_nan(None), bad, "not a number")
 
