@@ -194,7 +194,10 @@ def _measured(verb: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--bundle", type=Path, help="measure an exported bundle on the run's test cases instead"
     )
-    what.add_argument("--url", help="measure a running server, e.g. http://127.0.0.1:8501 (REST)")
+    what.add_argument(
+        "--url",
+        help="measure a running server, e.g. http://127.0.0.1:8501 (REST; its API key in RECOMMENDER_API_KEY)",
+    )
 
 
 def _compared(verb: argparse.ArgumentParser) -> None:

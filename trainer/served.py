@@ -6,6 +6,7 @@ and served figures come from one evaluator, on the same cases.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,19 @@ def bundle(path: Path, model: str) -> Served:
 def server(url: str, model: str) -> Served:
     """Returns the model of a server that speaks TensorFlow Serving's REST API at `url`.
 
+    A server that wants an API key is given the one in the environment variable RECOMMENDER_API_KEY, as the client's verbs do.
+
     Raises `UserError`, then and later, where it does not answer, or answers with an error.
     """
-    home = f"{url.rstrip('/')}/v1/models/{model}"
+    home, key = f"{url.rstrip('/')}/v1/models/{model}", os.environ.get("RECOMMENDER_API_KEY")
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
 
     def ask(method: str, address: str, body: Mapping[str, Any] | None = None) -> Any:
         content = None if body is None else json.dumps(body)  # NaN is a number in this protocol, not in httpx
         try:
-            response = httpx.request(method, address, content=content, timeout=TIMEOUT, trust_env=False)
+            response = httpx.request(
+                method, address, content=content, headers=headers, timeout=TIMEOUT, trust_env=False
+            )
         except httpx.InvalidURL as error:
             raise UserError(f"--url {url} is no address: {error}") from None
         except httpx.HTTPError as error:

@@ -62,6 +62,44 @@ def test_a_step_has_a_loss_and_gradients_and_the_model_scores(tiny_config, tiny_
     assert np.isfinite(scores).all()
 
 
+def test_id_dropout_hides_its_share_of_both_sides_in_training_alone(tiny_config, tiny_prepared, monkeypatch):
+    ready = prepared_model(tiny_config, {"id_dropout": 0.4}, tiny_prepared)
+    model, read = ready.model, []
+    embed, fuse = model.candidate_tower.embed, model.query_tower.fuse
+
+    def embedded(rows, ids):
+        read.append((rows, ids))
+        return embed(rows, ids)
+
+    def fused(inputs, encoded):
+        read.append((inputs["user"], inputs.get("user_id_row", inputs["user"])))
+        return fuse(inputs, encoded)
+
+    monkeypatch.setattr(model.candidate_tower, "embed", embedded)
+    monkeypatch.setattr(model.query_tower, "fuse", fused)
+    batch = next(iter(ready.batches(0)))
+    for training, share in ((True, 0.4), (False, 0.0)):
+        read.clear()
+        model.compute_loss(batch, training=training)
+        assert len(read) == 2
+        for rows, ids in read:
+            rows, ids = np.asarray(rows), np.asarray(ids)
+            hidden = (ids != rows).mean()
+            assert abs(hidden - share) <= 4 * np.sqrt(share * (1 - share) / len(rows))
+            assert (ids[ids != rows] == 0).all()
+
+
+def test_dropout_changes_the_loss_in_training_alone(tiny_config, tiny_prepared):
+    found = []
+    for dropout in (0.0, 0.3):
+        ready = prepared_model(tiny_config, {"dropout": dropout, "id_dropout": 0.0}, tiny_prepared)
+        batch = next(iter(ready.batches(0)))
+        found.append([float(ready.model.compute_loss(batch, training=flag)) for flag in (False, True)])
+    (without, taught_without), (asked, taught) = found
+    assert asked == without
+    assert taught != pytest.approx(taught_without, rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",

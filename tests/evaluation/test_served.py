@@ -116,11 +116,12 @@ def test_a_model_without_the_signatures_is_refused():
 @pytest.fixture
 def http(request):
     """A server that answers as the test says: a list of (status, body), or a model."""
-    answers = request.param
+    answers, keys = request.param, []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            keys.append(self.headers.get("authorization"))
             status, text = answers(self.path, json.loads(body) if body else None)
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
@@ -135,6 +136,7 @@ def http(request):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+    request.node.keys = keys
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
@@ -157,6 +159,14 @@ def test_a_server_is_measured_like_anything_else(http, prepared):
     assert report.values["recall@3"] == pytest.approx((0 + 1 / 2 + 1 + 0) / 4)
     assert report.values["mrr@3"] == pytest.approx((0 + 1 / 3 + 1 / 2 + 0) / 4)
     assert model.alarms(prepared.test, prepared, "") == []
+
+
+@pytest.mark.parametrize("http", [small], indirect=True)
+def test_a_servers_key_comes_from_the_environment(http, request, monkeypatch):
+    served.server(http, "recommender")
+    monkeypatch.setenv("RECOMMENDER_API_KEY", "sesame")
+    served.server(http, "recommender")
+    assert request.node.keys == [None, "Bearer sesame"]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,14 @@ def test_long_vectors_are_shortened():
     np.testing.assert_allclose(table(tf.constant([0, 1, 2])), [[0.6, 0.8], [0.3, 0.4], [0, 1]], rtol=1e-6)
 
 
+def test_weight_decay_is_the_mean_square_of_what_a_batch_reads():
+    table = IdEmbedding(2, 2, l2=0.5)
+    table.embedding.build(None)
+    table.embedding.set_weights([np.array([[9, 9], [3, 4], [0, 2]], np.float32)])
+    table(tf.constant([1, 2, 2]))
+    assert [float(loss) for loss in table.losses] == [0.5 * (25 + 4 + 4) / 3]
+
+
 FITTED = [name for name in registry.names("start") if name != "random"]
 
 
