@@ -13,12 +13,16 @@ import subprocess
 import sys
 import threading
 
+import grpc
 import pytest
+import tensorflow as tf
 from serving_models import publish
 from serving_process import Server, eventually, free_ports, running
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 MODELS = ("swap", "broken", "rollback", "ignored", "several")
+LONG = 1_000_000  # steps of the model that only counts: some seconds
 CONFIG = """model_config_list {{
   {models}
   config {{
@@ -161,6 +165,29 @@ def test_a_stop_answers_what_has_arrived(start, half):
     assert answered.startswith(b"HTTP/1.1 200")
     assert b"3.0" in answered
     assert server.process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_stop_answers_the_calls_that_run(start, models):
+    """The same over gRPC: a call that runs when the signal comes is answered, one that comes later is not taken."""
+    server = start("--model_name=kinds", f"--model_base_path={models}/kinds")
+    address = ("127.0.0.1", int(server.grpc.rsplit(":", 1)[1]))
+    with grpc.insecure_channel(server.grpc) as channel:
+        predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        running = predict.future(_slow(LONG), timeout=60)
+        predict(_slow(1), timeout=60)  # calls begin in the order in which they arrive
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: _refused(address), "the port is closed")
+        assert not running.done(), "the call must outlast the port, or this tests nothing"
+        assert running.result().outputs["y"].int_val[0] == LONG
+    assert server.process.wait(20) == 0
+
+
+def _slow(steps):
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name, message.model_spec.signature_name = "kinds", "slow"
+    message.inputs["x"].CopyFrom(tf.make_tensor_proto([steps], tf.int32))
+    return message
 
 
 def _refused(address):
