@@ -1,6 +1,6 @@
 """The ranking half of the evaluator: how near predictions are to ratings, or to labels."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from trainer import metrics, slices
 from trainer.alarms import constant, rated_leakage
 from trainer.data.examples import Events, Floats, Prepared
-from trainer.reports import RankingReport, empty_slices, figures, taken, values_of
+from trainer.reports import RankingReport, empty_slices, figures, values_of
 from trainer.settings import EvaluateSettings
 from trainer.significance import Sample, clusters, intervals
 
@@ -50,10 +50,19 @@ def evaluate_ranking(
         return RankingReport({"events": len(actual)}, {}, {}, {}, {}, alarms, notes + empty)
     alarms = constant(predicted) + rated_leakage(events, prepared)
     positive = actual > 0 if binary else actual >= _threshold(actual, threshold)
-    samples = _errors(predicted, actual, positive, clusters(events.user), binary)
+
+    def errors(rows: npt.NDArray[np.bool_]) -> dict[str, Sample]:
+        return _errors(predicted[rows], actual[rows], positive[rows], clusters(events.user[rows]), binary)
+
+    samples = errors(np.ones(len(actual), bool))
     listed = _list_ndcg(predicted, actual, events)
     masks, lines = slices.of_events(events, prepared, settings.slices)
-    by_slice = {name: _event_slice(samples, masks[name], settings) for name in masks}
+    by_slice = {
+        name: {
+            label: figures(errors(mask), int(mask.sum()), settings, "events") for label, mask in parts.items()
+        }
+        for name, parts in masks.items()
+    }
     every = intervals(samples, settings.bootstrap, settings.seed)
     every |= intervals(listed, settings.bootstrap, settings.seed)
     samples |= listed
@@ -90,7 +99,7 @@ def _errors(
         "mae": Sample.mean(metrics.absolute_error(predicted, actual), cluster),
     }
     parts = metrics.auc_parts(predicted, positive)
-    if not np.isnan(parts).any():
+    if len(parts) and not np.isnan(parts).any():
         area = parts[positive].mean()
         share = np.where(positive, positive.mean(), 1 - positive.mean())
         samples["auc"] = Sample.mean(
@@ -105,13 +114,3 @@ def _list_ndcg(predicted: Floats, actual: Floats, events: Events) -> dict[str, S
     known = events.user > 0
     users, values = metrics.list_ndcg(predicted[known], actual[known], events.user[known])
     return {"list_ndcg": Sample.mean(values, clusters(users))}
-
-
-def _event_slice(
-    samples: dict[str, Sample], masks: dict[str, npt.NDArray[np.bool_]], settings: EvaluateSettings
-) -> dict[str, dict[str, Any]]:
-    plain = {name: sample for name, sample in samples.items() if name != "auc"}
-    return {
-        label: figures(taken(plain, mask), int(mask.sum()), settings, "events")
-        for label, mask in masks.items()
-    }

@@ -246,6 +246,8 @@ def test_ranking_figures(prepared):
     for name, (low, high) in report.intervals.items():
         assert low <= report.values[name] + 1e-9 and report.values[name] <= high + 1e-9, name
     assert report.slices["item_popularity"]["unseen"]["events"] == 3
+    # of the unseen, predicted 3, 3, 1, only the second is rated at least 3: one tie, one right
+    assert report.slices["item_popularity"]["unseen"]["auc"] == pytest.approx(0.75)
     json.dumps(report.as_dict(), allow_nan=False)
 
 
