@@ -54,10 +54,12 @@ def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseli
 
 
 def evaluate(workdir: Path, overrides: Sequence[str], all_baselines: bool) -> Metrics:
-    """Measures the run in `workdir` again, beside the preset's baselines or all of them, and writes its leaderboard."""
+    """Measures the run in `workdir` again and writes its leaderboard.
+
+    Beside it are the preset's baselines and the best that was measured before, or all there are.
+    """
     trained = reopen(workdir, overrides)
-    settings = trained.config.evaluate
-    names, ranking_names = settings.baselines, settings.ranking_baselines
+    names, ranking_names = to_beat(trained), trained.config.evaluate.ranking_baselines
     if all_baselines:
         names, ranking_names = registry.names("baseline"), registry.names("rating_baseline")
     return write_metrics(trained, measure(trained, names, ranking_names))

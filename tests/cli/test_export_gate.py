@@ -35,13 +35,14 @@ def versions(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_below_a_baseline_nothing_is_exported_until_allowed(trainer, blind, tmp_path):
-    """Also where the objective's k is none of the cutoffs, and where the baseline is no longer asked for."""
+    """Also where the objective's k is none of the cutoffs, and where the baseline is no longer asked for, by neither verb."""
     run = tmp_path / "run"
     line = blind("evaluate.cutoffs=[5]", "train.objective=ndcg@7").error
     assert line.startswith("not exported: test ndcg@7 ") and "baseline popularity, 1.0000" in line
     assert "--allow-below-baseline" in line
     assert {"ndcg@5", "ndcg@7"} <= set(json.loads((run / "metrics.json").read_text())["retrieval"]["test"])
     assert json.loads((run / "leaderboard.json").read_text())["retrieval"][0]["name"] == "popularity"
+    assert trainer("evaluate", "--workdir", str(run), "evaluate.baselines=[]").code == 0
     assert trainer("export", "--workdir", str(run), "evaluate.baselines=[]").error == line
     assert versions(run) == []
     assert trainer("export", "--workdir", str(run), "--allow-below-baseline").code == 0
