@@ -3,6 +3,7 @@
 Each module has `run() -> dict[str, float]`; a ratio compares with a peer, or with a limit, measured in the same run.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -43,12 +44,21 @@ BARS = {  # key -> the ratio to reach
 }
 
 
-def main(names: list[str]) -> int:
-    """Runs the named benchmarks, all without names, and returns 0."""
+def main(words: list[str] | None = None) -> int:
+    """Runs the benchmarks that `words` name, all without words, and returns 0."""
     here = Path(__file__).parent
     sys.path.insert(0, str(here))
+    every = sorted(path.stem for path in here.glob("bench_*.py"))
+    parser = argparse.ArgumentParser(
+        "python -m tests.benchmarks",
+        description="speed and memory against peers, in one table and bench.json",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(every)}")
+    names = parser.parse_args(words).names
+    if strange := {*names} - {*every}:
+        parser.error(f"no benchmark {min(strange)!r}; there are {', '.join(every)}")
     found: dict[str, float] = {}
-    for name in names or sorted(path.stem for path in here.glob("bench_*.py")):
+    for name in names or every:
         Console().print(f"{name} ...")
         found |= importlib.import_module(name).run()
     table = Table(title=f"ratios, {os.cpu_count()} cores")
@@ -62,4 +72,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
