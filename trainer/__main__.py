@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "train", _train, "prepare, train, evaluate and export one experiment")
     _settings(verb)
     verb.add_argument(
-        "--restart", action="store_true", help="throw away what the work directory holds of an earlier run"
+        "--restart",
+        action="store_true",
+        help="throw away what an earlier run learned and measured there; what its bundle published stays",
     )
     _gate(verb)
 

@@ -19,11 +19,12 @@ import tensorflow as tf
 from trainer import checks, compare_report, experiment, measurement
 from trainer.config import Config, load, with_settings
 from trainer.data.examples import Ints, Prepared
+from trainer.data.prepare import load_dataset
 from trainer.errors import UserError
 from trainer.evaluate import Report
 from trainer.progress import Reporter
 from trainer.significance import Sample, intervals, paired
-from trainer.workdir import check_workdir
+from trainer.workdir import check_workdir, same_data
 
 METRICS = {
     "recall@10": "retrieval",
@@ -73,6 +74,8 @@ def compare(configs: Mapping[str, Config], seeds: int, workdir: Path, reporter: 
     """Returns a row for each of `configs` by name, and after them one for each baseline; trains what is missing."""
     configs = {name: _comparable(config, configs.values()) for name, config in configs.items()}
     _check(configs, seeds)
+    workdir.mkdir(parents=True, exist_ok=True)
+    same_data(workdir, load_dataset(next(iter(configs.values())).data).fingerprint())
     found: dict[str, list[Figures]] = {name: [] for name in configs}
     others: dict[str, list[Figures]] = {}
     for seed in range(1, seeds + 1):

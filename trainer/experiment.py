@@ -14,7 +14,7 @@ from trainer.checks import check, check_columns
 from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
 from trainer.data.interactions import Dataset
-from trainer.data.prepare import prepare
+from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 from trainer.evaluate import Report, evaluate_retrieval, gate
 from trainer.joint import train_joint
@@ -36,7 +36,7 @@ from trainer.ranking import RankingModel
 from trainer.serving_model import ServingModel
 from trainer.train_ranking import train_ranking
 from trainer.train_retrieval import train_retrieval
-from trainer.workdir import check_workdir, claim, keep, replace
+from trainer.workdir import BUNDLE, CONFIG, check_workdir, claim, keep, replace, same_data
 
 
 def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseline: bool = False) -> Metrics:
@@ -76,9 +76,7 @@ def evaluate_served(
     dataset, prepared = read(config, reporter)
     name = config.export.model_name
     model = (
-        served.server(url, name)
-        if url is not None
-        else served.bundle(bundle_path or workdir / "bundle", name)
+        served.server(url, name) if url is not None else served.bundle(bundle_path or workdir / BUNDLE, name)
     )
     with reporter.step("evaluate", len(prepared.test)) as advance:
         lists = model.lists(prepared)
@@ -117,6 +115,8 @@ def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
         f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
     )
+    fingerprint = dataset.fingerprint()
+    same_data(workdir, fingerprint)
     costs: dict[str, Cost] = {}
     retrieval, ranking = _fit(config, prepared, workdir, reporter, costs)
     if retrieval is not None:
@@ -124,14 +124,13 @@ def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared
             blending.attach(retrieval.retriever, config, prepared, workdir, reporter)
         costs["retrieval"] = costs["retrieval"].then(last)
     costs = keep(workdir / "costs.json", costs)
-    return Run(config, workdir, prepared, dataset.fingerprint(), retrieval, ranking, reporter, costs)
+    return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter, costs)
 
 
 def read(config: Config, reporter: Reporter) -> tuple[Dataset, Prepared]:
     """Returns the data set that the settings name, as it is and ready to train on."""
     with reporter.step("prepare"):
-        source = config.data.source
-        dataset: Dataset = registry.build("source", source.name, source.settings, "data.source").load()
+        dataset = load_dataset(config.data)
         prepared = prepare(dataset, config.data)
         check_columns(config, prepared)
     return dataset, prepared
@@ -183,7 +182,7 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
             run.reporter.say(line)
         metrics = metrics | {"cascade": measured}
         replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        path = run.workdir / "bundle"
+        path = run.workdir / BUNDLE
         version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, path, measured)
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")
@@ -205,7 +204,7 @@ def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
 
 def recorded(workdir: Path, overrides: Sequence[str]) -> Config:
     """Returns the settings of the run that `workdir` holds, with `overrides` of what comes after training."""
-    path = workdir / "config.toml"
+    path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no {path}")
     config = load(None, path, overrides)

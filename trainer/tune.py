@@ -22,17 +22,17 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
 
-from trainer import registry, tune_report
+from trainer import checks, tune_report
 from trainer.config import Config, load, to_toml, value_of, with_settings
 from trainer.data.examples import Prepared
-from trainer.data.prepare import prepare
+from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import forget
 from trainer.progress import Reporter
 from trainer.train_retrieval import scorer, train_retrieval, validation_sample
 from trainer.tune_report import Row, short
-from trainer.workdir import claim, replace
+from trainer.workdir import CONFIG, claim, replace, same_data
 
 FACTOR = 3  # Hyperband: each round keeps a third of the trials and trains them three times as long
 SEARCHED = ("retrieval.", "train.", "data.history_length")  # the settings that a trial reads
@@ -46,15 +46,16 @@ def run(config: Config, workdir: Path) -> Path | None:
     Raises `UserError` where the settings cannot be searched or no trial finished.
     """
     space = hyperparameters(config.tune.parameters)
+    checks.check(config)
     _check(config)
     worker = _worker()
     home = workdir.with_name(f"{workdir.name}-{worker}") if worker else workdir
     reporter = Reporter()
     _claim(home, config)
     with reporter.step("prepare"):
-        source = config.data.source
-        dataset = registry.build("source", source.name, source.settings, "data.source").load()
+        dataset = load_dataset(config.data)
         prepared = prepare(dataset, config.data)
+    same_data(home, dataset.fingerprint())
     _check_objective(prepared, config.train.objective)
     tuner = RetrievalTuner(oracle(config, space), config, prepared, reporter, home)
     tuner.search(verbose=0)
@@ -231,7 +232,7 @@ def _worker() -> str | None:
 
 def _claim(workdir: Path, config: Config) -> None:
     """Makes `workdir` this search's; raises `UserError` where it holds another one."""
-    recorded = workdir / "config.toml"
+    recorded = workdir / CONFIG
     if recorded.exists():
         earlier = load(None, recorded).tune
         for name in ("algorithm", "parameters"):
@@ -254,7 +255,7 @@ def _check(config: Config) -> None:
                 f"tune.parameters.{name!r} cannot be searched; what trials train on is {', '.join(SEARCHED)}"
             )
         for value in _values(options):
-            with_settings(config, {name: value})
+            checks.check(with_settings(config, {name: value}))
 
 
 def _check_objective(prepared: Prepared, objective: str) -> None:

@@ -37,6 +37,38 @@ def test_a_folder_that_holds_another_run(trainer, another):
     assert contents(another) == before
 
 
+def test_restart_throws_away_what_a_run_made_and_nothing_else(another):
+    (another / "bundle" / "models").mkdir(parents=True)
+    (another / "retrieval").mkdir()
+    (another / "retrieval" / "epochs.csv").write_text("epoch")
+    (another / "events.csv").write_text("years of clicks")
+    claim(another, Config(), restart=True)
+    assert contents(another) == {"config.toml": to_toml(Config()).encode(), "events.csv": b"years of clicks"}
+    assert (another / "bundle" / "models").is_dir()
+
+
+def test_a_recorded_setting_that_is_no_longer_known_is_named_with_its_file(trainer, another):
+    (another / "config.toml").write_text("[retrieval]\nshape = 3\n")
+    line = trainer("train", "--workdir", str(another), *SMALL).error
+    assert line.startswith(f"{another}/config.toml: ") and "shape" in line
+
+
+@pytest.mark.slow
+def test_every_night_the_table_has_grown(table, train, trainer, rows, tmp_path):
+    """Weights of other data would be other items' weights: refused; --restart trains anew and publishes the next version."""
+    assert train(table(*rows)).code == 0
+    run = tmp_path / "run"
+    grown = table(*rows, *(f"u{user},i{user % 5},1700000000,5" for user in range(20)))
+    before = contents(run)
+    said = "the data is not what "
+    assert train(grown).error.startswith(said)
+    assert trainer("evaluate", "--workdir", str(run)).error.startswith(said)
+    assert trainer("export", "--workdir", str(run)).error.startswith(said)
+    assert contents(run) == before
+    assert train(grown, "--restart").code == 0
+    assert sorted(path.name for path in (run / "bundle" / "models" / "recommender").iterdir()) == ["1", "2"]
+
+
 def test_a_setting_put_right_goes_on_where_nothing_was_trained_yet(tmp_path):
     home = tmp_path / "run"
     claim(home, from_values({"name": "wrong"}), restart=False)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from trainer import registry
 from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions
 from trainer.data.opinions import liked_and_disliked, likes, opinions, without_weightless
@@ -18,6 +19,13 @@ from trainer.errors import UserError
 from trainer.settings import DataSettings
 
 logger = logging.getLogger("trainer")
+
+
+def load_dataset(settings: DataSettings) -> Dataset:
+    """Returns the data set that `settings.source` names, as it is."""
+    source = settings.source
+    dataset: Dataset = registry.build("source", source.name, source.settings, "data.source").load()
+    return dataset
 
 
 def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
