@@ -81,7 +81,7 @@ evidence: install ## the defaults against alternatives over several worlds: test
 
 lock: install ## resolve setup.cfg anew and write the lock file
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile setup.cfg --extra dev --extra scann --extra bench --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --upgrade -o $(LOCK)
+	$(BIN)/uv pip compile setup.cfg --extra train --extra serve --extra dev --extra scann --extra bench --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --upgrade -o $(LOCK)
 
 clean: ## remove the environment, runs and caches
 	rm -rf .venv runs build bench.json .mypy_cache .ruff_cache .pytest_cache *.egg-info

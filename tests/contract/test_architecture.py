@@ -1,10 +1,16 @@
 """Who may import whom, read from the source: nothing is imported here, so nothing can hide in a function."""
 
 import ast
+import contextlib
+import sys
+from configparser import ConfigParser
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 TENSORFLOW = {
@@ -184,3 +190,66 @@ def test_a_preset_begins_by_saying_what_it_is(preset):
     first = preset.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 20
+
+
+def installed(names: set[str]) -> set[str]:
+    """Returns the distributions that an installation of `names` brings."""
+    found: set[str] = set()
+    ahead = [canonicalize_name(name) for name in names]
+    while ahead:
+        name = ahead.pop()
+        if name in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):  # scann may be absent here
+            needs = map(Requirement, metadata.requires(name) or ())
+            ahead += [
+                canonicalize_name(need.name)
+                for need in needs
+                if need.marker is None or need.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+def needed(*packages: str) -> set[str]:
+    """Returns the distributions that modules of `serving` below some packages import, and that uvicorn's chosen parser does."""
+    dotted = {
+        name
+        for module in modules("serving")
+        if module.startswith(packages)
+        for name in imports("serving", module)
+    }
+    names = {name.split(".")[0] for name in dotted} - sys.stdlib_module_names - {"google", "serving"}
+    of = metadata.packages_distributions()
+    found = {canonicalize_name(of[name][0]) for name in names if name in of} - {"scann"}
+    found |= {"protobuf"} if any(name.startswith("google.protobuf") for name in dotted) else set()
+    return found | ({"httptools"} if any("httptools" in name for name in dotted) else set())
+
+
+def wanted(*groups: str) -> set[str]:
+    """Returns the distributions that setup.cfg names, by extra; "" is without one."""
+    file = ConfigParser()
+    file.read(ROOT / "setup.cfg")
+    texts = [
+        file["options.extras_require"][group] if group else file["options"]["install_requires"]
+        for group in groups
+    ]
+    return {Requirement(line).name for text in texts for line in text.split("\n") if line.strip()}
+
+
+def test_the_client_installs_what_it_imports():
+    assert needed("serving.client") <= installed(wanted(""))
+    assert "tensorflow" not in installed(wanted(""))
+
+
+def test_the_server_installs_what_it_imports():
+    assert "httptools" in needed("serving.server")
+    assert needed("serving.client", "serving.server") <= installed(wanted("", "serve"))
+
+
+def test_the_servers_image_installs_what_it_imports():
+    text = (ROOT / "serving" / "deploy" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("RUN pip install")]
+    named = {word for word in line.split()[3:] if not word.startswith(("-", "/"))}
+    assert needed("serving.client", "serving.server") <= installed(named)
+    assert not needed("serving.server") <= installed(named - {"httptools"})
