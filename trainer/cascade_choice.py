@@ -16,6 +16,7 @@ from trainer.blending import Recipe, combine, sure
 from trainer.cascade import Cascade, Request, Weights, reordered, standardised_top
 from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
+from trainer.errors import UserError
 from trainer.index import BruteForce, Top
 from trainer.rehearsal import sample
 from trainer.retriever import Retriever
@@ -40,6 +41,11 @@ def choose(
     """
     settings = config.export.cascade
     light, deep = settings.light_weight, settings.deep_weight
+    if light not in ("auto", 0) and cascade.ranker is not None and not cascade.has_light:
+        raise UserError(
+            f"export.cascade.light_weight={light} needs a ranking model with a prior that its targets' score follows: "
+            "ranking.enabled=true, ranking.prior other than none, or export.cascade.light_weight=auto"
+        )
     cases = sample(prepared.validation, len(prepared.items))
     asked = "auto" in (light, deep) and cascade.ranker is not None and len(cases) > 0
     if cascade.ranker is None or not asked:

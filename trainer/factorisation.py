@@ -155,4 +155,4 @@ class Factorisation:
 
 def worth(weights: Floats) -> Floats:
     """Returns what events of such weights count: 1 at their mean, and by the logarithm, for a thousand plays are no thousand tastes."""
-    return np.asarray(np.log2(1.0 + weights / weights.mean()), np.float32)
+    return np.asarray(np.log2(1.0 + weights / (weights.mean() or 1.0)), np.float32)

@@ -238,14 +238,14 @@ class FiniteLoss(tf.keras.callbacks.Callback):
 
     def __init__(self, model: Any, describe_step: Callable[[int], str]) -> None:
         super().__init__()
-        self.bad_step = model.bad_step
+        self.source = model
         self.describe_step = describe_step
 
     def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
-        """Looks only where the reported loss, a mean since the epoch began, is no longer finite."""
+        """Looks only where the reported loss is no longer finite: once weights are not, no later loss is."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            step = max(int(self.bad_step), 0)
+            step = max(int(self.source.bad_step), 0)
             raise UserError(
                 f"the loss became {loss} at training step {step} (batch {batch} of the epoch): {self.describe_step(step)}; "
                 "a smaller train.learning_rate, or a look at those rows, is the way on"

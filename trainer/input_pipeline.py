@@ -16,12 +16,14 @@ class Windows:
     """Cuts the history of an event out of the user's events.
 
     `ordered`: the events before it. Otherwise the user's other events, starting after it and going round, for data whose
-    order means nothing. At most `length`, the latest kept, padded right with row 0.
+    order means nothing. At most `length`, the latest kept, padded right with row 0. An event that is asked for is one of
+    them, and in no history of its own; `whole`: none is, and all may be in a history.
     """
 
-    def __init__(self, events: Events, users: int, length: int, ordered: bool) -> None:
+    def __init__(self, events: Events, users: int, length: int, ordered: bool, whole: bool = False) -> None:
         offsets = events.by_user(users).offsets
-        self.length = max(min(length, int(np.diff(offsets).max(initial=1)) - 1), 1)
+        longest = int(np.diff(offsets).max(initial=1)) - (0 if whole else 1)
+        self.length = max(min(length, longest), 1)
         self.ordered = ordered
         self.items, self.timestamps = tensor(events.item), tensor(events.timestamp)
         self.start = tf.constant(offsets[:-1])
@@ -39,8 +41,9 @@ class Windows:
             size = tf.minimum(event - start, self.length)
             place = event - size + column
         else:
-            size = tf.minimum(end - start - 1, self.length)
-            place = start + tf.math.floormod(event - start + 1 + column, end - start)
+            number = tf.maximum(end - start, 1)  # who has no event has no history
+            size = tf.minimum(number - 1, self.length)
+            place = start + tf.math.floormod(event - start + 1 + column, number)
         inside = column < size
         place = tf.where(inside, place, 0)
         items, timestamps = tf.gather(self.items, place), tf.gather(self.timestamps, place)

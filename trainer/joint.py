@@ -29,7 +29,8 @@ class JointModel(tfrs.Model):
     def compute_loss(self, inputs: dict[str, Batch], training: bool = False) -> tf.Tensor:
         """Returns the mixed loss of a `retrieval` and a `ranking` batch."""
         of_retrieval = self.retrieval.compute_loss(inputs["retrieval"], training)
-        of_ranking = self.ranking.compute_loss(inputs["ranking"], training)
+        with self.retrieval.retriever.embedding.step():  # the ids are shared
+            of_ranking = self.ranking.compute_loss(inputs["ranking"], training)
         return (1 - self.ranking_weight) * of_retrieval + self.ranking_weight * of_ranking
 
     @property

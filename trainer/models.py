@@ -87,12 +87,12 @@ class RetrievalModel(tfrs.Model):
         with self.retriever.embedding.step():
             read = self._read_sequences if self.by_sequence else self._read_events
             asked = read(inputs, seed, training)
+            places, size, queries = asked.places, tf.size(asked.positives), self._chosen(asked)
+            queries = queries * tf.exp(-self.log_temperature)
+            positives, negatives = asked.vectors[:size], asked.vectors[size:]
+            against = self._against(asked, queries, positives, seed) if self.disliked is not None else 0.0
         if training:
             self.sampler.after(asked.positives)
-        places, size, queries = asked.places, tf.size(asked.positives), self._chosen(asked)
-        queries = queries * tf.exp(-self.log_temperature)
-        positives, negatives = asked.vectors[:size], asked.vectors[size:]
-        against = self._against(asked, queries, positives, seed) if self.disliked is not None else 0.0
         if self.corrected:
             queries = tf.concat([queries, tf.ones([size, 1])], axis=1)
             among = size if self.task.in_batch else 0  # positives that are candidates of others

@@ -14,6 +14,7 @@ from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
 from trainer.data.opinions import time_weights
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
+from trainer.factorisation import worth
 from trainer.fit import FitPlan, Metrics, fit, prepare_fit
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.models import RetrievalModel
@@ -64,7 +65,10 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
         raise UserError(
             "retrieval.event_half_life_days reads when events were, and the data has no times; leave it out"
         )
-    settings, events = config.train, weighted(prepared.train, config.retrieval.event_half_life_days)
+    settings, events = (
+        config.train,
+        first_of_pairs(weighted(prepared.train, config.retrieval.event_half_life_days), prepared),
+    )
     asked = without_outcomes(prepared, config.ranking.targets)
     model = RetrievalModel(config.retrieval, asked, settings.seed)
     context = model.retriever.encode_context(
@@ -124,12 +128,26 @@ def _of_sequences(config: Config, prepared: Prepared, events: Events, context: d
     )
 
 
+def first_of_pairs(events: Events, prepared: Prepared) -> Events:
+    """Returns training events of which those of a pair of user and item that was there before teach nothing.
+
+    Every answer leaves the history out, so an item of the history is nothing to learn to recommend. In order of time such
+    an event weighs 0 and stays in the histories; without an order it is left out.
+    """
+    pairs = events.user.astype(np.int64) * len(prepared.items) + events.item
+    first = np.zeros(len(events), bool)
+    first[np.unique(pairs, return_index=True)[1]] = True
+    if prepared.ordered:
+        return replace(events, weight=np.where(first, events.weight, 0).astype(np.float32))
+    return events.take(first)
+
+
 def weighted(events: Events, half_life_days: float | None) -> Events:
-    """Returns the events with weights that halve with every half-life before the latest one, of mean as before."""
-    if half_life_days is None:
-        return events
-    decay = time_weights(events.timestamp, int(events.timestamp.max()), half_life_days)
-    weight = (events.weight * decay / decay.mean()).astype(np.float32)
+    """Returns the events with what they are `worth`, which halves with every half-life before the latest one, of the same mean."""
+    weight = worth(events.weight)
+    if half_life_days is not None:
+        decay = time_weights(events.timestamp, int(events.timestamp.max()), half_life_days)
+        weight = (weight * decay / decay.mean()).astype(np.float32)
     return replace(events, weight=weight)
 
 

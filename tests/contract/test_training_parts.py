@@ -11,7 +11,14 @@ from trainer.config import with_settings
 from trainer.data.examples import Cases
 from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
-from trainer.train_retrieval import best_wrong, build_retrieval, scorer, train_retrieval
+from trainer.train_retrieval import (
+    best_wrong,
+    build_retrieval,
+    first_of_pairs,
+    scorer,
+    train_retrieval,
+    weighted,
+)
 
 CHOICES = [
     *({"encoder": {"name": name}} for name in registry.names("encoder")),
@@ -156,9 +163,28 @@ def test_a_memory_above_the_events_is_refused_by_name(tiny_config, tiny_prepared
         prepared_model(tiny_config, {"negatives": {"name": "memory", "size": 100_000_000}}, tiny_prepared)
 
 
-def test_older_events_weigh_half_a_half_life_later(tiny_prepared):
-    from trainer.train_retrieval import weighted
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_item_of_the_history_is_not_learned_again(make_prepared, ordered):
+    """User 1 has item 1 three times and user 2 item 2 twice: in order of time the later ones weigh nothing, in sets they go."""
+    prepared = replace(make_prepared([[1, 2, 1, 1, 3, 4], [2, 2, 1, 3, 4, 5]]), ordered=ordered)
+    events = first_of_pairs(prepared.train, prepared)
+    if ordered:
+        assert events.item.tolist() == [1, 2, 1, 1, 2, 2, 1, 3]
+        assert events.weight.tolist() == [1, 1, 0, 0, 1, 0, 1, 1]
+    else:
+        assert events.item.tolist() == [1, 2, 2, 1, 3]
+        assert events.weight.tolist() == [1] * 5
 
+
+def test_a_thousand_plays_are_no_thousand_tastes(tiny_prepared):
+    plays = np.ones(len(tiny_prepared.train), np.float32)
+    plays[0] = 10_000.0
+    found = weighted(replace(tiny_prepared.train, weight=plays), None).weight
+    assert found[1] > 0
+    assert found[0] < 60 * found[1]
+
+
+def test_older_events_weigh_half_a_half_life_later(tiny_prepared):
     made = weighted(tiny_prepared.train, 10.0)
     age = (made.timestamp.max() - made.timestamp) / 86_400
     wanted = tiny_prepared.train.weight * 0.5 ** (age / 10.0)

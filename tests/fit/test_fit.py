@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from trainer.errors import UserError
-from trainer.fit import Adagrad, FitPlan, fit, mean_square, prepare_fit
+from trainer.fit import Adagrad, FiniteLoss, FitPlan, fit, mean_square, prepare_fit
 
 STEPS = 3
 
@@ -203,6 +205,15 @@ def test_the_guard_names_the_batch_after_a_resume_too(tmp_path):
     resumed.inputs[7] = np.nan
     with pytest.raises(UserError, match=r"loss became nan at training step 7 .*the rows of step 7"):
         resumed.run()
+
+
+def test_the_step_is_looked_up_when_the_loss_broke():
+    """Two models that are trained as one note their steps apart, and say the earlier one only when asked."""
+    both = SimpleNamespace(bad_step=-1)
+    guard = FiniteLoss(both, lambda step: f"the rows of step {step}")
+    both.bad_step = 5
+    with pytest.raises(UserError, match=r"at training step 5 .*the rows of step 5"):
+        guard.on_train_batch_end(0, {"loss": math.nan})
 
 
 def test_an_unknown_objective_is_named_before_training(tmp_path):

@@ -27,9 +27,18 @@ def test_unordered_windows_hold_the_other_events(make_events):
     np.testing.assert_array_equal(windows_of(events, 3, 9, ordered=False), wanted)
 
 
+def test_who_has_no_event_has_no_history(make_events):
+    """A user who dislikes all, or rates all too low, has events to rank and none among the positives."""
+    for ordered in (True, False):
+        windows = Windows(make_events([[11, 12]]), 3, 2, ordered)
+        found = windows(tf.constant([0, 2], tf.int64), tf.constant([1, 2]))
+        np.testing.assert_array_equal(found[1], [0])
+
+
 def test_a_window_is_no_longer_than_the_longest_history(make_events):
     assert Windows(make_events([[1, 2, 3], [4]]), 3, 50, ordered=True).length == 2
     assert Windows(make_events([[1], [2]]), 3, 50, ordered=True).length == 1
+    assert Windows(make_events([[1, 2, 3], [4]]), 3, 50, ordered=True, whole=True).length == 3
 
 
 @given(

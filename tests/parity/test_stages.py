@@ -3,10 +3,12 @@
 import dataclasses
 import json
 from functools import cached_property
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from trainer.errors import UserError
 from trainer.settings import CascadeSettings
 
 RETRIEVE, PRERANK, LIGHT, DEEP = 60, 20, 0.8, 1.5
@@ -129,6 +131,9 @@ def test_weights_are_chosen_on_validation_and_the_retriever_is_as_before(run):
     config = run.config.model_copy(update={"export": export.model_copy(update={"cascade": given})})
     chosen = choose(retriever, cascade, config, run.prepared, run.workdir)
     assert dataclasses.astuple(chosen) == (0.25, -1.0)
+    cascade.ranker = SimpleNamespace(prior=None)
+    with pytest.raises(UserError, match=r"export\.cascade\.light_weight=0\.25 needs .* ranking\.prior"):
+        choose(retriever, cascade, config, run.prepared, run.workdir)
     without = choose(retriever, Cascade(None, given), config, run.prepared, run.workdir)
     assert dataclasses.astuple(without) == (0, 0)
 

@@ -104,6 +104,11 @@ def test_training_reads_the_events_before(make_prepared: Callable[..., Prepared]
     np.testing.assert_array_equal(past.before_test(asked), [[4, 5], [8, 9], [0, 0]])
 
 
+def test_all_that_is_known_is_read(make_prepared: Callable[..., Prepared]) -> None:
+    past = Past(make_prepared([[1, 2, 3, 4], [5, 6, 7, 8]]), 50)
+    np.testing.assert_array_equal(past.before_validation(tf.constant([1, 2])), [[1, 2], [5, 6]])
+
+
 def test_histories_hold_what_was_liked(make_prepared: Callable[..., Prepared]) -> None:
     prepared = make_prepared([[1, 2, 3, 4, 5, 6], [7, 8, 9, 2]])  # ratings: 1 + item % 5
     rated = prepared.rated_train
@@ -113,7 +118,7 @@ def test_histories_hold_what_was_liked(make_prepared: Callable[..., Prepared]) -
     np.testing.assert_array_equal(
         found, [[0, 0], [0, 0], [2, 0], [2, 3], [0, 0], [7, 0]]
     )  # liked: 2, 3, 4; 7, 8
-    np.testing.assert_array_equal(past.before_validation(tf.constant([1, 2])), [[3, 4], [7, 8]])
+    np.testing.assert_array_equal(past.before_validation(tf.constant([1, 2])), [[2, 3, 4], [7, 8, 0]])
 
 
 def test_without_order_the_others_are_read(make_prepared: Callable[..., Prepared]) -> None:
