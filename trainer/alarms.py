@@ -4,8 +4,10 @@ training.
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from trainer.answers import Answers
+from trainer.data.columns import follows
 from trainer.data.examples import Cases, Events, Floats, Prepared
 
 _ALIKE = 0.05  # share of cases with one score for everything from which it is worth a line
@@ -60,7 +62,18 @@ def leakage(cases: Cases, prepared: Prepared) -> list[str]:
         )
     if prepared.ordered:
         lines += _later_events(cases, prepared)
-    return lines
+    return lines + _context_of_items(prepared)
+
+
+def _context_of_items(prepared: Prepared) -> list[str]:
+    """Returns a line for each column of the context that is the item's own: a test case has that of its answer."""
+    train = prepared.train
+    return [
+        f"leakage: context column {name!r} follows from the item, so that a request tells its answer: make it a feature "
+        "of the item (data.source.items), or leave it out"
+        for name, column in train.context.items()
+        if column.ndim == 1 and follows(pl.Series(column), pl.Series(train.item))
+    ]
 
 
 def rated_leakage(events: Events, prepared: Prepared) -> list[str]:

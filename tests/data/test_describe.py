@@ -138,6 +138,32 @@ def test_behaviours_vectors_and_friends_are_seen(tmp_path):
     assert len(prepare(data, settings).negative)
 
 
+def test_a_flat_log_is_parted_into_its_sides(tmp_path):
+    """What follows from the item is the item's: as context of a request it would give the answer away."""
+    rows = [
+        f"2024-01-{1 + n // 20:02d} 10:00:{n % 20:02d} UTC,i{n % 7},{1.5 * (n % 7)},u{n % 9},{'ab'[n % 9 % 2]},{'wxyz'[n % 4]},9"
+        for n in range(200)
+    ]
+    header = "event_time,product_id,price,customer_id,country,device,shop"
+    (tmp_path / "log.csv").write_text("\n".join([header, *rows, "2024-02-01 00:00:00 UTC,i0,,u0,,x,8"]))
+    data, settings = pasted(describe(str(tmp_path / "log.csv")))
+    assert settings.split.method == "auto" and data.interactions.frame["timestamp"][0] == 1_704_103_200
+    assert [(f.name, f.kind) for f in data.schema.item] == [("price", "number")]
+    assert [(f.name, f.kind) for f in data.schema.user] == [("country", "category")]
+    assert [f.name for f in data.schema.context] == ["device", "shop"]  # nearly constant is nobody's own
+    assert dict(data.items.frame.select("item_id", "price").rows()) == {f"i{n}": 1.5 * n for n in range(7)}
+    prepare(data, settings)
+
+
+def test_the_only_times_are_the_events_time(tmp_path):
+    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + n},{3 + n % 3}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,bought_at,rating", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert "# column 'bought_at' holds the only times" in toml and "min_rating = 4 below [data]" in toml
+    data, settings = pasted(toml)
+    assert data.interactions.has_time and settings.split.method == "auto"
+
+
 def test_a_column_of_many_events_names_is_no_behaviour(tmp_path):
     rows = [f"u{i % 9},i{i % 7},event {i}" for i in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,event", *rows]))

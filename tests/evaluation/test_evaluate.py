@@ -13,6 +13,7 @@ from conftest import Table, events, lists
 from rich.console import Console
 
 from trainer import beyond_accuracy, metrics
+from trainer.alarms import leakage
 from trainer.config import Config
 from trainer.data.examples import Cases
 from trainer.errors import UserError
@@ -175,6 +176,15 @@ def test_scores_that_are_no_numbers_are_said(prepared):
     broken[1, 3] = np.nan
     report = evaluate_retrieval(Table(broken), prepared.test, prepared, PLAIN)
     assert any("1 of 4 cases have scores that are not numbers" in line for line in report.alarms)
+
+
+def test_context_that_is_the_items_own_is_a_leak(make_prepared):
+    made = make_prepared([[1 + (user + n) % 5 for n in range(5)] for user in range(20)])
+    item, number = made.train.item, np.arange(len(made.train))
+    context = {"price": item * 1.5, "device": number % 2 * 1.0, "shop": np.where(number, 9.0, 8.0)}
+    leaky = dataclasses.replace(made, train=dataclasses.replace(made.train, context=context))
+    (line,) = leakage(made.test, leaky)
+    assert line.startswith("leakage: context column 'price' follows from the item")
 
 
 def test_leaks_are_said(prepared, replaced):

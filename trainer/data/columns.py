@@ -15,6 +15,7 @@ BETWEEN = r"[\s,;|]+"  # what stands between the numbers of a vector in a text
 # What `to_datetime` is asked for, one after the other, until all is read; no zone means UTC.
 TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S%.f UTC",
     "%Y-%m-%dT%H:%M:%S%.f",
     "%Y-%m-%dT%H:%M:%S%.f%#z",
     "%Y-%m-%d %H:%M:%S%.f%#z",
@@ -24,6 +25,11 @@ TIME_FORMATS = (
     "%Y/%m/%d %H:%M:%S",
     "%Y/%m/%d",
 )
+
+
+ENOUGH = 20  # rows of keys that were there before, from which `follows` can tell
+SAME = 0.98  # share of those rows with their key's value
+ALIKE = 0.9  # share of pairs of rows with one value, from which a column is nearly constant
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,24 @@ def as_vectors(column: pl.Series) -> pl.Series:
         column = text.set(text == "", None).str.replace_all(BETWEEN, " ").str.split(" ")
     frame = column.cast(pl.List(pl.Float32), strict=False).alias("vector").to_frame()
     return frame.select(pl.when(pl.col("vector").list.len() > 0).then("vector")).to_series()
+
+
+def follows(values: pl.Series, keys: pl.Series) -> bool:
+    """Returns whether a column says the same in nearly all rows of a key, but not of all keys: that it is the key's own.
+
+    There must be enough rows of the same key to tell.
+    """
+    if isinstance(values.dtype, pl.List | pl.Array):
+        return False
+    frame = pl.DataFrame({"key": keys, "value": values}).drop_nulls()
+    of_pairs = frame.group_by("key", "value").len()
+    of_keys = of_pairs.group_by("key").agg(most=pl.col("len").max(), rows=pl.col("len").sum())
+    again = int((of_keys["rows"] - 1).sum())
+    if again < ENOUGH:
+        return False
+    shares = frame["value"].value_counts()["count"] / frame.height
+    same = float((of_keys["most"] - 1).sum()) / again
+    return same >= SAME and float((shares**2).sum()) < ALIKE
 
 
 def epoch_seconds(column: pl.Series) -> pl.Series:

@@ -9,7 +9,7 @@ import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text
+from trainer.data.columns import as_bag, as_text, follows
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import DISLIKES, kind_of, like_times
 from trainer.data.table import USUAL, usual_column
@@ -59,18 +59,62 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
     behaviours = _behaviours(events, notes)
     source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": events.roles}
     context, separator = _features(events, notes)
+    _find_time(events, context, notes)
     if separator != "|":
         source["bag_separator"] = separator
-    if context:
-        source["context"] = context
     for role, side in (("user", users), ("item", items)):
+        own = _own(events, context, role, notes)
         if side is not None:
             source[f"{role}s"] = _side(side, role, notes)
+        elif own:
+            source[f"{role}s"] = {"path": path, **events.layout, "id": events.roles[role], **own}
+    if context:
+        source["context"] = context
+        notes.append(
+            f"{', '.join(context)}: known when a request is made? If they come of it, leave them out"
+        )
     data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
         notes.append("no times were found: histories are sets, and the split is random")
+    if "rating" in events.roles:
+        ratings = as_text(events.sample[events.roles["rating"]]).cast(pl.Float64, strict=False)
+        middle = ratings.sort().drop_nulls()[len(ratings.drop_nulls()) // 2] if ratings.count() else 0.0
+        notes.append(
+            f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"
+        )
     return "".join(f"# {note}\n" for note in [_summary(events), *notes]) + tomli_w.dumps({"data": data})
+
+
+def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
+    """Makes the one column of times, by whatever name, the events' time."""
+    times = [name for name, kind in context.items() if kind == "time"]
+    if "timestamp" in events.roles or not times:
+        return
+    if len(times) > 1:
+        notes.append(f"which is the event's time? columns.timestamp may be one of {', '.join(times)}")
+        return
+    events.roles["timestamp"] = times[0]
+    del context[times[0]]
+    notes.append(f"column {times[0]!r} holds the only times: it is taken as the events' time")
+
+
+def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> dict[str, Any]:
+    """Takes the columns out of the context that are the user's or the item's own, and returns them as its features.
+
+    An item's column in the context of a request would give the answer away.
+    """
+    keys = as_text(events.sample[events.roles[role]])
+    own = {name: kind for name, kind in context.items() if follows(as_text(events.sample[name]), keys)}
+    if not own:
+        return {}
+    for name in own:
+        del context[name]
+    notes.append(
+        f"{', '.join(own)}: the same in all rows of one {role}, so features of the {role}, not context"
+    )
+    title = next((name for name in own if name.lower() in TITLES), None)
+    return ({"title": title} if role == "item" and title else {}) | {"features": own}
 
 
 def look(path: str) -> Look:

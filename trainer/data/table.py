@@ -20,9 +20,28 @@ logger = logging.getLogger("trainer")
 
 # What the columns are usually called; the first that is there is taken where `columns` does not say.
 USUAL: dict[str, tuple[str, ...]] = {
-    "user": ("user_id", "user", "userid", "uid", "session_id", "session", "sessionid"),
-    "item": ("item_id", "item", "itemid", "iid", "product_id", "productid", "product", "movieid", "movie_id"),
-    "timestamp": ("timestamp", "time", "ts", "datetime", "date"),
+    "user": (
+        *(
+            "user_id",
+            "user",
+            "userid",
+            "uid",
+            "customer_id",
+            "customer",
+            "visitor_id",
+            "visitorid",
+            "client_id",
+        ),
+        *("reviewer_id", "session_id", "session", "sessionid"),
+    ),
+    "item": (
+        *("item_id", "item", "itemid", "iid", "product_id", "productid", "product", "movieid", "movie_id"),
+        *("article_id", "sku", "asin", "parent_asin", "track_id", "business_id", "book_id"),
+    ),
+    "timestamp": (
+        *("timestamp", "time", "ts", "datetime", "date", "event_time", "event_timestamp", "created_at"),
+        *("occurred_at", "t_dat", "unixreviewtime"),
+    ),
     "rating": ("rating", "score", "stars"),
     "weight": ("weight", "count", "quantity"),
 }
@@ -52,7 +71,7 @@ class Columns(Settings):
 
 
 class SideTable(Layout):
-    """A table of users or of items, one a row."""
+    """A table of users or of items, one a row; or the table of events itself, for columns of it that are their own."""
 
     path: str
     id: Name | None = None  # the column of ids; None: one of the usual names
@@ -164,7 +183,10 @@ class Table(Layout):
             name = _find_column(path, side, there, role, side.id, f"{where}.id")
             named: dict[str, tuple[str, Kind]] = {target: (str(name), "id"), **kinds}
             frames.append(_typed(path, side, named, side.bag_separator, self.on_bad_rows == "skip", bad))
-        return Corpus(pl.concat(frames), target)
+        frame = pl.concat(frames)
+        if side.path == self.path:  # columns of the events that are the item's, or the user's, own
+            frame = frame.group_by(target, maintain_order=True).agg(pl.all().drop_nulls().first())
+        return Corpus(frame, target)
 
     def _tell(self, bad: Sequence[Bad]) -> None:
         if bad:
