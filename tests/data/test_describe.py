@@ -141,7 +141,7 @@ def test_behaviours_vectors_and_friends_are_seen(tmp_path):
 def test_a_flat_log_is_parted_into_its_sides(tmp_path):
     """What follows from the item is the item's: as context of a request it would give the answer away."""
     rows = [
-        f"2024-01-{1 + n // 20:02d} 10:00:{n % 20:02d} UTC,i{n % 7},{1.5 * (n % 7)},u{n % 9},{'ab'[n % 9 % 2]},{'wxyz'[n % 4]},9"
+        f"2024-01-{1 + n // 20:02d} 10:00:{n % 20:02d} UTC,i{n % 71},{1.5 * (n % 71)},u{n % 9},{'ab'[n % 9 % 2]},{'wxyz'[n % 4]},9"
         for n in range(200)
     ]
     header = "event_time,product_id,price,customer_id,country,device,shop"
@@ -151,7 +151,7 @@ def test_a_flat_log_is_parted_into_its_sides(tmp_path):
     assert [(f.name, f.kind) for f in data.schema.item] == [("price", "number")]
     assert [(f.name, f.kind) for f in data.schema.user] == [("country", "category")]
     assert [f.name for f in data.schema.context] == ["device", "shop"]  # nearly constant is nobody's own
-    assert dict(data.items.frame.select("item_id", "price").rows()) == {f"i{n}": 1.5 * n for n in range(7)}
+    assert dict(data.items.frame.select("item_id", "price").rows()) == {f"i{n}": 1.5 * n for n in range(71)}
     prepare(data, settings)
 
 

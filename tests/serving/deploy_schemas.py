@@ -178,6 +178,7 @@ CHECKS = {  # each raises where the text of the file does not fit
     "Dockerfile": lambda text: _tool("hadolint", text=text),
     "docker-compose.yml": _compose,
     "kubernetes/autoscaling.yaml": _kubernetes,
+    "kubernetes/bundle.yaml": _kubernetes,
     "kubernetes/serving.yaml": _kubernetes,
     "config/batching.config": lambda text: text_format.Parse(text, message("BatchingParameters")),
     "config/models.config": lambda text: text_format.Parse(text, ModelServerConfig()),

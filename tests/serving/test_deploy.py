@@ -152,6 +152,11 @@ def test_kubernetes_parts_find_each_other():
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     assert ("PersistentVolumeClaim", volumes["bundle"]["persistentVolumeClaim"]["claimName"]) in names
     assert ("ConfigMap", volumes["config"]["configMap"]["name"]) in names
+    loader = next(one for one in MANIFESTS if one["kind"] == "Pod")
+    assert loader["spec"]["volumes"] == [
+        {"name": "bundle", "persistentVolumeClaim": {"claimName": "recommender-bundle"}}
+    ]
+    assert loader["metadata"]["name"] in (DEPLOY / "README.md").read_text()
     assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == set(volumes)
     for service in (one for one in MANIFESTS if one["kind"] == "Service"):
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
