@@ -38,13 +38,15 @@ class Ranker(Protocol):
 class Request:
     """Who asks: user rows `[batch]`, histories (ragged item rows, oldest first) and raw context columns `[batch]`.
 
-    `times` are those of the histories in seconds, 0 where not known; None where no part of the model asks.
+    `times` are those of the histories in seconds, 0 where not known; None where no part of the model asks. `had` is what no
+    answer repeats beside the histories: what is remembered of a user whose request brings another history.
     """
 
     user: tf.Tensor
     history: tf.RaggedTensor
     context: Mapping[str, tf.Tensor]
     times: tf.RaggedTensor | None = None
+    had: tf.RaggedTensor | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ def check(config: Config) -> None:
     )
     for kind, where, part, given in parts:
         registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
+    index = config.export.index
+    registry.build("index", index.name, index.settings, "export.index")
     for name in config.evaluate.baselines:
         registry.get("baseline", name)
     for name in config.evaluate.ranking_baselines:

@@ -169,6 +169,16 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
     verdict = gate(reports.retrieval["model"], rest, objective)
     if verdict and not allow_below_baseline:
         raise UserError(f"not exported: {verdict} (--allow-below-baseline exports all the same)")
+    rated = {name: report for name, report in reports.ranking.items() if name != "model"}
+    below = (
+        gate(reports.ranking["model"], rated, objectives(run.config)["ranking"], smaller=True)
+        if rated
+        else None
+    )
+    if below:
+        run.reporter.say(
+            f"ranking: {below}; it is exported all the same, and validation weighs it in the cascade"
+        )
     with run.reporter.step("export"):
         settings = run.config.export
         kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
@@ -199,6 +209,8 @@ def histories(run: Run) -> Lists:
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
     """Returns the run that `workdir` holds, with `overrides` of what comes after training, which are for this call alone."""
     config, reporter = recorded(workdir, overrides), Reporter()
+    if not (workdir / "metrics.json").exists():
+        reporter.say(f"{workdir} was not trained to its end: that goes on first")
     return _trained(config, workdir, *read(config, reporter), reporter)
 
 

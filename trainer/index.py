@@ -3,6 +3,7 @@
 Queries are `[batch, D]`, or `[batch, interests, D]`: then an item's score is its best interest's, and it is returned once.
 """
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ SAMPLE = 1_024  # queries of that comparison
 SURE = 1.645  # standard errors below the mean: what 19 of 20 samples stay above
 RUN = 64  # neighbouring rows whose best score is looked at first
 PART = 1_024  # rows whose products with a single query are one piece of work
+NO_SCANN = (
+    "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
+    "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
+)
 BLOCK = 32  # queries whose exact scores are held at a time
 
 
@@ -71,6 +76,8 @@ class Scann:
             raise UserError(
                 f"export.index.recall_target={recall_target}: must be above 0 and at most 1, such as 0.95"
             )
+        if importlib.util.find_spec("scann") is None:
+            raise UserError(NO_SCANN)
         self.leaves = leaves
         self.leaves_to_search = leaves_to_search
         self.reorder = reorder
@@ -84,10 +91,7 @@ class Scann:
         try:
             import scann  # noqa: F401
         except (ImportError, tf.errors.NotFoundError) as error:
-            raise UserError(
-                "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
-                "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
-            ) from error
+            raise UserError(NO_SCANN) from error
         items = int(candidates.shape[0])
         leaves = self.leaves or max(int(items**0.5), 1)
         layer = tfrs.layers.factorized_top_k.ScaNN(

@@ -1,5 +1,6 @@
 """How much memory is left, and what a part of the run took: so that what would not fit is refused in a line."""
 
+import re
 import resource
 import sys
 import time
@@ -61,9 +62,21 @@ def available() -> int | None:
         return None
     try:
         limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        return max(0, min(free, limit - int((_CGROUP / "memory.current").read_text(encoding="ascii"))))
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        return max(0, min(free, limit - used + _cached_files()))
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         return free
+
+
+def _cached_files() -> int:
+    """Returns the bytes that the container holds of files it read; they are given up when memory is asked for."""
+    try:
+        found = re.search(
+            r"^inactive_file (\d+)$", (_CGROUP / "memory.stat").read_text(encoding="ascii"), re.MULTILINE
+        )
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _resident(restart: bool = False) -> int:

@@ -144,9 +144,9 @@ class ServingModel(tf.Module):
     ) -> Answer:
         """Recommends with every wish a request can have; what is "", 0 or NaN is no wish.
 
-        A row's `history` stands for the one remembered. Only items that it allows, by id and by category, come back. `popularity` times
-        the log of an item's popularity is added to its score (below 0: less of the popular), and `diversity` (0 to 1) orders the best of
-        the list so that it repeats itself less. All items are scored, whatever the index.
+        A row's `history` stands for the one remembered; neither's items come back, and only items that it allows, by id and by
+        category. `popularity` times the log of an item's popularity is added to its score (below 0: less of the popular), and
+        `diversity` (0 to 1) orders the best of the list so that it repeats itself less. All items are scored, whatever the index.
         """
         names = {name if name in self.context else name.removeprefix(CONTEXT): name for name in context}
         request = self.request(user_id, {own: context[name] for own, name in names.items()}, history)
@@ -282,17 +282,17 @@ class ServingModel(tf.Module):
     ) -> Request:
         """Returns what users ask; a row's `history` of ids, where it has any that is known, stands for the one remembered."""
         user = self._rows(self.user_lookup, user_id)
-        known, times = self._known_history(user), None
+        known, times, had = self._known_history(user), None, None
         if self.history_times is not None:
             times = _of_users(self.offsets, self.history_times, user)
         if history is not None:
-            given = self._present(history)
+            given, had = self._present(history), known
             lacking = known.with_values(tf.gather(given.row_lengths() == 0, known.value_rowids()))
             known = tf.concat([given, tf.ragged.boolean_mask(known, lacking)], axis=1)
             if times is not None:
                 untimed = given.with_values(tf.zeros_like(given.values, tf.int64))
                 times = tf.concat([untimed, tf.ragged.boolean_mask(times, lacking)], axis=1)
-        return Request(user, known, context or {}, times)
+        return Request(user, known, context or {}, times, had)
 
     def _queries(self, request: Request) -> tf.Tensor:
         return self.ask(request.user, request.history, self._encoded(request), request.times)
@@ -310,7 +310,7 @@ class ServingModel(tf.Module):
         return self.encode_context(absent | dict(request.context))
 
     def _excluded(self, request: Request, exclude: tf.Tensor) -> tf.RaggedTensor:
-        excluded = [request.history, self._present(exclude)]
+        excluded = [request.history, self._present(exclude), *([] if request.had is None else [request.had])]
         if len(self.disliked_items):
             excluded.append(_of_users(self.disliked_offsets, self.disliked_items, request.user))
         return tf.concat(excluded, axis=1)

@@ -178,6 +178,8 @@ def test_the_memory_left_is_the_smaller_of_system_and_container(monkeypatch, tmp
     (tmp_path / "memory.max").write_text("500000\n")
     (tmp_path / "memory.current").write_text("100000\n")
     assert memory.available() == 400_000
+    (tmp_path / "memory.stat").write_text("active_file 1\ninactive_file 60000\n")
+    assert memory.available() == 460_000  # what was read from disk is given up
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "nothing")
     assert memory.available() is None
     memory.require(1e18, "anything", "")  # unknown: tried

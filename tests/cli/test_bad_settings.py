@@ -1,5 +1,6 @@
 """Settings that will not do: one line that names the setting and what would be right, before anything is done."""
 
+import importlib.util
 import re
 
 import pytest
@@ -83,6 +84,15 @@ def test_only_the_error_is_said_about_settings(trainer):
     answer = trainer("train", "train.epoch=3")
     assert answer.error and len(answer.err.splitlines()) == 1 and not answer.out
     assert answer.code == 1
+
+
+def test_an_index_without_its_library_is_refused_at_once(trainer, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "scann" else find(name, *rest)
+    )
+    line = trainer("train", "export.index.name=scann").error
+    assert "needs the scann package" in line and "EXTRAS=scann" in line
 
 
 def test_a_config_file_that_is_not_toml(trainer, tmp_path):

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from trainer.__main__ import main
 from trainer.errors import UserError
+from trainer.evaluate import evaluate_ranking
 from trainer.progress import Reporter
 
 SIDES = ("config.toml", "manifest.json", "metrics.json", "vocabularies.json")
@@ -214,7 +215,12 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     monkeypatch.setattr("trainer.cascade_choice.measure", lambda *_: stages)
     reporter = Reporter(Console(file=io.StringIO(), width=1000))
     here = dataclasses.replace(run, workdir=tmp_path, reporter=reporter)
-    reports = measurement.Reports({"model": None}, {}, {}, {})
+    rated, every = run.prepared.rated_test, run.config.evaluate
+    ranking = {
+        name: evaluate_ranking(predicted, rated, run.prepared, every)
+        for name, predicted in (("model", 0 * rated.rating), ("global_mean", rated.rating + 0.1))
+    }
+    reports = measurement.Reports({"model": None}, ranking, {}, {})
     metrics = experiment.publish(here, reports, {"seconds": {}}, allow_below_baseline=False)
     assert metrics == {"seconds": {}, "cascade": stages}
     assert (
@@ -232,6 +238,8 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     )
     assert "export.similar_users=false" in line and line in reporter.console.file.getvalue()
     monkeypatch.setattr("trainer.leaderboard.write", lambda *_: None)
+    said = reporter.console.file.getvalue()
+    assert "ranking: test rmse" in said and "baseline global_mean" in said
     nothing = dataclasses.replace(here, retrieval=None, ranking=None)
     assert measurement.write_metrics(nothing, measurement.Reports({}, {}, {}, {}))["cascade"] == stages
 

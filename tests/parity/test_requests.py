@@ -65,6 +65,13 @@ def test_a_history_stands_for_the_remembered_one(ask, wish, users, items):
     assert found["item_id"][1:].tolist() == plain["item_id"][1:].tolist()
     assert found["item_id"][0].tolist() != plain["item_id"][0].tolist()
     assert not {items[4], items[9]} & set(found["item_id"][0])
+    every = wish([users[0]], k=300, history=[history[0]])["item_id"][0]
+    had = ask("history", user_id=[users[0]], k=[300])["item_id"][0]
+    assert set(every) - {""} == set(items) - {
+        *had,
+        items[4],
+        items[9],
+    }  # what is remembered does not come back
     stranger = wish(["nobody"], history=[[items[4], items[9]]])
     alone = ask("recommend_history", history=[[items[4], items[9]]], k=[10], exclude=[[""]])
     assert stranger["item_id"].tolist() == alone["item_id"].tolist()
