@@ -4,6 +4,7 @@ Item and user features are encoded when the tower is built and live in it as con
 pipeline while training, and inside the graph when serving.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,7 +137,7 @@ def make(kind: FeatureKind, dimension: int, training: Values, ngrams: int = 0) -
         return Labels(dimension, _frequent(training), 1, "label")
     if kind == "text":
         read = _text(dimension, training)
-        return Text(dimension, read, ngrams, training.astype(str).tolist()) if ngrams else read
+        return Text(dimension, read, ngrams, training.tolist()) if ngrams else read
     bags = [bag.split("|") for bag in training]
     most = MAX_IDS if kind == "ids" else MAX_LABELS
     width = min(most, max((len(bag) for bag in bags), default=1))
@@ -147,6 +148,8 @@ def make(kind: FeatureKind, dimension: int, training: Values, ngrams: int = 0) -
 def as_raw(kind: FeatureKind, values: Raw) -> Values:
     """Returns a column as one array `[rows]`: floats with NaN, or strings with "" where missing, bags joined by '|'.
 
+    Strings are objects: in an array of a fixed width each would take the room of the longest.
+
     Vectors are `[rows, width]`, NaN where missing.
     """
     if kind == "vector":
@@ -155,8 +158,8 @@ def as_raw(kind: FeatureKind, values: Raw) -> Values:
         return np.asarray(values, dtype=np.float64)
     if kind in ("bag", "ids"):
         joined = ["|".join(labels) if not isinstance(labels, str) else labels for labels in values]
-        return np.array(joined, dtype=object).astype(str)
-    return np.array(["" if value is None else value for value in values], dtype=object).astype(str)
+        return np.array(joined, dtype=object)
+    return np.array(["" if value is None else str(value) for value in values], dtype=object)
 
 
 def missing(spec: tf.TensorSpec, rows: Any) -> tf.Tensor:
@@ -176,16 +179,19 @@ def _layer(feature: Feature, dimension: int, training: Values, shared: Mapping[s
 
 
 def _text(dimension: int, training: Values) -> Labels:
-    texts = words(tf.constant(training.astype(str)))
-    found, counts = np.unique(
-        np.char.decode(texts.flat_values.numpy().astype(bytes), "utf-8"), return_counts=True
-    )
-    known = np.flatnonzero(counts >= MIN_ITEMS)  # a word of one item says no more than the item's id
-    vocabulary = [str(found[i]) for i in known[np.lexsort((found[known], -counts[known]))][:MAX_WORDS]]
+    texts = words(tf.constant(training, tf.string))
+    counts = Counter(texts.flat_values.numpy().tolist())
+    known = {
+        word.decode(): count for word, count in counts.items() if count >= MIN_ITEMS
+    }  # else it is an item's id
+    vocabulary = _by_count(known)[:MAX_WORDS]
     width = int(np.quantile(texts.row_lengths(), 0.99)) if len(training) else 1
     return Labels(dimension, vocabulary, max(width, 2), "words")
 
 
 def _frequent(labels: Any) -> list[str]:
-    values, counts = np.unique([label for label in labels if label], return_counts=True)
-    return [str(values[i]) for i in np.lexsort((values, -counts))] if len(values) else []
+    return _by_count(Counter(str(label) for label in labels if label))
+
+
+def _by_count(counts: Mapping[str, int]) -> list[str]:
+    return sorted(counts, key=lambda label: (-counts[label], label))

@@ -356,3 +356,11 @@ def test_inside_an_exported_graph_all_kinds_read_alike(tmp_path):
     found = reloaded.ask({name: raw for name, (_, raw) in made.items()})
     for name, vectors in wanted.items():
         np.testing.assert_allclose(found[name], vectors, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["text", "category", "bag"])
+def test_one_long_value_does_not_widen_all_others(kind):
+    """In an array of a fixed width a million short texts beside one of 10,000 letters would take 40 GB."""
+    values = ["x" * 10_000, *["y"] * 100]
+    raw = as_raw(kind, values)
+    assert raw.nbytes < 2_000 and raw.tolist() == values
