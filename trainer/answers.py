@@ -131,7 +131,7 @@ def _in_threads(work: Callable[[range], None], rows: int, size: int) -> None:
 
     BLAS keeps to one thread meanwhile: so no core waits while another counts.
     """
-    threads = min(os.cpu_count() or 1, _THREADS) if size >= _MUCH else 1
+    threads = min(len(os.sched_getaffinity(0)), _THREADS) if size >= _MUCH else 1
     bounds = np.linspace(0, rows, threads + 1).astype(int).tolist()
     if threads == 1:
         work(range(rows))

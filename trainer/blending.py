@@ -18,10 +18,10 @@ from trainer.blocks import Block
 from trainer.config import Config
 from trainer.data.examples import Events, Prepared
 from trainer.factorisation import Ease, Factorisation
+from trainer.inference import scorer
 from trainer.progress import Advance, Reporter
 from trainer.rehearsal import known, rehearsal, sample
 from trainer.retriever import Retriever
-from trainer.train_retrieval import scorer
 
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)

@@ -18,11 +18,11 @@ from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.errors import UserError
 from trainer.index import BruteForce, Top
+from trainer.inference import in_blocks, ragged, scorer
 from trainer.rehearsal import sample
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings
-from trainer.train_retrieval import in_blocks, ragged, scorer
 
 Stage = Callable[[Request, tf.Tensor], tf.Tensor]
 GRID = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluate import Report, compare
 from trainer.memory import Cost, costing
 from trainer.progress import Reporter
+from trainer.workdir import replace
 
 MODEL = "model"  # the row that the others are compared with
 _SHOWN = {
@@ -110,8 +111,8 @@ def _save(
     if board.get(_LEFT_OUT):
         reasons = "\n".join(f"- {name}: {reason}" for name, reason in board[_LEFT_OUT].items())
         text.append(f"## Left out\n\n{reasons}\n")
-    (workdir / "leaderboard.json").write_text(json.dumps(board, indent=2) + "\n", encoding="utf-8")
-    (workdir / "leaderboard.md").write_text("# Leaderboard\n\n" + "\n".join(text), encoding="utf-8")
+    replace(workdir / "leaderboard.json", json.dumps(board, indent=2) + "\n")
+    replace(workdir / "leaderboard.md", "# Leaderboard\n\n" + "\n".join(text))
 
 
 def rows(reports: Mapping[str, Report], costs: Mapping[str, Cost], objective: str) -> list[dict[str, Any]]:

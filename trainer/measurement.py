@@ -17,13 +17,13 @@ from trainer.evaluate import (
     evaluate_ranking,
     evaluate_retrieval,
 )
+from trainer.inference import scorer
 from trainer.memory import Cost
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.settings import EvaluateSettings
 from trainer.train_ranking import evaluate_targets
-from trainer.train_retrieval import scorer
 from trainer.workdir import replace
 
 Metrics = dict[str, Any]

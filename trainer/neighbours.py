@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists, Prepared
 from trainer.index import LOWEST, Top, best, score_all
+from trainer.inference import ragged, times_read
 from trainer.retriever import Retriever
-from trainer.train_retrieval import ragged, times_read
 
 MOST_NUMBERS = 25_000_000  # of a table of users' vectors that a bundle carries: 100 MB
 BLOCK = 1024  # users asked at a time

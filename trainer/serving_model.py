@@ -16,11 +16,11 @@ from trainer.data.examples import Lists, Prepared
 from trainer.explain import Explainer, Question
 from trainer.features import missing
 from trainer.index import LOWEST, SAMPLE, Top, best, score_all, score_some
+from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.retriever import PATHS, Retriever
 from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
 from trainer.settings import ExportSettings
-from trainer.train_retrieval import in_blocks
 
 STRINGS = tf.TensorSpec([None], tf.string)
 STRING_LISTS = tf.TensorSpec([None, None], tf.string)

@@ -159,7 +159,8 @@ class RankingSettings(Settings):
 class TrainSettings(Settings):
     """The fit of the retrieval model."""
 
-    joint: bool = False  # one model on both tasks instead of one after the other
+    # one model on both tasks instead of one after the other; epochs, optimizer, rate and id vectors are then retrieval's
+    joint: bool = False
     joint_ranking_weight: float = Field(0.5, ge=0, le=1)  # share of the ranking loss in the joint loss
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(1024, ge=2)

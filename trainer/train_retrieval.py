@@ -1,4 +1,4 @@
-"""Data, model and fit of the retrieval model, put together; and the trained model as something to evaluate."""
+"""Data, model and fit of the retrieval model, put together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,17 +10,17 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
+from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.opinions import time_weights
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.factorisation import worth
 from trainer.fit import FitPlan, Metrics, fit, prepare_fit
+from trainer.inference import scorer
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.models import RetrievalModel
 from trainer.negatives import Hard
 from trainer.progress import Reporter
-from trainer.retriever import Retriever
 from trainer.sequences import Sequences, sequence_batches
 from trainer.targets import without_outcomes
 
@@ -186,48 +186,6 @@ def validation_sample(prepared: Prepared, seed: int) -> Cases:
     return cases.take(
         np.sort(np.random.default_rng(seed).choice(len(cases), VALIDATION_CASES, replace=False))
     )
-
-
-def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> FactorScorer:
-    """Returns the model for the evaluator; `traced` is `retriever.queries` as a graph, where the caller keeps one."""
-    candidates = in_blocks(retriever.candidates, len(prepared.items))
-    ask = traced or tf.function(retriever.queries, reduce_retracing=True)
-
-    def queries(cases: Cases) -> Floats:
-        context = retriever.encode_context(
-            {name: tf.constant(column) for name, column in cases.context.items()}
-        )
-        asked = [tf.constant(cases.user), ragged(cases.history), context]
-        return np.asarray(ask(*asked, *times_read(retriever, cases.history)))
-
-    return FactorScorer(queries, candidates)
-
-
-def times_read(retriever: Retriever, histories: Lists) -> list[tf.RaggedTensor]:
-    """Returns when the histories' known items were, in a list, or nothing where the towers do not ask."""
-    if not retriever.reads_times:
-        return []
-    return [
-        tf.ragged.boolean_mask(
-            _lists(histories.timestamps, histories), _lists(histories.items, histories) > 0
-        )
-    ]
-
-
-def in_blocks(embed: Any, rows: int, block: int = 65_536) -> Floats:
-    """Returns the vectors `[rows, dimension]` of all rows, computed block by block."""
-    starts = range(0, rows, block)
-    return np.concatenate([np.asarray(embed(tf.range(start, min(start + block, rows)))) for start in starts])
-
-
-def ragged(lists: Lists) -> tf.RaggedTensor:
-    """Returns lists of item rows as a ragged tensor, the unknown left out."""
-    whole = _lists(lists.items, lists)
-    return tf.ragged.boolean_mask(whole, whole > 0)
-
-
-def _lists(values: npt.NDArray[np.integer], lists: Lists) -> tf.RaggedTensor:
-    return tf.RaggedTensor.from_row_splits(tf.constant(values), tf.constant(lists.offsets), validate=False)
 
 
 def describe_rows(events: Events, rows: Any, prepared: Prepared) -> str:

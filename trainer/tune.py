@@ -29,8 +29,9 @@ from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import forget
+from trainer.inference import scorer
 from trainer.progress import Reporter
-from trainer.train_retrieval import scorer, train_retrieval, validation_sample
+from trainer.train_retrieval import train_retrieval, validation_sample
 from trainer.tune_report import Row, short
 from trainer.workdir import CONFIG, claim, replace, same_data
 

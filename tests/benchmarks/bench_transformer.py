@@ -33,8 +33,9 @@ from trainer.data.interactions import Dataset, Interactions
 from trainer.data.prepare import prepare
 from trainer.evaluate import FactorScorer, measure
 from trainer.fit import prepare_fit
+from trainer.inference import scorer
 from trainer.registry import build
-from trainer.train_retrieval import build_retrieval, scorer
+from trainer.train_retrieval import build_retrieval
 
 SOURCE = {"name": "synthetic", "interactions": 20_000, "users": 2_000, "items": 1_000}
 FEWEST, LENGTH, BATCH, EPOCHS, PATIENCE, METRIC = 5, 50, 64, 60, 4, "ndcg@10"

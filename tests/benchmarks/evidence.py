@@ -125,7 +125,8 @@ def measured(config: Config, home: Path, reporter: Reporter) -> tuple[float, flo
 
     from trainer.evaluate import evaluate_retrieval
     from trainer.fit import forget
-    from trainer.train_retrieval import scorer, train_retrieval
+    from trainer.inference import scorer
+    from trainer.train_retrieval import train_retrieval
 
     prepared = read(config)
     model = train_retrieval(config, prepared, home, reporter)

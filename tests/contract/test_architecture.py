@@ -148,6 +148,20 @@ def test_loads_without_tensorflow(root):
     assert not guilty
 
 
+def test_what_is_served_needs_nothing_of_training():
+    found = {name.removeprefix("trainer.") for name in reached("trainer", "trainer.serving_model")}
+    assert not found & {
+        "fit",
+        "models",
+        "negatives",
+        "losses",
+        "sequences",
+        "train_retrieval",
+        "train_ranking",
+        "joint",
+    }
+
+
 def test_the_client_never_imports_tensorflow():
     client = [module for module in modules("serving") if module.startswith("serving.client")]
     every = {name for module in client for name in reached("serving", module)} | set(client)

@@ -11,7 +11,8 @@ import pytest
 from trainer.config import with_settings
 from trainer.errors import UserError
 from trainer.evaluate import measure
-from trainer.train_retrieval import scorer, train_retrieval
+from trainer.inference import scorer
+from trainer.train_retrieval import train_retrieval
 
 
 @pytest.fixture(scope="module")

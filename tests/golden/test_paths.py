@@ -8,10 +8,10 @@ from trainer.blending import combine, popularity_block
 from trainer.blocks import Block
 from trainer.data.interactions import Feature, Schema
 from trainer.errors import UserError
+from trainer.inference import in_blocks
 from trainer.retriever import PATHS, Retriever
 from trainer.selection import filter_feature
 from trainer.settings import RetrievalSettings
-from trainer.train_retrieval import in_blocks
 
 HISTORIES = [[1, 2, 3, 4], [3, 2, 1, 5], [3, 1, 2, 4], [3, 4, 5, 1]]
 

@@ -11,9 +11,9 @@ from trainer.blocks import Block
 from trainer.config import with_settings
 from trainer.evaluate import measure
 from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
+from trainer.inference import ragged, scorer
 from trainer.rehearsal import rehearsal
 from trainer.retriever import Retriever
-from trainer.train_retrieval import ragged, scorer
 
 LONG = [
     list(range(1, 13)),

@@ -14,7 +14,8 @@ from trainer.config import with_settings
 from trainer.data.interactions import Interactions
 from trainer.data.prepare import prepare
 from trainer.evaluate import measure
-from trainer.train_retrieval import scorer, train_retrieval
+from trainer.inference import scorer
+from trainer.train_retrieval import train_retrieval
 
 K = 20
 WORLD = {"data.source.interactions": 3_000, "data.source.users": 300, "data.source.items": 200}

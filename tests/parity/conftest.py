@@ -130,7 +130,7 @@ def offline(run) -> Callable[..., Lists]:
     import dataclasses
 
     from trainer.evaluate import evaluate_retrieval
-    from trainer.train_retrieval import scorer
+    from trainer.inference import scorer
 
     prepared = run.prepared
 

@@ -8,7 +8,7 @@ import pytest
 from serving.client import Recommender
 from trainer.__main__ import main
 from trainer.evaluate import evaluate_retrieval
-from trainer.train_retrieval import scorer
+from trainer.inference import scorer
 
 METRICS = ("recall@10", "ndcg@10", "hit_rate@20", "map@5", "novelty@10", "coverage@20")
 

@@ -41,7 +41,7 @@ def several(tmp_path_factory, tiny_config):
 def wanted(several):
     """The evaluator's report without context, and the scores of all items `[cases, items]`."""
     from trainer.evaluate import evaluate_retrieval
-    from trainer.train_retrieval import scorer
+    from trainer.inference import scorer
 
     prepared, model = several.prepared, scorer(several.retrieval.retriever, several.prepared)
     cases = dataclasses.replace(prepared.test, context=nothing(prepared.test.context, len(prepared.test)))

@@ -64,7 +64,7 @@ def test_the_server_gives_a_user_of_the_file_the_evaluators_ten(real, metrics):
     from serving.demo import served
     from trainer import experiment
     from trainer.evaluate import evaluate_retrieval
-    from trainer.train_retrieval import scorer
+    from trainer.inference import scorer
 
     run = experiment.reopen(real, [])
     prepared = run.prepared

@@ -12,9 +12,10 @@ from trainer.config import with_settings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
 from trainer.index import BruteForce
+from trainer.inference import ragged, scorer, times_read
 from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings, ExportSettings
-from trainer.train_retrieval import build_retrieval, ragged, scorer, times_read
+from trainer.train_retrieval import build_retrieval
 
 
 @pytest.fixture(scope="module")
