@@ -45,6 +45,14 @@ def test_tsv_semicolons_gzip_and_a_byte_order_mark(here):
     assert rows(load(GOOD.replace("\n", "\r\n"))) == EVENTS
 
 
+def test_events_within_a_second_keep_their_order(here):
+    text = "user,item,timestamp\n1,c,1600000000900\n1,a,1600000000100\n2,b,1600000000500\n"
+    found = [(item, when) for _, item, when, *_ in rows(load(text))]
+    assert found == [("a", 1_600_000_000), ("b", 1_600_000_000), ("c", 1_600_000_000)]
+    text = "user,item,time\n1,c,2020-09-13 12:26:40.9\n1,a,2020-09-13 12:26:40.1\n2,b,2020-09-13T12:26:40.5\n"
+    assert [(item, when) for _, item, when, *_ in rows(load(text))] == found
+
+
 def test_true_and_false_are_1_and_0(here):
     told = "user,item,liked\n1,2,true\n1,3,\n2,2,False\n"
     assert load(told, context={"liked": "number"}).interactions.frame["liked"].to_list() == [1.0, None, 0.0]

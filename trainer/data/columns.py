@@ -98,13 +98,18 @@ def follows(values: pl.Series, keys: pl.Series) -> bool:
 
 
 def epoch_seconds(column: pl.Series) -> pl.Series:
-    """Returns whole seconds since 1970 UTC, null where there is no time to be read.
+    """Returns whole seconds since 1970 UTC, of what `epoch_milliseconds` reads."""
+    return epoch_milliseconds(column) // 1000
+
+
+def epoch_milliseconds(column: pl.Series) -> pl.Series:
+    """Returns milliseconds since 1970 UTC, null where there is no time to be read.
 
     Takes dates and times, ISO texts, and numbers in seconds, milli-, micro- or nanoseconds: the unit is
     seen from the middle of the column.
     """
     if column.dtype in (pl.Date, pl.Datetime):
-        return column.cast(pl.Datetime("ms")).dt.epoch("s")
+        return column.cast(pl.Datetime("ms")).dt.epoch("ms")
     if column.dtype.is_numeric():
         return _from_number(column)
     text = as_text(column)
@@ -117,7 +122,7 @@ def _from_number(column: pl.Series) -> pl.Series:
     number = column.cast(pl.Float64).fill_nan(None)
     middle = abs(float(number.abs().median() or 0))  # type: ignore[arg-type]
     steps = next((1000**power for power, least in ((3, 1e17), (2, 1e14), (1, 1e11)) if middle >= least), 1)
-    return (number / steps).floor().cast(pl.Int64, strict=False)
+    return (number * 1000 / steps).floor().cast(pl.Int64, strict=False)
 
 
 def _from_text(text: pl.Series) -> pl.Series:
@@ -127,7 +132,7 @@ def _from_text(text: pl.Series) -> pl.Series:
             break
         left = text.to_frame("text").with_columns(read=read)
         parsed = (
-            pl.col("text").str.to_datetime(form, strict=False, time_zone="UTC", time_unit="ms").dt.epoch("s")
+            pl.col("text").str.to_datetime(form, strict=False, time_zone="UTC", time_unit="ms").dt.epoch("ms")
         )
         read = left.select(pl.coalesce("read", parsed)).to_series()
     return read
@@ -139,12 +144,12 @@ def _id(column: pl.Series) -> Typed:
 
 
 def _timestamp(column: pl.Series) -> Typed:
-    """Returns seconds; where any event has a time, all must."""
-    seconds = epoch_seconds(column)
+    """Returns milliseconds; where any event has a time, all must."""
+    times = epoch_milliseconds(column)
     absent = as_text(column).is_null() if column.dtype == pl.String else column.is_null()
     if absent.all():
-        return _good(seconds)
-    return Typed(seconds, seconds.is_null(), "not a time")
+        return _good(times)
+    return Typed(times, times.is_null(), "not a time")
 
 
 def _time(column: pl.Series) -> Typed:

@@ -144,7 +144,11 @@ class Table(Layout):
         times = frame["timestamp"].null_count()
         if 0 < times < frame.height:
             raise UserError(f"some files of {path} have times and others have none")
-        return Interactions(frame)
+        if (
+            not times and (frame["timestamp"] % 1000 != 0).any()
+        ):  # of events in one second the file may have any order
+            frame = frame.sort("timestamp", maintain_order=True)
+        return Interactions(frame.with_columns(pl.col("timestamp") // 1000))
 
     def _file(self, path: Path, bad: list[Bad]) -> pl.DataFrame:
         there = files.names(path, self, self.on_bad_rows == "skip")
