@@ -2,6 +2,8 @@
 training.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -62,17 +64,20 @@ def leakage(cases: Cases, prepared: Prepared) -> list[str]:
         )
     if prepared.ordered:
         lines += _later_events(cases, prepared)
-    return lines + _context_of_items(prepared)
+    return lines
 
 
-def _context_of_items(prepared: Prepared) -> list[str]:
-    """Returns a line for each column of the context that is the item's own: a test case has that of its answer."""
+def context_of_items(prepared: Prepared, outcomes: Collection[str]) -> list[str]:
+    """Returns a line for each column of the context that is the item's own: a test case has that of its answer.
+
+    `outcomes` are columns that no request reads.
+    """
     train = prepared.train
     return [
         f"leakage: context column {name!r} follows from the item, so that a request tells its answer: make it a feature "
         "of the item (data.source.items), or leave it out"
         for name, column in train.context.items()
-        if column.ndim == 1 and follows(pl.Series(column), pl.Series(train.item))
+        if name not in outcomes and column.ndim == 1 and follows(pl.Series(column), pl.Series(train.item))
     ]
 
 

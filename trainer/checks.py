@@ -23,7 +23,6 @@ def check(config: Config) -> None:
         ("negatives", "retrieval.negatives", retrieval.negatives, ("counts",)),
         ("loss", "retrieval.loss", retrieval.loss, ("labels", "scores", "items")),
         ("fusion", "retrieval.fusion", retrieval.fusion, ("dimension", "names")),
-        ("index", "export.index", config.export.index, ()),
         ("ranking_network", "ranking.network", ranking.network, ("layers", "dropout")),
         ("ranking_history", "ranking.history", ranking.history, ()),
         ("ranking_heads", "ranking.heads", ranking.heads, ("targets",)),

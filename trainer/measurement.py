@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import leaderboard
+from trainer.alarms import context_of_items
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.evaluate import (
@@ -70,6 +71,8 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
                 settings,
                 lambda done, _: advance(done, ""),
             )
+        outcomes = {target.column for target in run.config.ranking.targets}
+        retrieval["model"].alarms.extend(context_of_items(prepared, outcomes))
         _warn(run.reporter, "retrieval", retrieval["model"])
         for name in baselines:
             found, costs["retrieval"][name] = leaderboard.enter(

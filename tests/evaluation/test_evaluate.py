@@ -13,7 +13,7 @@ from conftest import Table, events, lists
 from rich.console import Console
 
 from trainer import beyond_accuracy, metrics
-from trainer.alarms import leakage
+from trainer.alarms import context_of_items
 from trainer.config import Config
 from trainer.data.examples import Cases
 from trainer.errors import UserError
@@ -161,8 +161,12 @@ def test_the_models_alarms_are_on_the_terminal(prepared, monkeypatch):
     monkeypatch.setattr("trainer.measurement.scorer", lambda *_: Table(np.zeros((4, 7))))
     reporter = Reporter(Console(file=io.StringIO(), width=200))
     run = measurement.Run(Config(), Path(), prepared, "", SimpleNamespace(retriever=None), None, reporter)
-    measurement.measure(run, (), ())
-    assert "retrieval: collapse: in 4 of 4 cases all items have one" in reporter.console.file.getvalue()
+    monkeypatch.setattr("trainer.measurement.context_of_items", lambda *_: ["leakage: context column"])
+    reports = measurement.measure(run, (), ())
+    said = reporter.console.file.getvalue()
+    assert "retrieval: collapse: in 4 of 4 cases all items have one" in said
+    assert "retrieval: leakage: context column" in said
+    assert "leakage: context column" in reports.retrieval["model"].alarms
 
 
 def test_collapse_to_one_list_is_said(prepared):
@@ -183,8 +187,9 @@ def test_context_that_is_the_items_own_is_a_leak(make_prepared):
     item, number = made.train.item, np.arange(len(made.train))
     context = {"price": item * 1.5, "device": number % 2 * 1.0, "shop": np.where(number, 9.0, 8.0)}
     leaky = dataclasses.replace(made, train=dataclasses.replace(made.train, context=context))
-    (line,) = leakage(made.test, leaky)
+    (line,) = context_of_items(leaky, ())
     assert line.startswith("leakage: context column 'price' follows from the item")
+    assert context_of_items(leaky, {"price"}) == []
 
 
 def test_leaks_are_said(prepared, replaced):

@@ -79,7 +79,7 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
         notes.append("no times were found: histories are sets, and the split is random")
     if "rating" in events.roles:
         ratings = as_text(events.sample[events.roles["rating"]]).cast(pl.Float64, strict=False)
-        middle = ratings.sort().drop_nulls()[len(ratings.drop_nulls()) // 2] if ratings.count() else 0.0
+        middle = ratings.quantile(0.5, "higher") or 0.0
         notes.append(
             f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"
         )
