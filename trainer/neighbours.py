@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists, Prepared
 from trainer.index import LOWEST, Top, best, score_all
-from trainer.inference import ragged, times_read
+from trainer.inference import in_blocks, ragged, times_read
 from trainer.retriever import Retriever
 
 MOST_NUMBERS = 25_000_000  # of a table of users' vectors that a bundle carries: 100 MB
@@ -16,18 +16,20 @@ BLOCK = 1024  # users asked at a time
 
 
 class SimilarItems(tf.Module):
-    """The items nearest to an item by the towers' own similarity; with blocks beside them, by the cosine of all weighed parts."""
+    """The items nearest to an item, as `Retriever.similar` compares them: one product with the index's own table."""
 
     def __init__(self, retriever: Retriever, index: Any) -> None:
         super().__init__()
-        self.index = index
-        self.as_queries, self.as_candidates = retriever.similar, retriever.compared
+        self.index, self.as_queries = index, retriever.similar
+        lengths = in_blocks(
+            lambda rows: retriever.lengths(tf.gather(index.vectors, rows)), int(index.vectors.shape[0])
+        )
+        self.lengths = tf.Variable(lengths, trainable=False)
 
     def top(self, items: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` of item rows `[batch]`, without the item itself; row 0 has none."""
-        vectors = self.index.vectors
-        queries = self.as_queries(tf.gather(vectors, items))
-        return _others(score_all(queries, self.as_candidates(vectors)), items, k)
+        queries = self.as_queries(tf.gather(self.index.vectors, items))
+        return _others(score_all(queries, self.index.vectors) / self.lengths, items, k)
 
 
 @dataclass(frozen=True)

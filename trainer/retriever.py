@@ -151,38 +151,38 @@ class Retriever(tf.Module):
         return tf.concat(parts, axis=1)
 
     def similar(self, candidates: tf.Tensor) -> tf.Tensor:
-        """Returns candidate vectors `[n, D]` as queries for their own neighbours `[n, D']`.
+        """Returns candidate vectors `[n, D]` as queries `[n, D]` for their own neighbours.
 
-        Towers alone are compared by their own similarity (of dot products, the cosine), with blocks beside them the cosine is taken.
+        A product with a candidate vector, over that one's `lengths`, is how much the two are alike: towers alone are compared by their own
+        similarity (of dot products, the cosine), with blocks beside them the cosine is taken, of each part times the root of its weight, so
+        that it counts as in a score. Popularity has no say in what is alike.
         """
-        return between_candidates(self._alike(candidates), self.similarity if self._alone else "cosine")
+        if self._by_distance:
+            queries = between_candidates(candidates[:, : -1 if self.blocks else None], self.similarity)
+            return tf.pad(queries, [[0, 0], [0, candidates.shape[1] - queries.shape[1]]])
+        weights = self._weights(candidates.shape[1])
+        return tf.math.l2_normalize(candidates * tf.sqrt(weights), axis=1) * tf.sqrt(weights)
 
-    def compared(self, candidates: tf.Tensor) -> tf.Tensor:
-        """Returns candidate vectors `[n, D]` as those `[n, D']` that the vectors of `similar` are multiplied with."""
-        vectors = self._alike(candidates)
-        if self._alone and self.similarity == "euclidean":
-            return vectors
-        return tf.math.l2_normalize(vectors, axis=1)
+    def lengths(self, candidates: tf.Tensor) -> tf.Tensor:
+        """Returns what the products with candidate vectors `[n, D]` are divided by `[n]`, see `similar`."""
+        if self._by_distance:
+            return tf.ones_like(candidates[:, 0])
+        return tf.maximum(tf.norm(candidates * tf.sqrt(self._weights(candidates.shape[1])), axis=1), 1e-6)
 
     @property
-    def _alone(self) -> bool:
-        """Returns whether the towers have no factorised block beside them."""
-        return len(self.blocks) == int(self.prior is not None)
+    def _by_distance(self) -> bool:
+        """Returns whether items are compared by their distance: of towers with that similarity, and no factorised block beside them."""
+        return self.similarity == "euclidean" and len(self.blocks) == int(self.prior is not None)
 
-    def _alike(self, candidates: tf.Tensor) -> tf.Tensor:
-        """Returns the vectors without popularity, which has no say in what is alike.
-
-        Of towers and blocks, each part times the root of its weight, so that a product of two holds it as a query's score does.
-        """
-        if self._alone:
-            return candidates[:, :-1] if self.blocks else candidates
+    def _weights(self, dimension: int) -> tf.Tensor:
+        """Returns what each of a candidate vector's numbers weighs `[dimension]` where two are compared."""
         blocks = [layer.block for layer in self.blocks]
         widths = [block.candidates.shape[1] for block in blocks]
         scales = np.repeat([0.0 if block.constant else block.scale for block in blocks], widths)
-        towers = np.full(candidates.shape[1] - sum(widths), self.tower_scale)
+        towers = np.full(dimension - sum(widths), self.tower_scale)
         if self.similarity == "euclidean":
             towers[-2:] = 0.0  # the squared length and the 1 beside it are no direction
-        return candidates * tf.constant(np.sqrt(np.concatenate([towers, scales])), tf.float32)
+        return tf.constant(np.concatenate([towers, scales]), tf.float32)
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""

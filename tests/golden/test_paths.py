@@ -49,7 +49,7 @@ def test_items_are_alike_as_the_towers_say(retriever):
     plain = made.candidate_tower.embed(tf.range(6)).numpy()
     combine(made, None, prepared.before_test, prepared, 0)
     vectors = tf.constant(in_blocks(made.candidates, 6))
-    found = made.similar(vectors).numpy() @ made.compared(vectors).numpy().T
+    found = made.similar(vectors).numpy() @ vectors.numpy().T / made.lengths(vectors).numpy()
     if made.similarity == "euclidean":
         wanted = -np.square(plain[:, None] - plain[None]).sum(axis=2)
     else:
@@ -67,7 +67,7 @@ def test_beside_blocks_items_are_alike_by_the_cosine_of_the_parts_weighed(retrie
     blocks = [Block("taste", table, table, scale=scale) for table, scale in zip(tables, scales, strict=True)]
     made.combine(0.2, [*blocks, popularity_block(degree, 100.0)])
     vectors = tf.constant(in_blocks(made.candidates, 6))
-    found = made.similar(vectors).numpy() @ made.compared(vectors).numpy().T
+    found = made.similar(vectors).numpy() @ vectors.numpy().T / made.lengths(vectors).numpy()
     parts = [(made.candidate_tower(tf.range(6)).numpy()[:, :4], 0.2), *zip(tables, scales, strict=True)]
     products = sum(scale * table @ table.T for table, scale in parts)
     length = np.sqrt(np.diag(products))
