@@ -25,6 +25,7 @@ from trainer.retriever import Retriever
 
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)
+RECIPE = "blend.json"  # in the work directory
 SURE = 2.0  # standard errors of the gain over the blocks alone that let the towers in
 
 
@@ -63,21 +64,24 @@ def attach(
 ) -> None:
     """Chooses blocks and weights on validation, fits the blocks to all that came before the test, and hangs them on the retriever.
 
-    What was chosen is kept in `workdir/blend.json` and not chosen again.
+    What was chosen is kept in the work directory and not chosen again.
     """
     if config.retrieval.factorisation == "none":
-        combine(retriever, None, prepared.before_test, prepared, 0)
+        refit(retriever, config, prepared, workdir)
         return
-    rank, kept = config.retrieval.factorisation_rank, workdir / "blend.json"
+    rank, kept = config.retrieval.factorisation_rank, workdir / RECIPE
     plan = ORDERED if prepared.timed or prepared.ordered else UNORDERED
     with reporter.step("factorise", len(plan) + 2) as advance:
-        if kept.exists():
-            recipe = Recipe.read(kept)
-        else:
-            recipe = find_recipe(retriever, prepared, rank, plan, advance)
-            recipe.write(kept)
-        advance(len(plan) + 1, f"towers {recipe.towers:.3g}")
-        combine(retriever, recipe, prepared.before_test, prepared, rank)
+        if not kept.exists():
+            find_recipe(retriever, prepared, rank, plan, advance).write(kept)
+        advance(len(plan) + 1, f"towers {Recipe.read(kept).towers:.3g}")
+        refit(retriever, config, prepared, workdir)
+
+
+def refit(retriever: Retriever, config: Config, prepared: Prepared, workdir: Path) -> None:
+    """Fits the blocks that the run in `workdir` has chosen to the events `before_test`, and hangs them on the retriever."""
+    recipe = None if config.retrieval.factorisation == "none" else Recipe.read(workdir / RECIPE)
+    combine(retriever, recipe, prepared.before_test, prepared, config.retrieval.factorisation_rank)
 
 
 def combine(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer import metrics
-from trainer.blending import Recipe, combine, sure
+from trainer.blending import refit, sure
 from trainer.cascade import Cascade, Request, Weights, reordered, standardised_top
 from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
@@ -52,9 +52,8 @@ def choose(
         given = (0.0 if weight == "auto" or cascade.ranker is None else weight for weight in (light, deep))
         return Weights(*given)
     with_validation = retriever.tower_scale, retriever.blocks
-    recipe = Recipe.read(workdir / "blend.json") if config.retrieval.factorisation != "none" else None
     try:
-        combine(retriever, recipe, prepared.train, prepared, config.retrieval.factorisation_rank)
+        refit(retriever, config, replace(prepared, before_test=prepared.train), workdir)
         found = Retrieved.of(retriever, prepared, cases, settings.retrieve)
     finally:
         retriever.tower_scale, retriever.blocks = with_validation
@@ -132,15 +131,13 @@ class Retrieved:
         return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, metrics.MISSED)
 
 
-def measure(serving: ServingModel, retriever: Retriever, prepared: Prepared) -> dict[str, Any]:
-    """Returns what each stage takes, and what is lost from one to the next on test cases, for the manifest.
+def recalls(cascade: Cascade, retriever: Retriever, prepared: Prepared) -> dict[str, Any]:
+    """Returns what each stage weighs, and what is lost from one to the next on test cases, for the manifest.
 
     A stage's `recall` is the share of the positives among what it passes on, `lost` that of the stage before less it.
     """
-    cascade = serving.cascade
     settings, weights = cascade.settings, cascade.weights
     told: dict[str, Any] = {"weights": {"light": weights.light, "deep": weights.deep}}
-    told["milliseconds"] = latencies(serving, prepared)
     cases = sample(prepared.test, len(prepared.items))
     if not len(cases):
         return told

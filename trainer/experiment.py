@@ -33,6 +33,7 @@ from trainer.memory import Cost, costing
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
+from trainer.rehearsal import known
 from trainer.serving_model import ServingModel
 from trainer.train_ranking import train_ranking
 from trainer.train_retrieval import train_retrieval
@@ -185,25 +186,31 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
         retriever, ranker = run.retrieval.retriever, run.ranking.network if run.ranking is not None else None
         cascade = Cascade(ranker, settings.cascade)
         cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
-        serving = ServingModel(retriever, run.prepared, histories(run), kind, cascade, settings)
-        measured = cascade_choice.measure(serving, retriever, run.prepared)
+        measured = cascade_choice.recalls(cascade, retriever, run.prepared)
+        prepared = run.prepared
+        if (
+            settings.history == "all"
+        ):  # all is measured by now, so what is served may learn from the test's events
+            prepared = run.prepared.with_test()
+            blending.refit(retriever, run.config, prepared, run.workdir)
+        serving = ServingModel(retriever, prepared, histories(prepared), kind, cascade, settings)
+        measured |= {"milliseconds": cascade_choice.latencies(serving, prepared)}
         over = cascade_choice.over_budget(measured["milliseconds"], settings.cascade)
         for line in (*serving.left_out.values(), *over):
             run.reporter.say(line)
         metrics = metrics | {"cascade": measured}
         replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         path = run.workdir / BUNDLE
-        version = bundle.export(serving, run.prepared, run.config, metrics, run.fingerprint, path, measured)
+        version = bundle.export(serving, prepared, run.config, metrics, run.fingerprint, path, measured)
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")
     say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")
     return metrics
 
 
-def histories(run: Run) -> Lists:
+def histories(prepared: Prepared) -> Lists:
     """Returns the histories that known users have at serving, one a user row; the unknown user has none."""
-    events = run.prepared.everything if run.config.export.history == "all" else run.prepared.before_test
-    return events.take((events.user > 0) & (events.item > 0)).by_user(len(run.prepared.users))
+    return known(prepared.before_test).by_user(len(prepared.users))
 
 
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:

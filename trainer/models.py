@@ -138,7 +138,7 @@ class RetrievalModel(tfrs.Model):
         mask = inputs["history"] > 0
         places = tf.reshape(places, tf.shape(mask))
         if isinstance(self.encoder, Pooling):
-            return self.encoder.pool(distinct, places, mask)
+            return self.encoder.pool(distinct, places, mask, *self._times(inputs))
         return self.query_tower.encode(tf.gather(distinct, places), inputs)
 
     def _read_sequences(self, inputs: Batch, seed: tf.Tensor, training: bool) -> "Asked":
@@ -151,8 +151,9 @@ class RetrievalModel(tfrs.Model):
         of_negatives, of_sequence = tf.split(vectors, [tf.size(negatives), tf.size(sequence)])
         shape = tf.shape(sequence)
         of_sequence = tf.reshape(of_sequence, [shape[0], shape[1], vectors.shape[-1]])
-        given = [inputs["times"]] if self.query_tower.reads_times else []
-        predictions, asked = encoder.predict_each(of_sequence, sequence > 0, tf.cast(seed, tf.int32), *given)
+        predictions, asked = encoder.predict_each(
+            of_sequence, sequence > 0, tf.cast(seed, tf.int32), *self._times(inputs)
+        )
         where = tf.where(asked)
         at = {name: tf.gather_nd(column, where) for name, column in inputs.items() if name != "user"}
         at["user"] = tf.gather(inputs["user"], where[:, 0])
@@ -169,6 +170,10 @@ class RetrievalModel(tfrs.Model):
             places,
             at["weight"],
         )
+
+    def _times(self, inputs: Batch) -> list[tf.Tensor]:
+        """Returns when the events were, in a list, or nothing where the encoder does not ask."""
+        return [inputs["times"]] if self.query_tower.reads_times else []
 
     def _chosen(self, asked: "Asked") -> tf.Tensor:
         """Returns one query vector an example: of several interests the one that answers for the positive."""

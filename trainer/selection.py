@@ -42,7 +42,7 @@ def filter_feature(prepared: Prepared, name: str) -> Feature | None:
 
 
 def log_popularity(prepared: Prepared) -> Floats:
-    """Returns log(1 + events) of each item row, of the events before the test."""
+    """Returns log(1 + events) of each item row, of the events `before_test`."""
     rows = prepared.before_test.item
     return np.log1p(np.bincount(rows, minlength=len(prepared.items))).astype(np.float32)
 

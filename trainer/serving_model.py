@@ -18,6 +18,7 @@ from trainer.features import missing
 from trainer.index import LOWEST, SAMPLE, Top, best, score_all, score_some
 from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
+from trainer.rehearsal import known
 from trainer.retriever import PATHS, Retriever
 from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
 from trainer.settings import ExportSettings
@@ -56,11 +57,11 @@ class ServingModel(tf.Module):
         self.offsets = tf.constant(histories.offsets)
         self.history_items = tf.constant(histories.items)
         self.history_times = tf.constant(histories.timestamps) if retriever.reads_times else None
-        disliked = (
-            prepared.negative_everything if settings.history == "all" else prepared.negative_before_test
+        disliked = known(prepared.negative_before_test).by_user(len(prepared.users))
+        self.disliked_offsets, self.disliked_items = (
+            tf.constant(disliked.offsets),
+            tf.constant(disliked.items),
         )
-        known = disliked.take((disliked.user > 0) & (disliked.item > 0)).by_user(len(prepared.users))
-        self.disliked_offsets, self.disliked_items = tf.constant(known.offsets), tf.constant(known.items)
         tower = retriever.query_tower.context
         self.context = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
         self.explainer = Explainer(retriever)

@@ -389,6 +389,8 @@ def test_a_file_is_small_and_knows_nothing_of_the_rest(path):
         ("bert", {"masked": -0.1}, "masked is -0.1"),
         ("gru", {"width": -1}, "width is -1"),
         ("session", {"half_life": -1}, "half_life is -1"),
+        ("decay", {"half_life": 0}, "half_life is 0"),
+        ("decay", {"half_life_days": -1.0}, "half_life_days is -1"),
         ("mind", {"interests": 0}, "interests is 0"),
         ("mind", {"power": -1}, "power is -1"),
         ("mind", {"sharpness": 0}, "sharpness is 0"),

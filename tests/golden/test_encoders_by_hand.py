@@ -284,6 +284,23 @@ def test_decay_by_hand():
     np.testing.assert_allclose(found[:, 0], [(0.25 + 5 + 100) / 1.75, (1 + 4) / 1.5], rtol=1e-6)
 
 
+def test_decay_by_days_by_hand():
+    """Two days old and one event older; three events of which one has no time; in both the newest stands last."""
+    encoder = made("decay", half_life=2.0, half_life_days=1.0)
+    history, day = tf.constant([[[1.0], [9.0], [0.0]], [[1.0], [2.0], [4.0]]]), 86_400
+    mask, times = (
+        tf.constant([[1, 1, 0], [1, 1, 1]]) > 0,
+        tf.constant([[day, 3 * day, 0], [0, 5 * day, 5 * day]]),
+    )
+    older, undated = 0.5**2.5, 0.5
+    wanted = [(older + 9) / (older + 1), (undated + 2 * 0.5**0.5 + 4) / (undated + 0.5**0.5 + 1)]
+    np.testing.assert_allclose(encoder(history, mask, times)[:, 0], wanted, rtol=1e-6)
+    pooled = encoder.pool(tf.reshape(history, [6, 1]), tf.reshape(tf.range(6), [2, 3]), mask, times)
+    np.testing.assert_allclose(pooled[:, 0], wanted, rtol=1e-6)
+    by_days = made("decay", half_life=float("inf"), half_life_days=1.0)
+    np.testing.assert_allclose(by_days(history, mask, times)[:, 0], [9.25 / 1.25, 7 / 3], rtol=1e-6)
+
+
 def test_mean_by_hand():
     history = tf.constant([[[1.0], [10.0], [100.0]], [[2.0], [4.0], [9.0]]])
     found = registry.build("encoder", "mean", {})(history, tf.constant([[1, 1, 1], [1, 1, 0]]) > 0)

@@ -18,6 +18,7 @@ from trainer.__main__ import main
 from trainer.errors import UserError
 from trainer.evaluate import evaluate_ranking
 from trainer.progress import Reporter
+from trainer.rehearsal import known
 
 SIDES = ("config.toml", "manifest.json", "metrics.json", "vocabularies.json")
 
@@ -113,7 +114,10 @@ def test_nothing_is_saved_that_does_not_answer(workdir, run):
 
 @pytest.mark.slow
 def test_a_second_export_is_a_second_version(copy, asking_of, run):
-    """With all of the history, and with the towers left out of the blend, which then are not saved either."""
+    """With all of the history, and with the towers left out of the blend, which then are not saved either.
+
+    What it serves has learned from the test's events too: popularity counts them.
+    """
     import tensorflow as tf
 
     before = files(copy / "bundle" / "models" / "recommender" / "1")
@@ -134,6 +138,10 @@ def test_a_second_export_is_a_second_version(copy, asking_of, run):
     users, positives = prepared.users.decode(cases.user), prepared.items.decode(cases.positives.items)
     newest = second("history", user_id=users, k=[1] * len(users))["item_id"][:, 0]
     assert newest.tolist() == positives
+    everything = known(prepared.everything)
+    degree = np.log1p(np.bincount(everything.item, minlength=len(prepared.items)))
+    popular = second("embed_items", item_id=list(prepared.items.values))["embedding"][:, -1]
+    np.testing.assert_allclose(popular, degree[1:] / degree.std(), rtol=1e-4)
     count = [1000] * len(users)
     for user, positive in zip(first("history", user_id=users, k=count)["item_id"], positives, strict=True):
         assert positive not in user
@@ -205,14 +213,15 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     from trainer.cascade import Weights
 
     stages = {
-        "milliseconds": {"retrieve": 1.5},
         "stages": {"retrieve": {"passes": 500, "recall": 0.75, "lost": 0.25}},
     }
+    milliseconds = {"milliseconds": {"retrieve": 1.5}}
     monkeypatch.setattr("trainer.neighbours.MOST_NUMBERS", 100)
     monkeypatch.setattr("trainer.serving_model.MOST_NUMBERS", 100)
     monkeypatch.setattr("trainer.serving_model.ServingModel.signatures", {})
     monkeypatch.setattr("trainer.cascade_choice.choose", lambda *_: Weights())
-    monkeypatch.setattr("trainer.cascade_choice.measure", lambda *_: stages)
+    monkeypatch.setattr("trainer.cascade_choice.recalls", lambda *_: stages)
+    monkeypatch.setattr("trainer.cascade_choice.latencies", lambda *_: milliseconds["milliseconds"])
     reporter = Reporter(Console(file=io.StringIO(), width=1000))
     here = dataclasses.replace(run, workdir=tmp_path, reporter=reporter)
     rated, every = run.prepared.rated_test, run.config.evaluate
@@ -222,7 +231,7 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     }
     reports = measurement.Reports({"model": None}, ranking, {}, {})
     metrics = experiment.publish(here, reports, {"seconds": {}}, allow_below_baseline=False)
-    assert metrics == {"seconds": {}, "cascade": stages}
+    assert metrics == {"seconds": {}, "cascade": stages | milliseconds}
     assert (
         "no baseline was measured in ndcg@10: the model is exported uncompared"
         in reporter.console.file.getvalue()

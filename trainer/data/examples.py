@@ -4,7 +4,7 @@ Users and items are rows of their vocabularies (0 = unknown); nothing here knows
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -181,3 +181,7 @@ class Prepared:
     negative_before_test: Events = field(default_factory=no_events)
     negative_everything: Events = field(default_factory=no_events)
     liked: npt.NDArray[np.bool_] | None = None  # which events of `rated_train` are positives; None: not known
+
+    def with_test(self) -> "Prepared":
+        """Returns what is served once the test is over: `before_test` holds its events too."""
+        return replace(self, before_test=self.everything, negative_before_test=self.negative_everything)

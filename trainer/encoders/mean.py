@@ -13,7 +13,8 @@ class Mean(Pooling):
     def __init__(self) -> None:
         super().__init__()
 
-    def weights_of(self, mask: tf.Tensor) -> tf.Tensor:
+    def weights_of(self, mask: tf.Tensor, times: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the same weight `[batch, length]` for each of a history's events."""
+        del times
         real = tf.cast(mask, tf.float32)
         return real / tf.maximum(tf.reduce_sum(real, axis=1, keepdims=True), 1.0)
