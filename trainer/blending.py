@@ -16,16 +16,17 @@ import numpy.typing as npt
 from trainer.block_search import ORDERED, START, UNORDERED, Choice, Plan, accuracies, blocks, choose
 from trainer.blocks import Block
 from trainer.config import Config
-from trainer.data.examples import Events, Prepared
+from trainer.data.examples import Cases, Events, Prepared
 from trainer.factorisation import Ease, Factorisation
 from trainer.inference import scorer
 from trainer.progress import Advance, Reporter
-from trainer.rehearsal import known, rehearsal, sample
+from trainer.rehearsal import at_a_time, drawn, known, rehearsal
 from trainer.retriever import Retriever
 
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)
 RECIPE = "blend.json"  # in the work directory
+WEIGHED = 6_000  # validation cases at most that weigh the towers
 SURE = 2.0  # standard errors of the gain over the blocks alone that let the towers in
 
 
@@ -128,36 +129,45 @@ def popularity_block(degree: npt.NDArray[np.floating], scale: float) -> Block:
 
 
 def weigh_towers(retriever: Retriever, beside: Sequence[Block], prepared: Prepared) -> tuple[float, float]:
-    """Returns the weights of the towers and of popularity beside blocks that were fitted to the training part alone."""
-    cases = sample(prepared.validation, len(prepared.items))
+    """Returns the weights of the towers and of popularity beside blocks that were fitted to the training part alone.
+
+    What towers add is often a hundredth, and takes many cases to be sure of; they are scored some at a time.
+    """
+    cases = drawn(prepared.validation, WEIGHED)
     if not len(cases):
         return 0.0, PRIOR_SCALES[0]
-    towers = np.array(scorer(retriever, prepared).scores(cases))
-    spread = float(towers.std()) + 1e-12
-    base = np.zeros_like(towers)
-    for block in beside:
-        base += block.queries(cases.history) @ block.candidates.T
+    size = at_a_time(len(prepared.items))
+    some = [
+        cases.take(np.arange(start, min(start + size, len(cases)))) for start in range(0, len(cases), size)
+    ]
+    ask = scorer(retriever, prepared)
+    spread = float(ask.scores(some[0]).std()) + 1e-12
     degree = np.bincount(known(prepared.train).item, minlength=len(prepared.items)) + 1.0
     popular = popularity_block(degree, 1.0).candidates[:, 0]
-    popular = np.broadcast_to(popular, towers.shape)
 
-    def found(tower: float, prior: float) -> npt.NDArray[np.float64]:
-        return accuracies([(base, 1.0), (towers, tower / spread), (popular, prior)], cases)
+    def found(pairs: Sequence[tuple[float, float]], parts: Sequence[Cases]) -> npt.NDArray[np.float64]:
+        """Returns the accuracy `[pairs, cases]` of each case with each pair of weights."""
+        values = []
+        for part in parts:
+            towers = np.array(ask.scores(part))
+            base = np.zeros_like(towers)
+            for block in beside:
+                base += block.queries(part.history) @ block.candidates.T
+            prior = np.broadcast_to(popular, towers.shape)
+            mixed = ([(base, 1.0), (towers, one / spread), (prior, other)] for one, other in pairs)
+            values.append(np.stack([accuracies(parts_of, part) for parts_of in mixed]))
+        return np.concatenate(values, axis=1)
 
-    start = found(0.0, PRIOR_SCALES[0])
-    best, chosen = start, (0.0, PRIOR_SCALES[0])
+    tower = TOWER_SCALES[surely_best(found([(one, PRIOR_SCALES[0]) for one in TOWER_SCALES], some))]
+    prior = PRIOR_SCALES[surely_best(found([(tower, one) for one in PRIOR_SCALES], some[:1]))]
+    return tower / spread, prior
 
-    def improve(tower: float, prior: float) -> None:
-        nonlocal best, chosen
-        values = found(tower, prior)
-        if np.nanmean(values) > np.nanmean(best) and sure(values - start):
-            best, chosen = values, (tower, prior)
 
-    for tower in TOWER_SCALES[1:]:
-        improve(tower, PRIOR_SCALES[0])
-    for prior in PRIOR_SCALES[1:]:
-        improve(chosen[0], prior)
-    return chosen[0] / spread, chosen[1]
+def surely_best(values: npt.NDArray[np.float64]) -> int:
+    """Returns the row of `values` `[choices, cases]` with the highest mean, of those whose gain over row 0 is `sure`."""
+    means = np.nanmean(values, axis=1)
+    better = [row for row in range(1, len(values)) if sure(values[row] - values[0])]
+    return max(better, key=means.__getitem__, default=0)
 
 
 def sure(gains: npt.NDArray[np.float64]) -> bool:

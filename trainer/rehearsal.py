@@ -57,7 +57,16 @@ def _fresh(cases: Cases) -> Cases:
 
 def sample(cases: Cases, items: int) -> Cases:
     """Returns the cases, or a fixed sample of them where there are many or the corpus is large."""
-    most = int(min(CASES, max(CELLS / items, 200)))
+    return drawn(cases, min(CASES, at_a_time(items)))
+
+
+def at_a_time(items: int) -> int:
+    """Returns how many queries' scores over a corpus are held at a time."""
+    return int(max(CELLS / items, 200))
+
+
+def drawn(cases: Cases, most: int) -> Cases:
+    """Returns the cases, or where there are more than `most` a fixed sample of so many."""
     if len(cases) <= most:
         return cases
     return cases.take(np.sort(np.random.default_rng(0).choice(len(cases), most, replace=False)))

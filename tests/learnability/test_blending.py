@@ -165,6 +165,41 @@ def test_towers_that_know_come_in_and_towers_that_mislead_do_not(tiny_prepared, 
     assert prior in blending.PRIOR_SCALES
 
 
+def test_towers_are_weighed_alike_however_few_cases_are_scored_at_a_time(
+    tiny_config, tiny_prepared, monkeypatch
+):
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    asked = []
+
+    def accuracies(parts, cases):
+        asked.append((parts[1][1], parts[2][1], len(cases)))
+        return found(parts, cases)
+
+    found = blending.accuracies
+    monkeypatch.setattr(blending, "accuracies", accuracies)
+    monkeypatch.setattr(blending, "SURE", -np.inf)  # the best whatever the noise
+    whole = blending.weigh_towers(retriever, [], tiny_prepared)
+    cases = len(tiny_prepared.validation)
+    assert {number for *_, number in asked} == {cases}
+    monkeypatch.setattr(blending, "at_a_time", lambda items: cases // 2 + 1)
+    asked.clear()
+    halves = blending.weigh_towers(retriever, [], tiny_prepared)
+    assert {number for *_, number in asked} == {cases // 2 + 1, cases - cases // 2 - 1}
+    # the unit of the weights is the spread of the first scores, and popularity is weighed on the first part alone
+    assert halves[0] == pytest.approx(whole[0], rel=0.05)
+    assert {number for *_, number in asked[len(blending.TOWER_SCALES) * 2 :]} == {cases // 2 + 1}
+
+
+def test_the_best_of_what_is_surely_better():
+    """Row 1 gains in nine cases of ten, row 2 more but in one only, row 3 as row 1 and a little more."""
+    values = np.zeros((4, 10))
+    values[1, :9], values[2, 0], values[3, :9] = 0.1, 5.0, 0.2
+    assert blending.surely_best(values) == 3
+    assert blending.surely_best(values[:3]) == 1
+    assert blending.surely_best(values[[0, 2]]) == 0
+    assert blending.surely_best(np.zeros((3, 10))) == 0
+
+
 def test_the_vectors_of_both_sides_add_up_the_parts(tiny_config, tiny_prepared, make_lists):
     retriever = Retriever(tiny_config.retrieval, tiny_prepared)
     retriever.history_length = 5
