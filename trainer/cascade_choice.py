@@ -18,7 +18,7 @@ from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.errors import UserError
 from trainer.index import BruteForce, Top
-from trainer.inference import in_blocks, ragged, scorer
+from trainer.inference import graph, in_blocks, ragged, scorer
 from trainer.rehearsal import sample
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
@@ -208,10 +208,7 @@ def _median_of(call: Callable[[], Any]) -> float:
 
 
 def _traced(stage: Stage) -> Any:
-    return tf.function(
-        lambda user, history, context, rows: stage(Request(user, history, context), rows),
-        reduce_retracing=True,
-    )
+    return graph(lambda user, history, context, rows: stage(Request(user, history, context), rows))
 
 
 def _blocks(cases: Cases) -> Iterator[Cases]:

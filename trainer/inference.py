@@ -1,5 +1,6 @@
 """The trained retriever outside a fit: as something to evaluate, and its vectors block by block."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from trainer.retriever import Retriever
 def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> FactorScorer:
     """Returns the model for the evaluator; `traced` is `retriever.queries` as a graph, where the caller keeps one."""
     candidates = in_blocks(retriever.candidates, len(prepared.items))
-    ask = traced or tf.function(retriever.queries, reduce_retracing=True)
+    ask = traced or graph(retriever.queries)
 
     def queries(cases: Cases) -> Floats:
         context = retriever.encode_context(
@@ -24,6 +25,11 @@ def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> Fact
         return np.asarray(ask(*asked, *times_read(retriever, cases.history)))
 
     return FactorScorer(queries, candidates)
+
+
+def graph(function: Callable[..., Any]) -> Any:
+    """Returns a function as a graph for all shapes. AutoGraph, which takes as long as all else, is off: parts branch by `tf.cond`."""
+    return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 def times_read(retriever: Retriever, histories: Lists) -> list[tf.RaggedTensor]:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists, Prepared
 from trainer.index import LOWEST, Top, best, score_all
-from trainer.inference import in_blocks, ragged, times_read
+from trainer.inference import graph, in_blocks, ragged, times_read
 from trainer.retriever import Retriever
 
 MOST_NUMBERS = 25_000_000  # of a table of users' vectors that a bundle carries: 100 MB
@@ -64,7 +64,7 @@ class SimilarUsers(tf.Module):
 
 def query_table(retriever: Retriever, prepared: Prepared, histories: Lists) -> Queries:
     """Returns the query vectors of the users of the training part with the histories that they have when served."""
-    ask = tf.function(retriever.queries, reduce_retracing=True)
+    ask = graph(retriever.queries)
 
     def vectors(users: Any) -> Floats:
         found = []

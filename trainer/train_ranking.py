@@ -12,6 +12,7 @@ from trainer.config import Config
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluate_ranking import evaluate_ranking
 from trainer.fit import FitPlan, Metrics, fit
+from trainer.inference import graph
 from trainer.input_pipeline import Batch, batch_rows, mapped, steps_per_epoch, tensor
 from trainer.past import Known, Past
 from trainer.progress import Reporter
@@ -118,7 +119,7 @@ def validator(model: RankingModel, events: Events) -> Callable[[], Metrics]:
     def both(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         return model.compute_loss(batch), model.network.predictions(batch)
 
-    ask = tf.function(both, reduce_retracing=True)
+    ask = graph(both)
 
     def validate() -> Metrics:
         loss, found = 0.0, [np.zeros((0, len(actual)), np.float32)]
@@ -141,7 +142,7 @@ def predict(model: RankingModel, events: Events) -> Floats:
 
     Histories, where the model reads any, are what is known of the users when the test begins.
     """
-    ask = tf.function(model.network.predictions, reduce_retracing=True)
+    ask = graph(model.network.predictions)
     past = None if model.past is None else model.past.before_test
     parts = [ask(batch).numpy() for batch in _in_batches(_columns(model.network, events), past)]
     return np.concatenate(parts) if parts else np.zeros((0, len(model.settings.targets)), np.float32)

@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.factorisation import worth
 from trainer.fit import FitPlan, Metrics, fit, prepare_fit
-from trainer.inference import scorer
+from trainer.inference import graph, scorer
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.models import RetrievalModel
 from trainer.negatives import Hard
@@ -77,7 +77,7 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
     feed = (_of_sequences if model.by_sequence else _of_events)(config, prepared, events, context)
     model.retriever.history_length = feed.length
     sample = validation_sample(prepared, settings.seed)
-    traced = tf.function(model.retriever.queries, reduce_retracing=True)
+    traced = graph(model.retriever.queries)
 
     def validate() -> Metrics:
         """Measures the epoch that ends, and prepares the next: mined negatives are the model's own mistakes."""
