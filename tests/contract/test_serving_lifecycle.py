@@ -52,7 +52,11 @@ def site(half, tmp_path_factory):
             publish(half / "1", root / name, version)
     configure(root, stable=1)
     (root / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
-    flags = (f"--model_config_file={root}/models.config", "--model_config_file_poll_wait_seconds=1")
+    flags = (
+        f"--model_config_file={root}/models.config",
+        "--model_config_file_poll_wait_seconds=1",
+        "--allow_version_labels_for_unavailable_models",
+    )
     with running(root / "server.log", *flags, f"--monitoring_config_file={root}/monitoring.config") as server:
         yield server, root
 
