@@ -63,7 +63,10 @@ def serve(options: ServerOptions) -> None:
 
 
 class _Connection(HttpToolsProtocol):
-    """A REST connection, closed when the headers of a request take longer to arrive than a request may take."""
+    """A REST connection, closed when the headers of a request take longer to arrive than a request may take.
+
+    The application finds the address as it was sent in the scope: a lone `?` at its end counts too.
+    """
 
     timeout: float = 0
     deadline: asyncio.TimerHandle | None = None
@@ -71,6 +74,10 @@ class _Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.data_received(b"")  # the time of the first headers runs from here
+
+    def on_headers_complete(self) -> None:
+        self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -123,7 +123,8 @@ class Batcher:
         """The outputs of each task, cut from one run over all of them."""
         now, rows = time.monotonic(), sum(task.rows for task in tasks)
         for task in tasks:
-            self._metrics.observe("serving:batching_session:queuing_latency", (now - task.arrived) * 1e6)
+            waited = (now - task.arrived) * 1e6
+            self._metrics.observe("serving:batching_session:queuing_latency", waited, thread_pool_name="")
         latest = max(task.arrived + task.timeout for task in tasks)
         left = None if latest == math.inf else latest - now
         padding = next((size for size in self._settings.allowed_batch_sizes if size >= rows), rows) - rows
@@ -131,12 +132,16 @@ class Batcher:
         if padding:
             size = str(rows + padding)
             self._metrics.observe("serving:batching_session:padding_size", padding, execution_batch_size=size)
-        if len(tasks) == 1 and not padding:
-            return [run(tasks[0].inputs, left)]
-        fill = [array[:1] for array in tasks[0].inputs]
-        columns = zip(*(task.inputs for task in tasks), *[fill] * padding, strict=True)
-        outputs = run([np.concatenate(column) for column in columns], left)
-        if any(array.ndim == 0 or array.shape[0] != rows + padding for array in outputs):
+        inputs = tasks[0].inputs
+        if len(tasks) > 1 or padding:
+            fill = [array[:1] for array in inputs]
+            columns = zip(*(task.inputs for task in tasks), *[fill] * padding, strict=True)
+            inputs = [np.concatenate(column) for column in columns]
+        self._metrics.count("serving:batching_session:wrapped_run_count")
+        outputs = run(inputs, left)
+        if any(array.ndim == 0 for array in outputs):
+            raise RequestError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+        if any(array.shape[0] != rows + padding for array in outputs):
             text = "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
             raise RequestError(Code.FAILED_PRECONDITION, text)
         ends = list(accumulate(task.rows for task in tasks))

@@ -36,6 +36,7 @@ message_type {{ name: "MonitoringConfig"
   field {{ name: "prometheus_config" number: 1 {_MESSAGE} ".serving.PrometheusConfig" }} }}
 """
 BUNDLE_FORMAT = 1
+LARGEST_VERSION = 2**63 - 1
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -55,11 +56,12 @@ class ModelConfig:
             raise StartError(f"Expected model {self.name} {text}")
 
     def versions(self) -> dict[int, Path]:
-        """The version directories by number; a name that is not a number, such as `.tmp-3`, is not one."""
+        """The version directories by number; a name that is not a number of 64 bits, such as `.tmp-3`, is not one."""
         if not self.base_path.is_dir():
             raise StartError(f"model {self.name!r}: there is no directory {self.base_path}")
         children = (path for path in self.base_path.iterdir() if re.fullmatch("[0-9]+", path.name))
-        found = {int(path.name): path for path in children if path.is_dir()}
+        numbered = {int(path.name): path for path in children if path.is_dir()}
+        found = {number: path for number, path in numbered.items() if number <= LARGEST_VERSION}
         for path in (self.base_path, *found.values()):
             if self.bundle and not (real := path.resolve()).is_relative_to(self.bundle.resolve()):
                 raise StartError(f"--bundle {self.bundle}: {path} leads out of the bundle, to {real}")

@@ -19,8 +19,9 @@ from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import Arrays
 
 MAYBE_TOO_BIG = re.compile("[0-9][eE][+]?[0-9]{3}")
-BEGUN = re.compile("n(ul?)?|t(ru?)?|f(a(ls?)?)?|-")  # as much of null, true, false or a number as there is
+BEGUN = re.compile("n(ul?)?|t(ru?)?|f(a(ls?)?)?|-?(Na?|I(n(fi?n?i?t?)?)?)?")  # as much of a value as there is
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+CONSTANT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|-?(?:NaN|Inf(?:inity|(?!i)))', re.DOTALL)  # or string
 REASONS = {  # Python's words for what is wrong, the real server's, and how far on it finds the fault (None: at the end)
     "Extra data": ("The document root must not be followed by other values.", 0),
     "Expecting property name": ("Missing a name for object member.", 0),
@@ -47,7 +48,10 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid("JSON Parse error: The document is empty")
     try:
         text = body.decode("utf-8-sig")
-        document = json.loads(text, object_pairs_hook=_first_of_each)
+        try:
+            document = json.loads(text, object_pairs_hook=_first_of_each)
+        except json.JSONDecodeError:
+            text, document = _with_constants(text)
         if MAYBE_TOO_BIG.search(text):
             json.loads(text, parse_float=_finite)
         if "\\u" in text:  # finds the surrogates that have no partner
@@ -71,11 +75,27 @@ def parse(body: bytes) -> dict[str, Any]:
     return document
 
 
+def _with_constants(text: str) -> tuple[str, Any]:
+    """`text`, with NaN for the constants that Python does not know, such as -Inf, and what it holds, with their values."""
+    found: list[float] = []
+
+    def known(match: re.Match[str]) -> str:
+        if match[0].startswith('"'):
+            return match[0]
+        found.append(float(match[0]))
+        return "NaN".ljust(len(match[0]))  # whatever else is wrong keeps its place
+
+    text, values = CONSTANT.sub(known, text), iter(found)
+    return text, json.loads(text, object_pairs_hook=_first_of_each, parse_constant=lambda _: next(values))
+
+
 def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of `members`: of those with the same name the first counts."""
     found = dict(members)
     if len(found) < len(members):
         found.update(reversed(members))
+        if set(found) == {"b64"}:
+            found["b64 (again)"] = members[1][1]  # base64 is an object of one member
     return found
 
 
@@ -88,8 +108,8 @@ def _finite(text: str) -> float:
 
 def _fault(text: str, error: json.JSONDecodeError) -> tuple[str, int]:
     """What the real server says of the fault that Python has found, and the place in the text that it names."""
-    place, found = error.pos, text[error.pos : error.pos + 5]
-    if text.isspace():
+    place, found = error.pos, text[error.pos : error.pos + 9]
+    if not text.split("\0")[0].strip(" \t\n\r"):
         return "The document is empty.", place
     for ours, (said, offset) in REASONS.items():
         if error.msg.startswith(ours):

@@ -84,7 +84,7 @@ def _texts(alias: str, array: NDArray[Any]) -> list[str]:
         return _decimals(array.ravel(), values)
     if kind == "bool":
         return ["true" if value else "false" for value in values]
-    if kind not in RANGES:
+    if values and kind not in RANGES:
         raise invalid(f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(array.dtype))}")
     return list(map(str, values))
 

@@ -56,7 +56,7 @@ class Manager:
         self._configs = {config.name: config for config in configs}
         self._versions: dict[str, dict[int, Version]] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
-        self._stopped = threading.Event()
+        self._stopped, self._turn = threading.Event(), threading.Lock()
 
     def start(self) -> None:
         """Loads what is there and keeps watching; raises StartError for a model with nothing that loads."""
@@ -65,8 +65,8 @@ class Manager:
             if not any(version.servable for version in versions.values()):
                 worst = versions[max(versions)]
                 raise StartError(f"model {name!r}: {worst.path} does not load: {worst.message}")
-        if self._options.file_system_poll_wait_seconds:
-            threading.Thread(target=self._watch, name="poll", daemon=True).start()
+        self._repeat(self.poll, self._options.file_system_poll_wait_seconds)
+        self._repeat(self._reread, self._options.model_config_file_poll_wait_seconds)
 
     def stop(self) -> None:
         """Ends the watching; what is loaded stays so."""
@@ -112,30 +112,33 @@ class Manager:
                 self._bring_up(name, number, aspired[number])
             self._take_down(name, set(aspired))
 
-    def _watch(self) -> None:
-        reread, interval = time.monotonic(), self._options.model_config_file_poll_wait_seconds
-        while not self._stopped.wait(self._options.file_system_poll_wait_seconds):
-            try:
-                if interval and time.monotonic() - reread >= interval:
-                    reread = time.monotonic()
-                    self.configure(read_models(self._options))
-                self.poll()
-            except Exception as error:  # whatever one round meets, the next one is due
-                logger.warning("%s", error)
+    def _reread(self) -> None:
+        self.configure(read_models(self._options))
+
+    def _repeat(self, work: Callable[[], None], seconds: int) -> None:
+        """Does `work` every so many seconds in a thread of its own, one work at a time; 0 is never."""
+
+        def watch() -> None:
+            while not self._stopped.wait(seconds):
+                try:
+                    with self._turn:
+                        work()
+                except Exception as error:  # whatever one round meets, the next one is due
+                    logger.warning("%s", error)
+
+        if seconds:
+            threading.Thread(target=watch, name="poll", daemon=True).start()
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:
-        """Takes over models and policies, loads what these ask for, and then moves the labels: all of them or none."""
+        """Moves the labels, takes over models and policies, and loads what these ask for: all of it or nothing.
+
+        A label must name a version that is loaded already, before the change.
+        """
         for config in configs:
             config.versions()
-        labels = self._labels
-        self._configs = {config.name: config for config in configs}
-        for config in configs:
-            self._versions.setdefault(config.name, {})
-        self.poll()
-        for config in configs:
             for label, number in config.labels.items():
-                known = self._versions[config.name].get(number)
-                fresh = label not in labels.get(config.name, {})
+                known = self._versions.get(config.name, {}).get(number)
+                fresh = self._labels.get(config.name, {}).get(label, number) == number
                 allowed = fresh and self._options.allow_version_labels_for_unavailable_models
                 if not allowed and (known is None or known.servable is None):
                     hint = " (--allow_version_labels_for_unavailable_models allows it)" if fresh else ""
@@ -144,6 +147,10 @@ class Manager:
                         f"currently available for inference{hint}"
                     )
         self._labels = {config.name: config.labels for config in configs}
+        self._configs = {config.name: config for config in configs}
+        for name in self._configs:
+            self._versions.setdefault(name, {})
+        self.poll()
 
     def _bring_up(self, name: str, number: int, path: Path) -> None:
         version = self._versions[name].get(number) or Version(number, path)

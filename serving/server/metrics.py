@@ -7,13 +7,28 @@ import contextlib
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterator
 
 from serving.server.errors import Code, RequestError
 
 BOUNDS = tuple(10 * 1.8**power for power in range(33))  # microseconds, and rows
 Labels = tuple[tuple[str, str], ...]
+COUNTERS = (
+    "cc:saved_model:load_attempt_count",
+    "cc:saved_model:load_latency",
+    "core:graph_runs",
+    "serving:batching_session:wrapped_run_count",
+    "serving:request_count",
+)
+HISTOGRAMS = (
+    "serving:batching_session:input_batch_size",
+    "serving:batching_session:padding_size",
+    "serving:batching_session:processed_batch_size",
+    "serving:batching_session:queuing_latency",
+    "serving:model_warmup_latency",
+    "serving:request_latency",
+    "serving:runtime_latency",
+)
 
 
 class Metrics:
@@ -21,13 +36,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counters: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
-        self._histograms: dict[str, dict[Labels, list[float]]] = defaultdict(dict)
+        self._counters: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
+        self._histograms: dict[str, dict[Labels, list[float]]] = {name: {} for name in HISTOGRAMS}
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         """Adds `amount` to the counter `:tensorflow:<name>`."""
         with self._lock:
-            self._counters[name][tuple(labels.items())] += amount
+            cells, key = self._counters[name], tuple(labels.items())
+            cells[key] = cells.get(key, 0) + amount
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Records `value`, in microseconds or rows, in the histogram `:tensorflow:<name>`."""
@@ -38,27 +54,26 @@ class Metrics:
 
     @contextlib.contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Counts one request, with the time that it takes and how it ends."""
+        """Counts one request and how it ends, with the time that it takes where that is well."""
         started, code = time.perf_counter(), Code.DEADLINE_EXCEEDED  # of a request that is broken off
         try:
             yield
-            code = Code.OK
+            code, took = Code.OK, (time.perf_counter() - started) * 1e6
+            self.observe("serving:request_latency", took, model_name=model, API=api, entrypoint=entrypoint)
         except Exception as fault:
             code = RequestError.of(fault).code
             raise
         finally:
-            took = (time.perf_counter() - started) * 1e6
             self.count("serving:request_count", model_name=model, status=code.name)
-            self.observe("serving:request_latency", took, model_name=model, API=api, entrypoint=entrypoint)
 
     def page(self) -> str:
-        """Everything counted so far, as Prometheus reads it."""
+        """Everything counted so far, and the types of what may be, as Prometheus reads it."""
         lines = []
         with self._lock:
-            for name, series in sorted(self._counters.items()):
+            for name, series in self._counters.items():
                 lines.append(f"# TYPE :tensorflow:{name} counter")
                 lines += [f":tensorflow:{name}{{{_text(key)}}} {value:.15g}" for key, value in series.items()]
-            for name, histogram in sorted(self._histograms.items()):
+            for name, histogram in self._histograms.items():
                 lines.append(f"# TYPE :tensorflow:{name} histogram")
                 for labels, cells in histogram.items():
                     lines += _histogram(f":tensorflow:{name}", labels, cells)

@@ -54,7 +54,7 @@ class ServerOptions:
     allow_version_labels_for_unavailable_models: Annotated[bool, "labels may name unloaded versions"] = False
     file_system_poll_wait_seconds: Annotated[int, "how often to look for versions; 0 is once, at start"] = 1
     max_num_load_retries: Annotated[int, "further attempts at a version that does not load"] = 5
-    load_retry_interval_micros: Annotated[int, "time between those attempts"] = 60_000_000
+    load_retry_interval_micros: Annotated[int, "time between those attempts; none below 0"] = 60_000_000
     enable_model_warmup: Annotated[bool, "replay assets.extra/tf_serving_warmup_requests at load"] = True
     enable_batching: Annotated[bool, "merge concurrent requests along dimension 0"] = False
     batching_parameters_file: Annotated[File, "text BatchingParameters"] = None
@@ -136,6 +136,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         }
         if isinstance(flag.default, bool):
             settings |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+        if flag.name == "load_retry_interval_micros":
+            settings["type"] = int
         if flag.name == "engine":
             settings["choices"] = ("embedded", "tensorflow")
         parser.add_argument(f"--{flag.name}", **settings)

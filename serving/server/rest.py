@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from google.protobuf import json_format
 
+from serving.server.config import LARGEST_VERSION
 from serving.server.errors import HTTP_STATUS, Code, RequestError, invalid
 from serving.server.json_input import parse, read_inputs, shown
 from serving.server.json_output import write_outputs
@@ -19,12 +20,11 @@ from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.rpc import model_status, signature_map
-from serving.server.servable import DEFAULT_SIGNATURE
+from serving.server.servable import DEFAULT_SIGNATURE, overdue
 
 _VERSION = "(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 INFERENCE = re.compile(f"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE)
 STATUS = re.compile(f"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE)
-LARGEST_VERSION = 2**63 - 1
 LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up the event loop
 JSON, TEXT = b"application/json", b"text/plain"
 _EVERY_FIELD = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
@@ -60,38 +60,37 @@ class RestApi:
         """Answers one request."""
         if scope["type"] != "http":
             return
-        kind, status = JSON, 200
+        kind = JSON
         try:
             async with asyncio.timeout(self._timeout):
-                kind, body = await self._answer(scope, receive)
+                status, kind, body = await self._answer(scope, receive)
         except Exception as fault:  # even a fault of the server's own is answered in the API's form
             late = RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
             error = late if isinstance(fault, TimeoutError) else RequestError.of(fault)
             status = 413 if isinstance(error, TooLarge) else HTTP_STATUS[error.code]
             text = json.dumps({"error": error.message}, indent=4, ensure_ascii=False)
             body = text.encode("utf-8", "replace")
-        if kind == TEXT and not body:
-            status, body = 404, b"Not Found"
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[bytes, bytes]:
-        """The content type and the body; an empty text where there is nothing at this address."""
-        query = scope["query_string"]
-        target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, bytes]:
+        """The status, the content type and the body."""
+        target = scope["target"].decode("latin-1")
         headers = dict(scope["headers"])
         given = headers.get(b"authorization", b"")
         if self._credentials is not None and not hmac.compare_digest(given, self._credentials):
             raise RequestError(Code.UNAUTHENTICATED, "A valid API key is needed: Authorization: Bearer KEY")
         if target == self._metrics_path:
-            return TEXT, self._metrics.page().encode()
+            return 200, TEXT, self._metrics.page().encode()
+        if target.partition("?")[0] == self._metrics_path:
+            return 400, TEXT, f"Unexpected path: {target}. Should be {self._metrics_path}".encode()
         if not target.lower().startswith("/v1/"):
-            return TEXT, b""
+            return 404, TEXT, b"Not Found"
         body = await self._body(receive)
         if b"gzip" in headers.get(b"content-encoding", b""):
             body = await self._aside(LARGE, _gunzip, body, self._limit)
-        return JSON, await self._counted(scope["method"], target, body)
+        return 200, JSON, await self._counted(scope["method"], target, body)
 
     async def _body(self, receive: Receive) -> bytes:
         chunks, size, more = [], 0, True
@@ -140,7 +139,10 @@ class RestApi:
         if waiting is None:
             outputs = await self._aside(LARGE, call.result)
         else:
-            outputs = call.outputs(await asyncio.wrap_future(waiting))
+            try:
+                outputs = call.outputs(await asyncio.wrap_future(waiting))
+            except asyncio.CancelledError:
+                raise overdue(waiting) from None
         size = sum(array.size for array in outputs.values())
         return await self._aside(size, write_outputs, outputs, rows)
 

@@ -1,5 +1,6 @@
 """The gRPC API: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus, and health."""
 
+import contextlib
 import hmac
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from serving.server.manager import Manager, Version
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
-from serving.server.tensors import to_array, to_proto
+from serving.server.tensors import to_proto
 
 SIGNATURE_DEF = "signature_def"
 NO_DEADLINE = 1e8  # seconds: without one, gRPC says centuries, which no clock can wait for
@@ -74,8 +75,9 @@ def _answered(work: Callable[[Any, Any, float | None], Any]) -> Callable[..., An
 
     def method(self: "_Calls", request: Any, context: grpc.ServicerContext) -> Any:
         model = self.manager.known(request.model_spec.name)
+        counted = self.metrics.request(model, "Predict", "GRPC")
         try:
-            with self.metrics.request(model, work.__name__, "GRPC"):
+            with counted if work.__name__ == "Predict" else contextlib.nullcontext():
                 if not request.HasField("model_spec"):
                     raise invalid("Missing ModelSpec")
                 left = context.time_remaining()
@@ -99,8 +101,7 @@ class _Calls(
     def Predict(self, request: Any, timeout: float | None) -> Any:
         servable = self.manager.get(*_which(request.model_spec))
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
-        outputs = servable.call(name, inputs, tuple(request.output_filter), timeout).result()
+        outputs = servable.call(name, request.inputs, tuple(request.output_filter), timeout).result()
         response = predict_pb2.PredictResponse()
         _describe(response.model_spec, servable, name)
         for alias, array in outputs.items():

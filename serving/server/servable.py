@@ -64,26 +64,35 @@ class Servable:
             self._session.close()
 
     def call(
-        self, signature_name: str, inputs: Arrays, outputs: Sequence[str] = (), timeout: float | None = None
+        self,
+        signature_name: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
     ) -> "Call":
         """A call of a signature, to be run: all outputs of it unless `outputs` names some.
 
-        `inputs` holds an array of the signature's own type for each alias, `timeout` is in seconds. Raises
-        RequestError, in TensorFlow Serving's words, for names that do not fit and for more rows than the limit.
+        `inputs` holds a TensorProto, or an array of the signature's own type, for each alias, `timeout` is in
+        seconds. Raises RequestError, in TensorFlow Serving's words, for names that do not fit, for what is no
+        tensor and for more rows than the limit.
         """
         signature = self.signatures.get(signature_name)
         if signature is None:
             text = f'Serving signature key "{signature_name}" not found.'
             raise RequestError(Code.FAILED_PRECONDITION, text)
         _check_inputs(signature, inputs)
+        arrays = {
+            alias: value if isinstance(value, np.ndarray) else to_array(value, alias)
+            for alias, value in inputs.items()
+        }
         names = _output_names(signature, outputs)
-        for alias, array in inputs.items():
+        for alias, array in arrays.items():
             if array.ndim and array.shape[0] > self._most_rows:
                 text = f"{alias} has {array.shape[0]} rows; the limit is {self._most_rows} (--max_batch)"
                 raise invalid(text)
         aliases, run = self._run_of(signature_name, signature, names)
         feeds = [
-            inputs[alias] if alias in inputs else to_array(signature.defaults[alias]) for alias in aliases
+            arrays[alias] if alias in arrays else to_array(signature.defaults[alias]) for alias in aliases
         ]
         key = (id(self), signature_name, names)
         return Call(names, feeds, partial(self._timed, run), timeout, self._batcher, key)
@@ -96,6 +105,7 @@ class Servable:
             raise RequestError.of(error) from None
         took = (time.perf_counter() - started) * 1e6
         labels = {"model_name": self.name, "API": "Predict", "runtime": "TF1"}
+        self._metrics.count("core:graph_runs")
         self._metrics.observe("serving:runtime_latency", took, **labels)
         return results
 
@@ -113,11 +123,13 @@ class Servable:
         return self._runs[name, outputs]
 
     def _warm_up(self) -> None:
+        file = self.path / "assets.extra" / "tf_serving_warmup_requests"
+        if not file.is_file():
+            return
         started = time.perf_counter()
-        for request in _warmup_requests(self.path):
+        for request in _warmup_requests(file):
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            inputs = {alias: to_array(proto) for alias, proto in request.inputs.items()}
-            self.call(name, inputs, request.output_filter).result()
+            self.call(name, request.inputs, request.output_filter).result()
         took = (time.perf_counter() - started) * 1e6
         self._metrics.observe("serving:model_warmup_latency", took, model_path=str(self.path), status="OK")
 
@@ -151,14 +163,26 @@ class Call:
         try:
             return self.outputs(waiting.result(self.timeout))
         except TimeoutError:
-            waiting.cancel()
-            text = "Run() timeout exceeded while waiting in batching queue"
-            raise RequestError(Code.DEADLINE_EXCEEDED, text) from None
+            raise overdue(waiting) from None
+
+
+def overdue(waiting: Future[Feeds]) -> RequestError:
+    """Why a batched request whose time is up has no answer: none is run for it, or that run takes too long."""
+    if waiting.cancel():
+        text = "Run() timeout exceeded while waiting in batching queue"
+        return RequestError(Code.RESOURCE_EXHAUSTED, text)
+    return RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
 
 
 def _load(session: Any, tags: Sequence[str], path: str) -> Any:
     try:
         return tf.compat.v1.saved_model.load(session, tags, path)
+    except OSError as error:
+        if "SavedModel file does not exist" not in str(error):
+            raise RequestError(Code.DATA_LOSS, str(error)) from None
+        text = f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. "
+        text += "Check that the directory exists and that you have the right permissions for accessing it."
+        raise RequestError(Code.NOT_FOUND, text) from None
     except (tf.errors.NotFoundError, ValueError, KeyError) as error:
         if "Scann" not in str(error):
             raise
@@ -167,10 +191,7 @@ def _load(session: Any, tags: Sequence[str], path: str) -> Any:
     return tf.compat.v1.saved_model.load(session, tags, path)
 
 
-def _warmup_requests(path: Path) -> Iterator[Any]:
-    file = path / "assets.extra" / "tf_serving_warmup_requests"
-    if not file.is_file():
-        return
+def _warmup_requests(file: Path) -> Iterator[Any]:
     for count, record in enumerate(tf.data.TFRecordDataset(os.fspath(file)).as_numpy_iterator(), start=1):
         if count > MOST_WARMUP_RECORDS:
             raise invalid(f"Number of warmup records exceeds the maximum ({MOST_WARMUP_RECORDS}): {file}")
@@ -181,7 +202,7 @@ def _warmup_requests(path: Path) -> Iterator[Any]:
         yield log.predict_log.request
 
 
-def _check_inputs(signature: Any, inputs: Arrays) -> None:
+def _check_inputs(signature: Any, inputs: Mapping[str, Any]) -> None:
     wanted, sent = set(signature.inputs), set(inputs)
     if sent == wanted:
         return

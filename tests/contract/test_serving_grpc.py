@@ -124,6 +124,7 @@ def test_output_filter(prediction):
 
 
 X = {"x": tensor([1.0])}
+NO_TENSOR = predict_pb2.PredictRequest().inputs["x"]
 REFUSALS = [
     pytest.param(
         request("no", **X), Code.NOT_FOUND, "Servable not found for request: Latest(no)", id="unknown model"
@@ -181,8 +182,18 @@ REFUSALS = [
         "duplicate output tensor alias: y",
         id="an output twice",
     ),
+    pytest.param(request(x=NO_TENSOR), Code.INVALID_ARGUMENT, "tensor parsing error: x", id="no tensor"),
     pytest.param(
-        request(x=predict_pb2.PredictRequest().inputs["x"]), Code.INVALID_ARGUMENT, "", id="no tensor"
+        request(signature="no", x=NO_TENSOR),
+        Code.FAILED_PRECONDITION,
+        'Serving signature key "no" not found.',
+        id="PreProcessPrediction: the signature comes before the tensors",
+    ),
+    pytest.param(
+        request(**X, z=NO_TENSOR),
+        Code.INVALID_ARGUMENT,
+        "input size does not match signature",
+        id="PreProcessPrediction: the names come before the tensors",
     ),
     pytest.param(
         request("kinds", "refuses", x=tensor([10.0])),

@@ -127,6 +127,12 @@ ANSWERS = [
     ),
     pytest.param(
         KINDS,
+        {"signature_name": "to_half", "inputs": []},
+        {"outputs": []},
+        id="nothing of a type JSON cannot print (AddTensorValues has no value to refuse)",
+    ),
+    pytest.param(
+        KINDS,
         {"signature_name": "empty_out", "instances": [1.0]},
         {"predictions": []},
         id="row format of nothing (json_tensor_test, FromJsonSingleZeroBatchTensor; serving#1610)",
@@ -156,6 +162,9 @@ NUMBERS = [  # JSON mapping: floats in six digits where these are exact, else in
     ("float32", "NaN", "NaN"),
     ("float32", "Infinity", "Infinity"),
     ("float64", "-Infinity", "-Infinity"),
+    ("float32", "Inf", "Infinity"),  # rapidjson's kParseNanAndInfFlag
+    ("float64", "-Inf", "-Infinity"),
+    ("float32", "-NaN", "NaN"),
     ("int32", "-7", "-7"),
 ]
 

@@ -218,6 +218,13 @@ REFUSALS = [
         id="b64 has company",
     ),
     pytest.param(
+        KINDS,
+        '{"signature_name": "echo_string", "inputs": [{"b64": "QQ==", "b64": "Qg=="}]}',
+        400,
+        "not formatted correctly for base64 data",
+        id="b64 twice (IsValBase64Object: MemberCount() == 1)",
+    ),
+    pytest.param(
         KINDS, echo("string", [{"b64": "a$b"}]), 400, "Unable to base64 decode", id="b64 does not decode"
     ),
     pytest.param(
@@ -326,6 +333,8 @@ def test_predict_refuses(server, model, body, status, text):
 
 MALFORMED = [  # "JSON Parse error: <reason> at offset: <bytes>"
     ("  ", "The document is empty. at offset: 2"),
+    ("\0", "The document is empty."),
+    ("\ufeff", "The document is empty."),
     ("{", "Missing a name for object member. at offset: 1"),
     ("{1: 2}", "Missing a name for object member. at offset: 1"),
     ('{"inputs": 1,}', "Missing a name for object member. at offset: 13"),
@@ -337,6 +346,8 @@ MALFORMED = [  # "JSON Parse error: <reason> at offset: <bytes>"
     ('{"inputs": nope}', "Invalid value. at offset: 12"),  # rapidjson takes as much of `null` as there is
     ('{"inputs": [truE]}', "Invalid value. at offset: 15"),
     ('{"inputs": ?}', "Invalid value. at offset: 11"),
+    ('{"inputs": [Infix]}', "Invalid value. at offset: 16"),
+    ('{"inputs": [-Inf 2]}', "Missing a comma or ] after an array element. at offset: 17"),
     ('{"inputs": [1.]}', "Miss fraction part in number. at offset: 14"),
     ('{"inputs": [1.5e+]}', "Miss exponent in number. at offset: 17"),
     ('{"inputs": [1 .5]}', "Missing a comma or ] after an array element. at offset: 14"),
@@ -377,6 +388,7 @@ ROUTES = [  # "Malformed request: <method> <path>" is the answer to every other 
     ("POST", f"{HALF}/versions/x:predict", 400, "Malformed request: POST"),
     ("POST", f"{HALF}/versions/1/labels/stable:predict", 400, "Malformed request: POST"),
     ("POST", f"{HALF}:predict?a=b", 400, "Malformed request: POST"),
+    ("POST", f"{HALF}:predict?", 400, f"Malformed request: POST {HALF}:predict?"),
     ("GET", f"{HALF}?a=b", 404, "Could not find any versions of model half?a=b"),
     ("GET", f"{HALF}/metadata?a=b", 400, "Malformed request: GET"),
     ("GET", f"{HALF}/", 400, "Malformed request: GET"),

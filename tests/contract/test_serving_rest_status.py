@@ -4,6 +4,7 @@
 """
 
 import pytest
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 HALF, KINDS = "/v1/models/half", "/v1/models/kinds"
 
@@ -59,7 +60,50 @@ def test_metrics_have_the_real_names(server):
         for line in lines
     )
     assert any(line.startswith(":tensorflow:serving:runtime_latency_count{") for line in lines)
+    assert any(line.startswith(":tensorflow:core:graph_runs{") for line in lines)
     assert any(
         ":tensorflow:cc:saved_model:load_attempt_count{" in line and 'status="success"' in line
         for line in lines
     )
+
+
+def sample(server, start):
+    page = server.get("/monitoring/prometheus/metrics").text
+    return [float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(start)]
+
+
+def test_metrics_are_listed_before_they_are_written(server):
+    """prometheus_exporter: a type for every metric; model_warmup_latency is written where there are records."""
+    page = server.get("/monitoring/prometheus/metrics").text
+    assert "# TYPE :tensorflow:serving:batching_session:wrapped_run_count counter\n" in page
+    assert "# TYPE :tensorflow:serving:model_warmup_latency histogram\n" in page
+    assert not sample(server, ":tensorflow:serving:model_warmup_latency_count")
+
+
+def test_only_answers_are_timed(server):
+    """http_server and prediction_service_impl: RecordRequestLatency where the status is OK."""
+    name = ':tensorflow:serving:request_latency_count{model_name="kinds",API="predict",entrypoint="REST"}'
+    server.post(f"{KINDS}:predict", {"signature_name": "echo_bool", "inputs": True})
+    before = sample(server, name)
+    assert before
+    assert server.post(f"{KINDS}:predict", {"inputs": "no"}).status_code == 400
+    assert sample(server, name) == before
+
+
+def test_of_the_grpc_calls_only_predict_is_counted(server, channel):
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "half"
+    name = ':tensorflow:serving:request_count{model_name="half",status="OK"}'
+    server.post(f"{HALF}:predict", {"instances": [1.0]})
+    before = sample(server, name)
+    model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request)
+    assert sample(server, name) == before
+
+
+@pytest.mark.parametrize("query", ["?", "?x=1"])
+def test_the_metrics_take_no_query(server, query):
+    """http_server: ProcessPrometheusRequest compares the whole address."""
+    path = "/monitoring/prometheus/metrics"
+    response = server.get(f"{path}{query}")
+    assert (response.status_code, response.headers["content-type"]) == (400, "text/plain")
+    assert response.text == f"Unexpected path: {path}{query}. Should be {path}"

@@ -84,6 +84,11 @@ def test_a_number_that_would_answer_nobody(flag):
         options(f"--{flag}=0")
 
 
+def test_a_wait_may_be_negative():
+    """main.cc: "If set negative, it doesn't wait" (--load_retry_interval_micros)."""
+    assert options("--load_retry_interval_micros=-1").load_retry_interval_micros == -1
+
+
 def test_a_port_that_is_none(base_path):
     assert "--rest_api_port=70000" in refusal(f"--model_base_path={base_path}", "--rest_api_port=70000")
 

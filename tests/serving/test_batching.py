@@ -77,10 +77,21 @@ def test_a_failure_reaches_everyone_in_the_batch():
     assert [str(result.exception(10)) for result in waiting] == ["no", "no"]
 
 
-def test_outputs_that_cannot_be_split_are_an_error():
-    batches = batcher(max_batch_size=2)
-    waiting = [batches.submit("key", rows(1), lambda *_: [np.float32(1)]) for _ in range(2)]
-    assert "0th dimension" in str(waiting[0].exception(10))
+@pytest.mark.parametrize("requests", [1, 2])
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        (np.float32(1), "Batched output tensor has 0 dimensions"),
+        (np.ones(3), "Batched output tensor's 0th dimension does not equal the sum"),
+    ],
+)
+def test_outputs_that_cannot_be_split_are_an_error(requests, output, text):
+    """BatchingSession::SplitOutputTensors, which a lone request meets too."""
+    batches = batcher(max_batch_size=requests)
+    waiting = [batches.submit("key", rows(1), lambda *_: [output]) for _ in range(requests)]
+    for result in waiting:
+        error = result.exception(10)
+        assert (error.code, error.message.startswith(text)) == (Code.FAILED_PRECONDITION, True)
 
 
 def test_a_full_queue_refuses():

@@ -26,8 +26,8 @@ def models(tmp_path, text, **options):
     ],
 )
 def test_version_policies(tmp_path, policy, loaded):
-    """ "Serving a Specific Version", "Serving Multiple Versions": directories that are no number are no version."""
-    for name in ("1", "005", "7", "x8", ".tmp-9", "9.5"):
+    """ "Serving a Specific Version", "Serving Multiple Versions": directories that are no int64 are no version."""
+    for name in ("1", "005", "7", "x8", ".tmp-9", "9.5", str(2**63)):
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / "m" / "10").write_text("a file")
     (model,) = models(tmp_path, f'name: "m" base_path: "{tmp_path}/m" model_platform: "tensorflow" {policy}')

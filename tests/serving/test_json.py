@@ -107,3 +107,12 @@ def test_bytes_come_back_the_same(content):
 def test_small_integers_wrap_as_in_tensorflow():
     arrays, _ = read_inputs({"inputs": [300, -1]}, signature(x=tf.uint8))
     assert arrays["x"].tolist() == [44, 255]
+
+
+def test_constants_in_every_spelling():
+    """rapidjson's kParseNanAndInfFlag, outside strings only."""
+    body = b'{"x": "Inf \\" -NaN", "inputs": [NaN, -NaN, Inf, -Inf, Infinity, -Infinity, 1e2]}'
+    document = parse(body)
+    assert document["x"] == 'Inf " -NaN'
+    expected = [np.nan, np.nan, np.inf, -np.inf, np.inf, -np.inf, 100.0]
+    np.testing.assert_array_equal(document["inputs"], expected)

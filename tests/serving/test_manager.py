@@ -1,5 +1,7 @@
 """Versions and labels, away from TensorFlow: what is loaded, what a label may name, and when it moves."""
 
+import threading
+
 import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -29,37 +31,84 @@ def manager(configs, load=None, **options):
     return Manager(configs, settings, load or (lambda name, version, path: version), Metrics())
 
 
+ALLOWED = {"allow_version_labels_for_unavailable_models": True}
+
+
 def test_the_highest_version_answers_and_each_by_its_number_and_label(base_path):
-    served = manager([config(base_path, [1, 2], stable=1)])
+    served = manager([config(base_path, [1, 2], stable=1)], **ALLOWED)
     served.start()
     assert [served.get("m"), served.get("m", 1), served.get("m", label="stable")] == [2, 1, 1]
     assert [one.number for one in served.status("m")] == [2, 1]
 
 
 def test_a_label_needs_a_version_that_is_loaded(base_path):
-    """serving_config, "Assigning String Labels": unless the flag says otherwise."""
-    with pytest.raises(StartError, match="assign label to version 9 of model m"):
-        manager([config(base_path, [1], stable=9)]).start()
-    allowed = manager([config(base_path, [1], stable=9)], allow_version_labels_for_unavailable_models=True)
+    """UpdateModelVersionLabelMap, before AddModelsViaModelConfigList: unless the flag says otherwise, at start too."""
+    with pytest.raises(
+        StartError, match="assign label to version 1 of model m, which is not currently available"
+    ):
+        manager([config(base_path, [1], stable=1)]).start()
+    allowed = manager([config(base_path, [1], stable=9)], **ALLOWED)
     allowed.start()
     with pytest.raises(RequestError, match=r"Specific\(m, 9\)") as caught:
         allowed.get("m", label="stable")
     assert caught.value.code == Code.NOT_FOUND
 
 
+def test_a_change_whose_label_comes_too_early_is_refused_whole(base_path):
+    served = manager([config(base_path, [1])])
+    served.start()
+    early = config(base_path, [1, 2], stable=2)
+    with pytest.raises(StartError, match="assign label to version 2"):
+        served.configure([early, ModelConfig("other", base_path)])
+    served.poll()
+    assert ([one.number for one in served.status("m")], served.known("other")) == ([1], "")
+    served.configure([config(base_path, [1, 2])])
+    served.configure([early])
+    assert served.get("m", label="stable") == 2
+
+
+def test_a_label_that_stays_needs_nothing(base_path):
+    """The flag forbids a label in use to move, not to stay where its version has gone."""
+    served = manager([config(base_path, [1, 2], stable=1)], **ALLOWED)
+    served.start()
+    served.configure([config(base_path, [2], stable=1)])
+    served.configure([config(base_path, [2], stable=1)])
+    with pytest.raises(RequestError, match=r"Specific\(m, 1\)"):
+        served.get("m", label="stable")
+
+
+@pytest.mark.parametrize("polled", [0, 3600])
+def test_the_file_is_read_again_by_a_timer_of_its_own(base_path, polled):
+    """--model_config_file_poll_wait_seconds is independent of --file_system_poll_wait_seconds."""
+    loaded = threading.Event()
+
+    def load(_name, version, _path):
+        if version == 2:
+            loaded.set()
+        return version
+
+    waits = {"file_system_poll_wait_seconds": polled, "model_config_file_poll_wait_seconds": 1}
+    options = ServerOptions(model_name="m", model_base_path=base_path, **waits)
+    served = Manager([config(base_path, [1])], options, load, Metrics())
+    served.start()
+    assert loaded.wait(10)  # the file, which asks for the latest version, has been read
+    served.stop()
+
+
 def test_a_label_in_use_never_moves_to_a_version_that_is_not_loaded(base_path):
     """The flag is for new labels only, "to ensure that the server does not prematurely assign the label"."""
-    served = manager([config(base_path, [1], stable=1)], allow_version_labels_for_unavailable_models=True)
+    served = manager([config(base_path, [1], stable=1)], **ALLOWED)
     served.start()
     with pytest.raises(StartError, match="assign label to version 9"):
         served.configure([config(base_path, [1], stable=9)])
     assert served.get("m", label="stable") == 1
+    served.configure([config(base_path, [1, 2], stable=1)])
     served.configure([config(base_path, [1, 2], stable=2)])
     assert served.get("m", label="stable") == 2
 
 
 def test_a_new_model_brings_its_labels(base_path):
-    served = manager([config(base_path, [1])])
+    served = manager([config(base_path, [1])], **ALLOWED)
     served.start()
     other = ModelConfig("other", base_path, labels={"canary": 2})
     served.configure([config(base_path, [1]), other])
