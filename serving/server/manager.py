@@ -132,10 +132,24 @@ class Manager:
     def configure(self, configs: Sequence[ModelConfig]) -> None:
         """Moves the labels, takes over models and policies, and loads what these ask for: all of it or nothing.
 
-        A label must name a version that is loaded already, before the change.
+        A label must name a version that is loaded already, before the change. Kinder than the real server in one thing: at
+        start it may also name one that loads now.
         """
+        starting = not self._versions
         for config in configs:
             config.versions()
+        if not starting:
+            self._check_labels(configs)
+        self._labels = {config.name: config.labels for config in configs}
+        self._configs = {config.name: config for config in configs}
+        for name in self._configs:
+            self._versions.setdefault(name, {})
+        self.poll()
+        if starting:
+            self._check_labels(configs)
+
+    def _check_labels(self, configs: Sequence[ModelConfig]) -> None:
+        for config in configs:
             for label, number in config.labels.items():
                 known = self._versions.get(config.name, {}).get(number)
                 fresh = self._labels.get(config.name, {}).get(label, number) == number
@@ -146,11 +160,6 @@ class Manager:
                         f"Request to assign label to version {number} of model {config.name}, which is not "
                         f"currently available for inference{hint}"
                     )
-        self._labels = {config.name: config.labels for config in configs}
-        self._configs = {config.name: config for config in configs}
-        for name in self._configs:
-            self._versions.setdefault(name, {})
-        self.poll()
 
     def _bring_up(self, name: str, number: int, path: Path) -> None:
         version = self._versions[name].get(number) or Version(number, path)

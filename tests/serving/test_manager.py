@@ -42,11 +42,14 @@ def test_the_highest_version_answers_and_each_by_its_number_and_label(base_path)
 
 
 def test_a_label_needs_a_version_that_is_loaded(base_path):
-    """UpdateModelVersionLabelMap, before AddModelsViaModelConfigList: unless the flag says otherwise, at start too."""
+    """UpdateModelVersionLabelMap: unless the flag says otherwise. At start a version that loads will do, see `configure`."""
     with pytest.raises(
-        StartError, match="assign label to version 1 of model m, which is not currently available"
+        StartError, match="assign label to version 9 of model m, which is not currently available"
     ):
-        manager([config(base_path, [1], stable=1)]).start()
+        manager([config(base_path, [1], stable=9)]).start()
+    served = manager([config(base_path, [1], stable=1)])
+    served.start()
+    assert served.get("m", label="stable") == 1
     allowed = manager([config(base_path, [1], stable=9)], **ALLOWED)
     allowed.start()
     with pytest.raises(RequestError, match=r"Specific\(m, 9\)") as caught:
