@@ -104,7 +104,7 @@ def _manifest(
         "data_fingerprint": fingerprint,
         "users": prepared.users.trained,
         "items": len(prepared.items) - 1,
-        "dimension": int(serving.index.vectors.shape[1]),
+        "dimension": serving.index.vectors.dimension,
         "index": config.export.index.model_dump() | serving.index.describe(),
         "cascade": config.export.cascade.model_dump(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},

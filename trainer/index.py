@@ -20,7 +20,6 @@ RECALL_AT = 10  # the depth at which an approximate index is compared with the e
 SAMPLE = 1_024  # queries of that comparison
 SURE = 1.645  # standard errors below the mean: what 19 of 20 samples stay above
 RUN = 64  # neighbouring rows whose best score is looked at first
-PART = 1_024  # rows whose products with a single query are one piece of work
 NO_SCANN = (
     "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
     "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
@@ -28,9 +27,33 @@ NO_SCANN = (
 BLOCK = 32  # queries whose exact scores are held at a time
 
 
+class Vectors(tf.Module):
+    """Candidate vectors, kept by column: a product streams through them, 2 to 5 times as fast for one query as by row."""
+
+    def __init__(self, vectors: tf.Tensor) -> None:
+        super().__init__()
+        self.items, self.dimension = (int(size) for size in vectors.shape)
+        self.columns = tf.Variable(tf.transpose(vectors), trainable=False, name="columns")  # [D, items]
+
+    def of(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the vectors `[..., D]` of item rows `[...]`."""
+        found = tf.gather(self.columns, rows, axis=1)
+        return tf.transpose(found, [*range(1, found.shape.rank), 0])
+
+    def scores(self, queries: tf.Tensor) -> tf.Tensor:
+        """Returns the scores `[batch, items]` of all items for queries `[batch, D]` or, the best interest's, `[batch, interests, D]`."""
+        scores = tf.matmul(tf.reshape(queries, [-1, self.dimension]), self.columns)
+        if queries.shape.rank == 2:
+            return scores
+        return tf.reduce_max(tf.reshape(scores, [-1, queries.shape[1], self.items]), axis=1)
+
+
 @register("index", "brute_force")
-class BruteForce(tfrs.layers.factorized_top_k.BruteForce):
+class BruteForce(tfrs.layers.factorized_top_k.TopK):
     """Exact search: every candidate is scored."""
+
+    def __init__(self, k: int = 10) -> None:
+        super().__init__(k=k)
 
     def build_index(self, candidates: tf.Tensor, queries: Floats | None = None) -> "BruteForce":
         """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item.
@@ -42,14 +65,25 @@ class BruteForce(tfrs.layers.factorized_top_k.BruteForce):
         self(tf.zeros([1, candidates.shape[1]]), k=1)  # an index must have been called before it is saved
         return self
 
-    @property
-    def vectors(self) -> tf.Tensor:
-        """Returns the candidate vectors `[items, dimension]`."""
-        return self._candidates
+    def index(self, candidates: tf.Tensor, identifiers: tf.Tensor | None = None) -> "BruteForce":
+        """Takes the candidate vectors `[items, dimension]`; raises ValueError for identifiers other than the rows."""
+        if identifiers is not None:
+            raise ValueError("the row is the identifier; identifiers cannot be given")
+        self.vectors = Vectors(candidates)
+        return self
+
+    def call(self, queries: tf.Tensor, k: int | None = None) -> Top:
+        """Returns, as TFRS has it, scores and rows `[batch, k]`, nothing excluded."""
+        found: Top = tf.math.top_k(self.vectors.scores(queries), k=self._k if k is None else k)
+        return found
+
+    def is_exact(self) -> bool:
+        """Returns that nothing is missed."""
+        return True
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
-        return best(score_all(queries, self._candidates), excluded, k)
+        return best(self.vectors.scores(queries), excluded, k)
 
     def describe(self) -> dict[str, Any]:
         """Returns what was chosen while building, for the manifest: nothing."""
@@ -153,7 +187,7 @@ class ScannIndex(tf.Module):
         self.leaves = self.leaves_to_search = leaves
         self.reorder = self.items
         self.recall = 1.0
-        self.vectors = tf.Variable(candidates, trainable=False)
+        self.vectors = Vectors(candidates)
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
@@ -195,32 +229,6 @@ class ScannIndex(tf.Module):
         return {**chosen, f"recall@{RECALL_AT}": round(self.recall, 4)}
 
 
-def score_all(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """Returns the scores `[batch, items]` of all candidate vectors `[items, D]`: of several interests, the best one's.
-
-    The candidates stand on the left of the product: on the right, TensorFlow copies them all for every batch above 1. For a single
-    query it would take one core only, so that goes part by part.
-    """
-    flat = tf.reshape(queries, [-1, queries.shape[-1]])
-    scores = tf.cond(
-        tf.shape(flat)[0] == 1,
-        lambda: _in_parts(vectors, flat),
-        lambda: tf.transpose(tf.matmul(vectors, flat, transpose_b=True)),
-    )
-    if queries.shape.rank == 2:
-        return scores
-    return tf.reduce_max(tf.reshape(scores, [-1, queries.shape[1], tf.shape(vectors)[0]]), axis=1)
-
-
-def _in_parts(vectors: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
-    """Returns the scores `[1, items]` of one query `[1, D]`, parts of the candidates in parallel."""
-    whole = tf.shape(vectors)[0] // PART * PART
-    parts = tf.reshape(vectors[:whole], [-1, PART, vectors.shape[1]])
-    head = tf.matmul(parts, query[None], transpose_b=True)
-    tail = tf.matmul(vectors[whole:], query, transpose_b=True)
-    return tf.concat([tf.reshape(head, [1, -1]), tf.reshape(tail, [1, -1])], axis=1)
-
-
 def score_some(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
     """Returns the scores `[batch, n]` of each query's own candidate vectors `[batch, n, D]`."""
     if queries.shape.rank == 2:
@@ -260,11 +268,11 @@ def merged(rows: tf.Tensor, scores: tf.Tensor) -> Top:
     return rows, tf.where(again, LOWEST, scores)
 
 
-def exact_rows(vectors: tf.Tensor, queries: tf.Tensor) -> list[set[int]]:
+def exact_rows(vectors: Vectors, queries: tf.Tensor) -> list[set[int]]:
     """Returns the rows of each query's exact top 10, row 0 left out."""
     found = []
     for first in range(0, len(queries), BLOCK):
-        scores = score_all(queries[first : first + BLOCK], vectors)
+        scores = vectors.scores(queries[first : first + BLOCK])
         nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [0] * len(scores))
         found += [set(rows) for rows in best(scores, nothing, RECALL_AT)[0].numpy().tolist()]
     return found

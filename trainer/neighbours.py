@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists, Prepared
-from trainer.index import LOWEST, Top, best, score_all
+from trainer.index import LOWEST, Top, Vectors, best
 from trainer.inference import graph, in_blocks, ragged, times_read
 from trainer.retriever import Retriever
 
@@ -21,15 +21,13 @@ class SimilarItems(tf.Module):
     def __init__(self, retriever: Retriever, index: Any) -> None:
         super().__init__()
         self.index, self.as_queries = index, retriever.similar
-        lengths = in_blocks(
-            lambda rows: retriever.lengths(tf.gather(index.vectors, rows)), int(index.vectors.shape[0])
-        )
+        lengths = in_blocks(lambda rows: retriever.lengths(index.vectors.of(rows)), index.vectors.items)
         self.lengths = tf.Variable(lengths, trainable=False)
 
     def top(self, items: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` of item rows `[batch]`, without the item itself; row 0 has none."""
-        queries = self.as_queries(tf.gather(self.index.vectors, items))
-        return _others(score_all(queries, self.index.vectors) / self.lengths, items, k)
+        vectors: Vectors = self.index.vectors
+        return _others(vectors.scores(self.as_queries(vectors.of(items))) / self.lengths, items, k)
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,14 @@ class SimilarUsers(tf.Module):
         vectors = queries.rows if queries.rows.ndim == 2 else queries.rows.sum(axis=1)
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         self.ids = tf.constant(["", *prepared.users.values[: len(unit)]])
-        self.unit = tf.Variable(np.pad(unit, [(1, 0), (0, 0)]), trainable=False, dtype=tf.float32)
+        self.unit = Vectors(tf.constant(np.pad(unit, [(1, 0), (0, 0)]), tf.float32))
 
     def top(self, users: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` of user rows `[batch]`, without the user; row 0, and rows without a vector, have none."""
         users = tf.where(users < len(self.ids), users, 0)
-        scores = score_all(tf.gather(self.unit, users), self.unit)
-        return _others(scores, users, tf.clip_by_value(k, 0, len(self.ids) - 1))
+        return _others(
+            self.unit.scores(self.unit.of(users)), users, tf.clip_by_value(k, 0, len(self.ids) - 1)
+        )
 
 
 def query_table(retriever: Retriever, prepared: Prepared, histories: Lists) -> Queries:

@@ -11,7 +11,7 @@ from trainer.data.examples import Floats, Prepared
 from trainer.data.interactions import Feature
 from trainer.errors import UserError
 from trainer.features import as_raw
-from trainer.index import LOWEST, Top
+from trainer.index import LOWEST, Top, Vectors
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter
@@ -97,7 +97,7 @@ def allowed(rows: tf.Tensor, ids: tf.Tensor, size: int) -> tf.Tensor:
     return marked(rows, size) | tf.reduce_all(ids == "", axis=1, keepdims=True)
 
 
-def diversified(top: Top, vectors: tf.Tensor, dial: tf.Tensor, k: tf.Tensor) -> Top:
+def diversified(top: Top, vectors: Vectors, dial: tf.Tensor, k: tf.Tensor) -> Top:
     """Returns a list in the order of maximal marginal relevance (Carbonell & Goldstein 1998), each item with its own score.
 
     The next item is the one with the highest `(1 - dial) * relevance - dial * similarity`: relevance is the score within 0 and 1,
@@ -106,7 +106,7 @@ def diversified(top: Top, vectors: tf.Tensor, dial: tf.Tensor, k: tf.Tensor) -> 
     """
     rows, scores = top
     pool, steps = (tf.minimum(size, tf.shape(rows)[1]) for size in (POOL, tf.minimum(k, POOL)))
-    unit = tf.math.l2_normalize(tf.gather(vectors, rows[:, :pool]), axis=2)
+    unit = tf.math.l2_normalize(vectors.of(rows[:, :pool]), axis=2)
     there = scores[:, :pool] > LOWEST
     dial = tf.clip_by_value(finite(dial), 0.0, 1.0)[:, None]
     relevance = (1.0 - dial) * _within_one(scores[:, :pool], there)

@@ -15,7 +15,7 @@ from trainer.cascade import Cascade, Request
 from trainer.data.examples import Lists, Prepared
 from trainer.explain import Explainer, Question
 from trainer.features import missing
-from trainer.index import LOWEST, SAMPLE, Top, best, score_all, score_some
+from trainer.index import LOWEST, SAMPLE, Top, best, score_some
 from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known
@@ -164,7 +164,7 @@ class ServingModel(tf.Module):
         """Scores the given candidates for each user: by the ranking model, else by retrieval."""
         request, items = self.request(user_id), self._rows(self.item_lookup, item_id)
         if self.cascade.ranker is None:
-            scores = score_some(self._queries(request), tf.gather(self.index.vectors, items))
+            scores = score_some(self._queries(request), self.index.vectors.of(items))
         else:
             scores = self.cascade.deep(request, items)
         return {"score": tf.where(item_id == "", LOWEST, scores)}
@@ -176,7 +176,7 @@ class ServingModel(tf.Module):
         """
         request = self.request(user_id, {}, history)
         item, query = self._rows(self.item_lookup, item_id), self._queries(request)
-        candidate = tf.gather(self.index.vectors, item)
+        candidate = self.index.vectors.of(item)
         encoded = self._encoded(request)
         asked = Question(request.user, request.history, encoded, item, query, candidate, request.times)
         known = tf.cast(item > 0, tf.float32)
@@ -206,7 +206,7 @@ class ServingModel(tf.Module):
 
     def embed_items(self, item_id: tf.Tensor) -> Answer:
         """Gives the candidate vector of each item."""
-        return {"embedding": tf.gather(self.index.vectors, self._rows(self.item_lookup, item_id))}
+        return {"embedding": self.index.vectors.of(self._rows(self.item_lookup, item_id))}
 
     def similar_items(self, item_id: tf.Tensor, k: tf.Tensor) -> Answer:
         """Gives the `k` items most like each item; unknown items get none.
@@ -243,7 +243,7 @@ class ServingModel(tf.Module):
         if wish is None:
             top = self.candidates(request, exclude, fetch)
         else:
-            scores = self._wished(score_all(self._queries(request), self.index.vectors), wish)
+            scores = self._wished(self.index.vectors.scores(self._queries(request)), wish)
             top = best(scores, self._excluded(request, exclude), self._at_most(tf.maximum(fetch, POOL)))
         top = self.cascade.order(request, top)
         if wish is not None:

@@ -40,8 +40,7 @@ def run() -> dict[str, float]:
 
     vectors, sample, queries = near(ITEMS), near(SAMPLE), near(QUERIES)
     index = BruteForce().build_index(tf.constant(vectors))
-    matrix = index.vectors
-    product = tf.function(lambda query: tf.matmul(query, matrix, transpose_b=True))
+    product = tf.function(index.vectors.scores)
     searches: dict[str, Search] = {
         "numpy product": lambda query: vectors @ query[0],
         "product": lambda query: product(tf.constant(query)).numpy(),
@@ -52,7 +51,7 @@ def run() -> dict[str, float]:
     scann = Scann(recall_target=RECALL).build_index(tf.constant(vectors), sample)
     print(f"  ScaNN built in {time.perf_counter() - started:.0f} s: {scann.describe()}")
     found = {"scann": searching(scann), "scann alone": alone(scann)}
-    wanted = exact_rows(matrix, tf.constant(sample))
+    wanted = exact_rows(index.vectors, tf.constant(sample))
     for name, build in (("faiss", faiss_hnsw), ("usearch", usearch_hnsw)):
         if importlib.util.find_spec(name) is None:
             print(f"  {name}: not installed, left out (make install EXTRAS=bench)")
@@ -62,7 +61,7 @@ def run() -> dict[str, float]:
         print(f"  {name} built in {time.perf_counter() - started:.0f} s")
         found[name] = widened(search, sample, wanted)
     took |= compared(found, queries[:TIMED])
-    wanted = exact_rows(matrix, tf.constant(queries))
+    wanted = exact_rows(index.vectors, tf.constant(queries))
     recall = {name: float(shares_of(search, queries, wanted).mean()) for name, search in found.items()}
     for name, seconds in took.items():
         print(

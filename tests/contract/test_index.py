@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer import registry
 from trainer.errors import UserError
-from trainer.index import LOWEST, PART, best, merged, score_all, surely
+from trainer.index import LOWEST, Vectors, best, merged, surely
 
 NONE: list[list[int]] = [[], [], []]
 
@@ -174,7 +174,9 @@ def test_scann_gives_what_its_leaves_hold_where_k_is_more():
 
 
 def test_vectors_are_what_was_indexed(index, vectors):
-    np.testing.assert_allclose(index.vectors, vectors, rtol=1e-6)
+    assert (index.vectors.items, index.vectors.dimension) == vectors.shape
+    for rows in ([3], [3, 0, 39], [[3, 4], [5, 5]]):
+        np.testing.assert_allclose(index.vectors.of(tf.constant(rows)), vectors[np.array(rows)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 7, 60])
@@ -215,24 +217,31 @@ def test_the_best_equal_a_stable_sort_where_most_scores_are_equal(items, k):
 
 
 def test_scores_are_inner_products_of_the_best_interest():
-    vectors = tf.constant([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    vectors = Vectors(tf.constant([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]))
     one, other = [[3.0, 1.0], [0.0, 1.0]], [[-1.0, 0.0], [2.0, 0.0]]
-    assert score_all(tf.constant(one), vectors).numpy().tolist() == [[3, 2, 4], [0, 2, 1]]
+    assert vectors.scores(tf.constant(one)).numpy().tolist() == [[3, 2, 4], [0, 2, 1]]
     both = tf.stack([one, other], axis=1)
-    assert score_all(both, vectors).numpy().tolist() == [[3, 2, 4], [2, 2, 2]]
+    assert vectors.scores(both).numpy().tolist() == [[3, 2, 4], [2, 2, 2]]
 
 
-@pytest.mark.parametrize("items", [1, PART - 1, PART, 3 * PART, 3 * PART + 5])
+@pytest.mark.parametrize("items", [1, 64, 3_077])
 def test_one_query_is_scored_as_it_is_among_others(items):
     random = np.random.default_rng(items)
     vectors, queries = (random.normal(size=(rows, 5)).astype(np.float32) for rows in (items, 2))
-    wanted = queries @ vectors.T
-    np.testing.assert_allclose(score_all(tf.constant(queries), tf.constant(vectors)), wanted, atol=1e-5)
-    np.testing.assert_allclose(
-        score_all(tf.constant(queries[:1]), tf.constant(vectors)), wanted[:1], atol=1e-5
-    )
-    alone = score_all(tf.constant(queries[:1, None]), tf.constant(vectors))
-    np.testing.assert_allclose(alone, wanted[:1], atol=1e-5)
+    kept, wanted = Vectors(tf.constant(vectors)), queries @ vectors.T
+    np.testing.assert_allclose(kept.scores(tf.constant(queries)), wanted, atol=1e-5)
+    np.testing.assert_allclose(kept.scores(tf.constant(queries[:1])), wanted[:1], atol=1e-5)
+    np.testing.assert_allclose(kept.scores(tf.constant(queries[:1, None])), wanted[:1], atol=1e-5)
+
+
+def test_the_exact_index_is_a_layer_of_tfrs(vectors, queries):
+    layer = built("brute_force", vectors)
+    scores, rows = layer(tf.constant(queries), k=3)
+    np.testing.assert_array_equal(rows, np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :3])
+    np.testing.assert_allclose(scores, np.sort(-(queries @ vectors.T), axis=1)[:, :3] * -1, rtol=1e-5)
+    assert layer.is_exact() and layer(tf.constant(queries))[1].shape == (3, 10)
+    with pytest.raises(ValueError, match="the row is the identifier"):
+        layer.index(tf.constant(vectors), tf.range(40))
 
 
 def test_a_share_is_sure_when_its_mean_less_1_645_standard_errors_reaches_it():

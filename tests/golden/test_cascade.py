@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.cascade import Cascade, Request, Weights, reordered, standardised, standardised_top
 from trainer.cascade_choice import Retrieved, over_budget
 from trainer.data.examples import Cases
-from trainer.index import LOWEST
+from trainer.index import LOWEST, Vectors
 from trainer.selection import Categories, allowed, diversified
 from trainer.settings import CascadeSettings
 
@@ -72,7 +72,7 @@ def test_the_list_that_repeats_itself_less():
     """Rows 1 and 2 point the same way, 3 another: relevance 1, .8, 0; after 1 row 2 has .4 - .5 and row 3 has 0 - 0."""
     vectors = tf.constant([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     given = top([[1, 2, 3], [1, 2, 3]], [[1.0, 0.9, 0.5]] * 2)
-    rows, scores = lists(diversified(given, vectors, tf.constant([0.5, 0.0]), tf.constant(3)))
+    rows, scores = lists(diversified(given, Vectors(vectors), tf.constant([0.5, 0.0]), tf.constant(3)))
     assert rows == [[1, 3, 2], [1, 2, 3]]
     np.testing.assert_allclose(scores, [[1.0, 0.5, 0.9], [1.0, 0.9, 0.5]])
 
@@ -84,7 +84,7 @@ def test_diversity_equals_a_plain_loop_and_keeps_empty_places_last(dial):
     rows = np.array([[*rng.permutation(np.arange(1, 30))[:12], 0, 0]], np.int32)
     scores = np.array([[*np.sort(rng.normal(size=12))[::-1], LOWEST, LOWEST]], np.float32)
     found, _ = lists(
-        diversified(top(rows, scores), tf.constant(vectors), tf.constant([dial], tf.float32), 14)
+        diversified(top(rows, scores), Vectors(tf.constant(vectors)), tf.constant([dial], tf.float32), 14)
     )
     share = 0.0 if np.isnan(dial) else min(dial, 1.0)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -103,7 +103,7 @@ def test_nothing_is_saved_that_does_not_answer(workdir, run):
         assert word not in names
     numbers = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.startswith("_"))
     retriever = run.retrieval.retriever
-    index = len(run.prepared.items) * (manifest(workdir / "bundle")["dimension"] + 2)  # popularity, lengths
+    index = len(run.prepared.items) * (manifest(workdir / "bundle")["dimension"] + 1)  # and their lengths
     towers = sum(int(np.prod(v.shape)) for v in retriever.query_tower.variables)
     blocks = sum(int(np.prod(v.shape)) for block in retriever.blocks for v in block.variables)
     ranker = sum(int(np.prod(v.shape)) for v in run.ranking.network.variables)
