@@ -74,7 +74,8 @@ class BruteForce(tfrs.layers.factorized_top_k.TopK):
 
     def call(self, queries: tf.Tensor, k: int | None = None) -> Top:
         """Returns, as TFRS has it, scores and rows `[batch, k]`, nothing excluded."""
-        found: Top = tf.math.top_k(self.vectors.scores(queries), k=self._k if k is None else k)
+        depth = min(self._k if k is None else k, self.vectors.items)
+        found: Top = tf.math.top_k(self.vectors.scores(queries), k=depth)
         return found
 
     def is_exact(self) -> bool:

@@ -34,7 +34,7 @@ class Retriever(tf.Module):
         super().__init__()
         self.history_length = 1  # events that the encoder reads; the fit sets it
         self.similarity = settings.similarity
-        self.users_trained = prepared.users.trained
+        self.users, self.users_trained = len(prepared.users), prepared.users.trained
         self.candidate_tower = CandidateTower(settings, prepared)
         self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
         users, items, train = self.query_tower.ids, self.candidate_tower.ids, prepared.train

@@ -48,6 +48,9 @@ class ServingModel(tf.Module):
         # Functions are not tracked: of the retriever only the parts that have a say are saved.
         self.ask, self.encode_context, self.path = retriever.queries, retriever.encode_context, retriever.path
         self.with_towers = bool(retriever.tower_scale)
+        self.modelled = (
+            retriever.users
+        )  # rows of users; newcomers, who have the rows after them, have a history alone
         self.cascade = cascade
         self.default_k = min(settings.default_k, len(prepared.items) - 1)
         self.user_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.users.values))
@@ -282,18 +285,22 @@ class ServingModel(tf.Module):
         history: tf.Tensor | None = None,
     ) -> Request:
         """Returns what users ask; a row's `history` of ids, where it has any that is known, stands for the one remembered."""
-        user = self._rows(self.user_lookup, user_id)
-        known, times, had = self._known_history(user), None, None
+        row = self._rows(self.user_lookup, user_id)
+        user = tf.where(row < self.modelled, row, 0)
+        known, times, had = self._known_history(row), None, []
+        if len(self.disliked_items):
+            had.append(_of_users(self.disliked_offsets, self.disliked_items, row))
         if self.history_times is not None:
-            times = _of_users(self.offsets, self.history_times, user)
+            times = _of_users(self.offsets, self.history_times, row)
         if history is not None:
-            given, had = self._present(history), known
+            given = self._present(history)
+            had.append(known)
             lacking = known.with_values(tf.gather(given.row_lengths() == 0, known.value_rowids()))
             known = tf.concat([given, tf.ragged.boolean_mask(known, lacking)], axis=1)
             if times is not None:
                 untimed = given.with_values(tf.zeros_like(given.values, tf.int64))
                 times = tf.concat([untimed, tf.ragged.boolean_mask(times, lacking)], axis=1)
-        return Request(user, known, context or {}, times, had)
+        return Request(user, known, context or {}, times, tf.concat(had, axis=1) if had else None)
 
     def _queries(self, request: Request) -> tf.Tensor:
         return self.ask(request.user, request.history, self._encoded(request), request.times)
@@ -312,8 +319,6 @@ class ServingModel(tf.Module):
 
     def _excluded(self, request: Request, exclude: tf.Tensor) -> tf.RaggedTensor:
         excluded = [request.history, self._present(exclude), *([] if request.had is None else [request.had])]
-        if len(self.disliked_items):
-            excluded.append(_of_users(self.disliked_offsets, self.disliked_items, request.user))
         return tf.concat(excluded, axis=1)
 
     def _known_history(self, user: tf.Tensor) -> tf.RaggedTensor:

@@ -240,6 +240,10 @@ def test_the_exact_index_is_a_layer_of_tfrs(vectors, queries):
     np.testing.assert_array_equal(rows, np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :3])
     np.testing.assert_allclose(scores, np.sort(-(queries @ vectors.T), axis=1)[:, :3] * -1, rtol=1e-5)
     assert layer.is_exact() and layer(tf.constant(queries))[1].shape == (3, 10)
+    assert built("brute_force", vectors[:3])(tf.constant(queries))[1].shape == (
+        3,
+        3,
+    )  # as an export traces it
     with pytest.raises(ValueError, match="the row is the identifier"):
         layer.index(tf.constant(vectors), tf.range(40))
 

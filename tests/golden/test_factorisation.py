@@ -48,6 +48,23 @@ def test_truncated_svd_is_numpys(rank):
     np.testing.assert_allclose(np.abs(np.sum(vectors * rows[:found].T, axis=0)), 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_truncated_svd_where_one_user_has_nearly_all(seed):
+    """A hundred users of six events, and one of 20,000: more columns than directions, of which those left over are nothing."""
+    rng = np.random.default_rng(seed)
+    few = sparse.csr_matrix(rng.random((100, 60)) < 0.1, dtype=float)
+    many = sparse.csr_matrix((np.arange(25_000) < 20_000)[None], dtype=float)
+    matrix = sparse.block_diag([few, many]).tocsr()
+    lengths = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)
+    matrix = sparse.diags((lengths / lengths.mean()) ** -0.25) @ matrix
+    values, vectors = truncated_svd(matrix, 512)
+    wanted = np.linalg.svd(
+        (sparse.diags((lengths[:100] / lengths.mean()) ** -0.25) @ few).toarray(), compute_uv=False
+    )
+    np.testing.assert_allclose(values[1:20], wanted[:19], rtol=1e-3)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-3)
+
+
 @pytest.mark.parametrize("l2", [0.5, 20.0])
 def test_ease_at_full_rank_is_ease(world, l2):
     history, candidates = Factorisation(world, ITEMS, ITEMS).tables(Ease(l2=l2))

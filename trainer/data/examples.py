@@ -173,7 +173,7 @@ class Prepared:
     rated_test: Events
     ordered: bool  # whether histories are the past of an event (else: the user's other events)
     before_test: Events  # `train` with the validation positives: what users had done when the test began
-    everything: Events  # the test positives too
+    everything: Events  # the test positives too; `newcomers` have the rows after those of `users`
     best_reachable: Mapping[str, float] = field(default_factory=dict)
     timed: bool = True  # whether the events carry times; else their order may mean nothing
     # Pairs of the training part that the user dislikes, one event each, sorted by user; the weight says how strongly.
@@ -182,6 +182,11 @@ class Prepared:
     negative_everything: Events = field(default_factory=no_events)
     liked: npt.NDArray[np.bool_] | None = None  # which events of `rated_train` are positives; None: not known
 
+    newcomers: tuple[str, ...] = ()  # users of the test part alone
+
     def with_test(self) -> "Prepared":
-        """Returns what is served once the test is over: `before_test` holds its events too."""
-        return replace(self, before_test=self.everything, negative_before_test=self.negative_everything)
+        """Returns what is served once the test is over: `before_test` holds its events too, and `users` the newcomers."""
+        users = Vocabulary((*self.users.values, *self.newcomers), self.users.trained)
+        return replace(
+            self, users=users, before_test=self.everything, negative_before_test=self.negative_everything
+        )

@@ -49,13 +49,15 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     raw = RawFeatures.of(dataset, users, items)
     code = Coding(users, items, settings, dataset.schema.context, raw)
     train, validation, test = _coded(parts, code)
+    newcomers = _strangers(users, [parts.validation.frame["user_id"], parts.test.frame["user_id"]])
+    everyone = Vocabulary((*users.values, *newcomers), users.trained)
     liked, negative = liked_and_disliked(train, settings.min_rating)
     if not len(liked):
         raise UserError(f"{_filters(settings)} leaves no training event")
     begun = _merge(train, validation)
     before_test, everything = (
-        [_known(side, users, items) for side in liked_and_disliked(events, settings.min_rating)]
-        for events in (begun, _merge(begun, test))
+        [_known(side, among, items) for side in liked_and_disliked(events, settings.min_rating)]
+        for events, among in ((begun, users), (_merge(begun, test), everyone))
     )
     method = resolve(dataset, settings.split.method)
     comparable = method == "leave_last_out" and not _filters(settings)
@@ -81,6 +83,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         negative_before_test=before_test[1],
         negative_everything=everything[1],
         liked=likes(train, settings.min_rating)[0],
+        newcomers=newcomers,
     )
     left_out = _filters(settings)
     if not len(prepared.test):
@@ -131,9 +134,12 @@ def _coded(parts: Splits, code: Coding) -> tuple[Events, Events, Events]:
 
 
 def _with_strangers(vocabulary: Vocabulary, columns: Iterable[pl.Series]) -> Vocabulary:
+    return Vocabulary((*vocabulary.values, *_strangers(vocabulary, columns)), vocabulary.trained)
+
+
+def _strangers(vocabulary: Vocabulary, columns: Iterable[pl.Series]) -> tuple[str, ...]:
     asked = pl.concat(list(columns)).unique()
-    strangers = asked.filter(pl.Series(vocabulary.encode(asked) == UNKNOWN)).sort().to_list()
-    return Vocabulary((*vocabulary.values, *strangers), vocabulary.trained)
+    return tuple(asked.filter(pl.Series(vocabulary.encode(asked) == UNKNOWN)).sort().to_list())
 
 
 def _events(part: Interactions, code: Coding, first: int, timed: bool) -> Events:
