@@ -71,6 +71,11 @@ def test_strangers_are_cases_of_their_own(make):
     assert prepared.test.timestamp.tolist() == [7, 8]
     assert prepared.rated_test.user.tolist() == [0, 0, 0]
     assert prepared.rated_test.timestamp.tolist() == [7, 8, 9]
+    assert prepared.newcomers == ("C", "D")
+    served = prepared.with_test()  # where the test is over, they have rows, and what they did is theirs
+    assert served.users.values == ("A", "B", "C", "D") and served.users.trained == 2
+    had = served.before_test.by_user(len(served.users))
+    assert lists(served, had) == [[], ["a", "b"], ["a", "b"], ["a", "b"], ["b"]]
 
 
 def test_a_stranger_of_validation_has_a_history_in_the_test(make):

@@ -1,0 +1,59 @@
+"""Users of the test part alone, in a bundle for use after the test: a history of their own, and no row in any table of the model."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.blending import combine
+from trainer.cascade import Cascade
+from trainer.experiment import histories
+from trainer.index import BruteForce
+from trainer.retriever import Retriever
+from trainer.serving_model import ServingModel
+from trainer.settings import CascadeSettings, ExportSettings
+
+HAD = [5, 3, 8]  # item rows
+
+
+@pytest.fixture(scope="module")
+def serving(tiny_config, tiny_prepared) -> Any:
+    last = len(tiny_prepared.users)
+    columns = dataclasses.asdict(tiny_prepared.everything)
+    new = {
+        "user": np.full(len(HAD), last, np.int32),
+        "item": np.array(HAD, np.int32),
+        "timestamp": np.arange(len(HAD)),
+        "rating": np.ones(len(HAD), np.float32),
+        "weight": np.ones(len(HAD), np.float32),
+    }
+    joined = {name: np.concatenate([columns[name], column]) for name, column in new.items()}
+    everything = dataclasses.replace(tiny_prepared.everything, context={}, **joined)
+    served = dataclasses.replace(tiny_prepared, everything=everything, newcomers=("new",)).with_test()
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    retriever.history_length = 10
+    combine(retriever, None, served.before_test, served, 0)
+    cascade, settings = Cascade(None, CascadeSettings()), ExportSettings(similar_users=False)
+    return ServingModel(retriever, served, histories(served), BruteForce(), cascade, settings)
+
+
+def test_a_newcomer_is_answered_by_history_and_gets_none_of_it_back(serving, tiny_prepared):
+    count, nothing = len(tiny_prepared.items) - 1, tf.constant([[""]])
+    found = serving.recommend(tf.constant(["new"]), tf.constant([count]), nothing)
+    had = tiny_prepared.items.decode(np.array(HAD))
+    ids = [item.decode() for item in found["item_id"].numpy()[0] if item]
+    assert found["path"].numpy().tolist() == [b"history"]
+    assert not {*ids} & {*had} and len(ids) == count - len(HAD)
+    told = serving.history(tf.constant(["new"]), tf.constant([3]))["item_id"].numpy()[0].tolist()
+    assert [item.decode() for item in told] == had[::-1]
+    same = serving.recommend_history(tf.constant([had]), tf.constant([count]), nothing)
+    np.testing.assert_allclose(found["score"], same["score"], atol=1e-5)
+
+
+def test_one_batch_holds_a_newcomer_a_known_user_and_a_stranger(serving, tiny_prepared):
+    users = tf.constant(["new", tiny_prepared.users.values[0], "nobody"])
+    found = serving.recommend(users, tf.constant([3] * 3), tf.fill([3, 0], ""))
+    assert found["path"].numpy().tolist() == [b"history", b"known", b"popularity"]
+    assert (found["item_id"].numpy() != b"").all()
