@@ -16,14 +16,22 @@ _FIELDS = {
     **{"uint32": "uint32_val", "uint64": "uint64_val", "object": "string_val"},
     **{"float16": "half_val", "bfloat16": "half_val"},
 }
+_USUAL = {  # read here, a request's few values in a tenth of the time of `make_ndarray`
+    tf.as_dtype(kind).as_datatype_enum: (_FIELDS[kind], np.dtype(kind))
+    for kind in ("float32", "float64", "int32", "int64", "bool")
+} | {tf.string.as_datatype_enum: ("string_val", np.dtype(object))}
 MOST_ELEMENTS = 1 << 27  # a proto of a few bytes may claim any shape
 
 
 def to_array(proto: Any, alias: str = "") -> NDArray[Any]:
     """The array in a TensorProto, strings as an object array of bytes; raises INVALID_ARGUMENT if it holds none."""
     dims = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or math.prod(dims) > MOST_ELEMENTS:
+    size = math.prod(dims)
+    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or size > MOST_ELEMENTS:
         raise invalid(f"tensor parsing error: {alias}")
+    field, kind = _USUAL.get(proto.dtype, ("", None))
+    if field and len(values := getattr(proto, field)) == size and not proto.tensor_content:
+        return np.fromiter(values, kind, size).reshape(dims)
     try:
         return np.asarray(tf.make_ndarray(proto))
     except (TypeError, ValueError, KeyError, IndexError, OverflowError):

@@ -6,8 +6,10 @@ all alike; a figure is the median of the rounds.
 """
 
 import contextlib
+import http.client
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -34,6 +36,7 @@ BATCHING = Path(__file__).parents[2] / "serving" / "deploy" / "config" / "batchi
 HERE = Path(__file__).parent
 INPUTS: dict[str, list[Any]] = {"user_id": ["42"], "k": [10], "exclude": [[]]}
 PATH = "/v1/models/catalogue:predict"
+GRPC_PATH = "/tensorflow.serving.PredictionService/Predict"
 
 
 def run() -> dict[str, float]:
@@ -150,11 +153,14 @@ def load(port: int, clients: int) -> dict[str, float]:
 
 
 def latency(path: Path, rest: int, rpc: int) -> dict[str, float]:
-    """Returns the milliseconds allowed above the call in process over those that REST and gRPC take."""
+    """Returns the milliseconds allowed above the call in process over those that REST and gRPC take.
+
+    Requests are prepared bytes and answers are read: what a client's library takes is another figure.
+    """
     loaded = tf.saved_model.load(str(path))
     call = loaded.signatures["recommend"]
     fed = {"user_id": tf.constant(["42"]), "k": tf.constant([10]), "exclude": tf.constant([[]], tf.string)}
-    with raw_rest(rest) as over_rest, raw_grpc(rpc) as over_grpc:
+    with bare_rest(rest) as over_rest, bare_grpc(rpc) as over_grpc:
         took = medians({"process": lambda: call(**fed), "rest": over_rest, "grpc": over_grpc})
     print(
         f"  one call: {1e3 * took['process']:.2f} ms in process, {1e3 * took['rest']:.2f} over REST, "
@@ -183,6 +189,35 @@ def client_overhead(rest: int, rpc: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
+def bare_rest(port: int) -> Iterator[Callable[[], object]]:
+    """Yields a call that sends the bytes of one request over an open connection, and reads the JSON of the answer."""
+    body = json.dumps({"signature_name": "recommend", "inputs": INPUTS}).encode()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.connect()
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def call() -> object:
+            connection.request("POST", PATH, body, {"content-type": "application/json"})
+            return json.loads(connection.getresponse().read())
+
+        yield call
+
+
+@contextlib.contextmanager
+def bare_grpc(port: int) -> Iterator[Callable[[], object]]:
+    """Yields a call that sends the bytes of one request, and reads the values of the answer."""
+    request = grpc_request().SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method = channel.unary_unary(GRPC_PATH)
+
+        def call() -> object:
+            outputs = PredictResponse.FromString(method(request, timeout=10)).outputs
+            return list(outputs["item_id"].string_val), list(outputs["score"].float_val)
+
+        yield call
+
+
+@contextlib.contextmanager
 def raw_rest(port: int) -> Iterator[Callable[[], object]]:
     """Yields a call of httpx that sends, and reads, the JSON of one request."""
     body = {"signature_name": "recommend", "inputs": INPUTS}
@@ -195,28 +230,33 @@ def raw_grpc(port: int) -> Iterator[Callable[[], object]]:
     """Yields a call of grpc that sends one request and reads the values of its answer."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         method = channel.unary_unary(
-            "/tensorflow.serving.PredictionService/Predict",
+            GRPC_PATH,
             request_serializer=PredictRequest.SerializeToString,
             response_deserializer=PredictResponse.FromString,
         )
 
         def call() -> object:
-            request = PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = "catalogue", "recommend"
-            for name, values in INPUTS.items():
-                flat, kind = (values, 7) if name == "user_id" else (values, 3) if name == "k" else ([], 7)
-                tensor = request.inputs[name]
-                tensor.dtype = kind
-                for size in (1, 0) if name == "exclude" else (1,):
-                    tensor.tensor_shape.dim.add(size=size)
-                if kind == 7:
-                    tensor.string_val.extend(value.encode() for value in flat)
-                else:
-                    tensor.int_val.extend(flat)
-            outputs = method(request, timeout=10).outputs
+            outputs = method(grpc_request(), timeout=10).outputs
             return list(outputs["item_id"].string_val), list(outputs["score"].float_val)
 
         yield call
+
+
+def grpc_request() -> PredictRequest:
+    """Returns the message of one request."""
+    request = PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "catalogue", "recommend"
+    for name, values in INPUTS.items():
+        flat, kind = (values, 7) if name == "user_id" else (values, 3) if name == "k" else ([], 7)
+        tensor = request.inputs[name]
+        tensor.dtype = kind
+        for size in (1, 0) if name == "exclude" else (1,):
+            tensor.tensor_shape.dim.add(size=size)
+        if kind == 7:
+            tensor.string_val.extend(value.encode() for value in flat)
+        else:
+            tensor.int_val.extend(flat)
+    return request
 
 
 def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
