@@ -20,7 +20,7 @@ from trainer.data.examples import Cases, Floats, Ints
 from trainer.metrics import MISSED, Ranks
 from trainer.scoring import Factored, Scorer, TopK
 
-BLOCK_BYTES = 128 * 2**20  # of scores at a time: the memory needed, whatever the corpus and the cases
+BLOCK_BYTES = 64 * 2**20  # of scores at a time: the memory needed, whatever the corpus and the cases
 _THREADS = 8
 _MUCH = 4 * 2**20  # bytes of scores below which threads cost more than they bring
 _PROBES = 64  # items whose order tells whether two cases get different lists
