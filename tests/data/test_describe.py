@@ -168,3 +168,14 @@ def test_a_column_of_many_events_names_is_no_behaviour(tmp_path):
     rows = [f"u{i % 9},i{i % 7},event {i}" for i in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,event", *rows]))
     assert "behaviour" not in describe(str(tmp_path / "a.csv"))
+
+
+def test_context_columns_that_no_request_can_have_are_left_out(tmp_path):
+    rows = [f"{i},u{i % 9},i{i % 7},{i % 24},{'ab'[i % 2]},{i % 3}" for i in range(60)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([",user_id,item_id,Hour of day,device,Unnamed: 0", *rows]))
+    toml = describe(str(path))
+    assert "# column '' of a.csv is left out: it has no name" in toml
+    assert "# column 'Unnamed: 0' of a.csv is left out: it has no name" in toml
+    assert "# column 'Hour of day' is left out of the context; to have it there, rename it: letters" in toml
+    assert [feature.name for feature in pasted(toml)[0].schema.context] == ["device"]

@@ -1,5 +1,6 @@
 """A look at the files of a stranger, and the settings that would load them, as TOML to paste."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from trainer.data import files
 from trainer.data.columns import as_bag, as_text, follows
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import DISLIKES, kind_of, like_times
+from trainer.data.request_names import RIGHT, fits_request
 from trainer.data.table import USUAL, usual_column
 from trainer.errors import UserError
 
@@ -27,6 +29,9 @@ BEHAVIOURS = (
     "interaction_type",
     "type",
 )
+UNNAMED = re.compile(
+    r"\s*|Unnamed: \d+|_duplicated_\d+"
+)  # what pandas and polars make of a column without a name
 MANY_BEHAVIOURS = 20  # distinct values above which such a column is something else
 
 
@@ -68,6 +73,7 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
             source[f"{role}s"] = _side(side, role, notes)
         elif own:
             source[f"{role}s"] = {"path": path, **events.layout, "id": events.roles[role], **own}
+    _leave_unfit(context, notes)
     if context:
         source["context"] = context
         notes.append(
@@ -97,6 +103,14 @@ def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
     events.roles["timestamp"] = times[0]
     del context[times[0]]
     notes.append(f"column {times[0]!r} holds the only times: it is taken as the events' time")
+
+
+def _leave_unfit(context: dict[str, str], notes: list[str]) -> None:
+    """Takes the columns out of the context that no request could have."""
+    for name in list(context):
+        if not fits_request(name, [other for other in context if other != name]):
+            del context[name]
+            notes.append(f"column {name!r} is left out of the context; to have it there, rename it: {RIGHT}")
 
 
 def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> dict[str, Any]:
@@ -210,6 +224,9 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
     bag_separator = "|"
     for name in seen.sample.columns:
         if name in seen.roles.values() or name in taken:
+            continue
+        if UNNAMED.fullmatch(name):
+            notes.append(f"column {name!r} of {Path(seen.path).name} is left out: it has no name")
             continue
         kind, separator = kind_of(seen.sample[name])
         if kind is None:
