@@ -1,4 +1,5 @@
 import tomllib
+from datetime import time, timedelta
 
 import polars as pl
 import pytest
@@ -114,6 +115,15 @@ def test_no_user_column(tmp_path):
         (["0.5 1 2", None, "[0.1, 0.2, -3e-1]"], "vector"),
         (["0.5|1|2", "1|2|0.1"], "vector"),
         (["1|2|3", "2|3|1"], "bag"),
+        ([timedelta(1), timedelta(2)], None),
+        ([b"1", b"\xff"], None),
+        ([{"a": 1}, {"a": 2}], None),
+        ([time(1), time(2)], None),
+        ([[[1]], [[2]]], None),
+        ([[b"\xff"], [b"a"]], None),
+        ([1.0, float("inf")], "count"),
+        ([1e19, 2.0], "number"),
+        (pl.Series([["a"], ["b"]], dtype=pl.List(pl.Categorical)), "bag"),
     ],
 )
 def test_kinds(values, kind):
@@ -179,3 +189,31 @@ def test_context_columns_that_no_request_can_have_are_left_out(tmp_path):
     assert "# column 'Unnamed: 0' of a.csv is left out: it has no name" in toml
     assert "# column 'Hour of day' is left out of the context; to have it there, rename it: letters" in toml
     assert [feature.name for feature in pasted(toml)[0].schema.context] == ["device"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_lists_beside_the_events(tmp_path, suffix):
+    rows = [
+        {"user_id": n % 9, "item_id": n % 7, "genres": [f"g{n % 7}"], "seen": ["ab"[n % 2]]}
+        for n in range(60)
+    ]
+    path, frame = tmp_path / f"a.{suffix}", pl.DataFrame(rows)
+    frame.write_parquet(path) if suffix == "parquet" else frame.write_ndjson(path)
+    data, _ = pasted(describe(str(path)))
+    assert [(f.name, f.kind) for f in data.schema.item] == [("genres", "bag")]
+    assert [(f.name, f.kind) for f in data.schema.context] == [("seen", "bag")]
+    assert dict(data.items.frame.rows())["3"] == ["g3"]
+
+
+def test_types_that_are_not_read(tmp_path):
+    frame = pl.DataFrame({"user_id": ["a", "b"] * 5, "item_id": ["x", "y", "z", "x", "y"] * 2})
+    frame = frame.with_columns(time=pl.lit(time(1)), took=pl.lit(timedelta(1)), raw=pl.lit(b"\xff"))
+    frame.write_parquet(tmp_path / "a.parquet")
+    toml = describe(str(tmp_path / "a.parquet"))
+    assert "# column 'time' is not the timestamp: it holds Time" in toml
+    assert "# column 'raw' of a.parquet is left out" in toml and "(Duration" in toml
+    data, settings = pasted(toml)
+    assert not data.interactions.has_time and settings.split.method == "random"
+    frame.with_columns(user_id=pl.lit(b"\xff")).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: column 'user_id' holds Binary, which is not read as id"):
+        describe(str(tmp_path / "a.parquet"))

@@ -1,5 +1,6 @@
 import gzip
 import logging
+from datetime import timedelta
 from itertools import permutations
 
 import polars as pl
@@ -70,6 +71,30 @@ def test_parquet(here):
     frame = frame.with_columns(pl.col("item").fill_null(2.0))
     frame.write_parquet("a.parquet")
     assert rows(Table(path="a.parquet").load()) == EVENTS
+
+
+def test_ids_that_are_floats_of_any_size(here):
+    pl.DataFrame({"user": [1.0, float("inf")], "item": [1e19, 2.0]}).write_parquet("a.parquet")
+    assert [row[:2] for row in rows(Table(path="a.parquet").load())] == [("1.0", "1e+19"), ("inf", "2.0")]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "told"),
+    [
+        ([b"\xff", b"a"], "category", "Binary"),
+        ([timedelta(1), timedelta(2)], "number", "Duration"),
+        ([{"a": 1}, {"a": 2}], "number", "Struct"),
+        ([["a"], ["b"]], "category", "List"),
+        ([[[1]], [[2]]], "vector", "List"),
+        (pl.Series(["1", "2"], dtype=pl.Categorical), "number", "Categorical"),
+    ],
+)
+def test_a_type_that_a_kind_is_not_read_from(here, values, kind, told):
+    pl.DataFrame({"user": [1, 2], "item": [2, 3], "extra": values}).write_parquet("a.parquet")
+    with pytest.raises(
+        UserError, match=f"a.parquet: column 'extra' holds {told}.*, which is not read as {kind}"
+    ):
+        Table(path="a.parquet", context={"extra": kind}).load()
 
 
 def test_json_lines(here):

@@ -26,6 +26,8 @@ TIME_FORMATS = (
     "%Y/%m/%d",
 )
 
+UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that no kind is read from
+NUMERIC = ("number", "count", "rating", "weight")
 
 ENOUGH = 20  # rows of keys that were there before, from which `follows` can tell
 SAME = 0.98  # share of those rows with their key's value
@@ -48,11 +50,22 @@ def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
     return _CONVERTERS[kind](column)
 
 
+def readable(dtype: pl.DataType, kind: Kind | None = None) -> bool:
+    """Returns whether columns of a type can be read as a kind, or as any; of lists, those of what is no list."""
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        flat = isinstance(inner, pl.DataType) and not inner.is_nested() and readable(inner, kind and "id")
+        return flat and kind in (None, "bag", "ids", "vector")
+    return not (
+        isinstance(dtype, UNREAD) or (kind in NUMERIC and isinstance(dtype, pl.Categorical | pl.Enum))
+    )
+
+
 def as_text(column: pl.Series) -> pl.Series:
     """Returns labels or ids as strings, "" as null; whole floats as integers, for gaps make floats."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
-        if (column == column.floor()).all():
+        if ((column == column.floor()) & (column.abs() < 2**63)).all():
             column = column.cast(pl.Int64)
     text = column.cast(pl.String)
     return text.set(text == "", None)

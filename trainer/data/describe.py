@@ -10,11 +10,11 @@ import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text, follows
+from trainer.data.columns import as_bag, as_text, follows, readable
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import DISLIKES, kind_of, like_times
 from trainer.data.request_names import RIGHT, fits_request
-from trainer.data.table import USUAL, usual_column
+from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
 
 SAMPLE = 50_000  # rows that are looked at
@@ -62,7 +62,7 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
         )
     notes = list(events.notes)
     behaviours = _behaviours(events, notes)
-    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": events.roles}
+    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": {}}
     context, separator = _features(events, notes)
     _find_time(events, context, notes)
     if separator != "|":
@@ -79,6 +79,8 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
         notes.append(
             f"{', '.join(context)}: known when a request is made? If they come of it, leave them out"
         )
+    there = events.sample.columns  # a role is taken by a usual name, unless it is said that there is none
+    source["columns"] = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
     data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
@@ -119,7 +121,7 @@ def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> 
     An item's column in the context of a request would give the answer away.
     """
     keys = as_text(events.sample[events.roles[role]])
-    own = {name: kind for name, kind in context.items() if follows(as_text(events.sample[name]), keys)}
+    own = {name: kind for name, kind in context.items() if follows(_as_one(events.sample[name]), keys)}
     if not own:
         return {}
     for name in own:
@@ -129,6 +131,13 @@ def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> 
     )
     title = next((name for name in own if name.lower() in TITLES), None)
     return ({"title": title} if role == "item" and title else {}) | {"features": own}
+
+
+def _as_one(column: pl.Series) -> pl.Series:
+    """Returns the values as texts, those of lists joined."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return column.cast(pl.List(pl.String)).list.join("|")
+    return as_text(column)
 
 
 def look(path: str) -> Look:
@@ -143,6 +152,14 @@ def look(path: str) -> Look:
     if not layout.has_header:
         roles = _by_values(sample)
         notes.append("the file has no header: which column is what was guessed from the values")
+    for role, name in list(roles.items()):
+        dtype = sample[name].dtype
+        if readable(dtype, KINDS[role]):
+            continue
+        if role in ("user", "item"):
+            raise UserError(f"{first}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
+        del roles[role]
+        notes.append(f"column {name!r} is not the {role}: it holds {dtype}")
     return Look(path, settings, sample, roles, notes)
 
 
@@ -231,7 +248,8 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
         kind, separator = kind_of(seen.sample[name])
         if kind is None:
             notes.append(
-                f"column {name!r} of {Path(seen.path).name} is left out: it is empty or looks like an id"
+                f"column {name!r} of {Path(seen.path).name} is left out: it is empty, looks like an id or is of a type "
+                f"that is not read ({seen.sample[name].dtype})"
             )
             continue
         if kind == "bag" and _are_ids(seen, name, separator):

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from trainer.data import files
-from trainer.data.columns import Kind, convert
+from trainer.data.columns import Kind, convert, readable
 from trainer.data.files import ROW, Bad, Layout, Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
 from trainer.errors import UserError
@@ -265,6 +265,9 @@ def _typed(
     bad.extend(raw.spoilt)
     frame = raw.frame.filter(~pl.all_horizontal(pl.col(source).is_null()))
     raw = Raw(raw.path, raw.layout, frame, raw.spoilt)
+    for name, kind in kinds.values():
+        if not readable(frame[name].dtype, kind):
+            raise UserError(f"{path}: column {name!r} holds {frame[name].dtype}, which is not read as {kind}")
     typed = {target: convert(frame[name], kind, bag_separator) for target, (name, kind) in kinds.items()}
     good = pl.DataFrame({target: column.values for target, column in typed.items()})
     wrong = pl.DataFrame({target: column.bad for target, column in typed.items()})
