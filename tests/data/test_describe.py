@@ -58,6 +58,27 @@ def test_no_header(tmp_path):
     assert data.interactions.frame["rating"].max() == 5
 
 
+@pytest.mark.parametrize(("names", "timed"), [("user,item,ts,ts", True), ('"user","item",,', False)])
+def test_a_header_with_a_name_twice_or_without_names(tmp_path, names, timed):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "\n".join([names, *(f"u{i % 9},i{i % 7},{1_600_000_000 + i},{i % 3}" for i in range(60))])
+    )
+    toml = describe(str(path))
+    assert "no header" not in toml
+    assert (
+        "# the header has 'ts' more than once: a later column is read as 'ts_duplicated_0'" in toml
+    ) == timed
+    data, _ = pasted(toml)
+    assert len(data.interactions) == 60 and data.interactions.has_time == timed
+
+
+@pytest.mark.parametrize("line", ["x,x,{}", '"1","2",{}'])
+def test_a_first_line_of_values_is_no_header(tmp_path, line):
+    (tmp_path / "a.csv").write_text("".join(line.format(n) + "\n" for n in range(9)))
+    assert "# the file has no header" in describe(str(tmp_path / "a.csv"))
+
+
 def test_adjacency(tmp_path):
     (tmp_path / "train.txt").write_text("0 1 2 3\n1 2\n")
     data, settings = pasted(describe(str(tmp_path / "train.txt")))

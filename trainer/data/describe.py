@@ -1,5 +1,6 @@
 """A look at the files of a stranger, and the settings that would load them, as TOML to paste."""
 
+import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ BEHAVIOURS = (
     "interaction_type",
     "type",
 )
+REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
 UNNAMED = re.compile(
     r"\s*|Unnamed: \d+|_duplicated_\d+"
 )  # what pandas and polars make of a column without a name
@@ -152,6 +154,10 @@ def look(path: str) -> Look:
     if not layout.has_header:
         roles = _by_values(sample)
         notes.append("the file has no header: which column is what was guessed from the values")
+    for name in there:
+        first_name = REPEATED.sub("", name)
+        if first_name != name and first_name in there and first_name.strip():
+            notes.append(f"the header has {first_name!r} more than once: a later column is read as {name!r}")
     for role, name in list(roles.items()):
         dtype = sample[name].dtype
         if readable(dtype, KINDS[role]):
@@ -203,7 +209,7 @@ def _layout(path: Path) -> dict[str, Any]:
         return {}
     mark = files.separator(path, Layout())
     text = path.suffix not in (".gz", ".zst")
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         lines = (
             [line.rstrip("\n").split(mark) for line, _ in zip(file, range(50), strict=False)] if text else []
         )
@@ -216,9 +222,17 @@ def _layout(path: Path) -> dict[str, Any]:
         path.suffix.lower() != ".csv"
     ):
         settings |= {"format": "tsv"} if mark == "\t" else {"separator": mark}
-    if all(_is_number(value) for value in lines[0][:2]) or len(set(lines[0])) < len(lines[0]):
+    if _are_values(next(csv.reader([mark.join(lines[0])], delimiter=mark))):
         settings["has_header"] = False
     return settings
+
+
+def _are_values(first: list[str]) -> bool:
+    """Returns whether the fields of a first line are no names: numbers, or one of them twice and none a usual name."""
+    if first and all(_is_number(value) for value in first[:2]):
+        return True
+    written = [value for value in first if value.strip()]
+    return len(set(written)) < len(written) and all(usual_column(first, role) is None for role in USUAL)
 
 
 def _by_values(sample: pl.DataFrame) -> dict[str, str]:
