@@ -136,6 +136,9 @@ def test_no_user_column(tmp_path):
         (["0.5 1 2", None, "[0.1, 0.2, -3e-1]"], "vector"),
         (["0.5|1|2", "1|2|0.1"], "vector"),
         (["1|2|3", "2|3|1"], "bag"),
+        ([19550312, None, 20201130], "time"),
+        (["19550312", "20201130"], "time"),
+        ([19550312, 20201350], "number"),
         ([timedelta(1), timedelta(2)], None),
         ([b"1", b"\xff"], None),
         ([{"a": 1}, {"a": 2}], None),
@@ -238,3 +241,12 @@ def test_types_that_are_not_read(tmp_path):
     frame.with_columns(user_id=pl.lit(b"\xff")).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet: column 'user_id' holds Binary, which is not read as id"):
         describe(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["date", "bought"])
+def test_days_written_as_numbers_are_told(tmp_path, name):
+    rows = [f"u{n % 9},i{n % 7},202401{1 + n % 31:02d}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join([f"user_id,item_id,{name}", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert toml.count(f"# column {name!r} is read as days, such as 20240131") == 1
+    assert pasted(toml)[0].interactions.frame["timestamp"].min() == 1_704_067_200

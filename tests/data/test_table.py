@@ -158,11 +158,25 @@ def test_mapped_columns_and_their_absence(here):
         ("2020-01-01", 1577836800),
         ("2020-01-01T00:00", 1577836800),
         ("2020/01/01", 1577836800),
+        ("20200101", 1577836800),
+        ("20200101.0", 1577836800),
+        ("20201301", 20201301),
     ],
 )
 def test_times(here, written, seconds):
     data = load(f"user,item,date\na,x,{written}\nb,y,{written}\n")
     assert data.interactions.frame["timestamp"].to_list() == [seconds, seconds]
+
+
+def test_days_written_as_numbers(here):
+    for days in ([20200101, 19790230, 20210101], [20200101.0, 0.0, 20210101.0]):
+        pl.DataFrame({"user": ["a", "b", "a"], "item": ["x", "y", "y"], "date": days}).write_parquet(
+            "a.parquet"
+        )
+        with pytest.raises(UserError, match="line 2: column 'date': not a time"):
+            Table(path="a.parquet").load()
+    found = load("user,item,date\n1,2,20200101\n2,3,20210101\n").interactions.frame["timestamp"].to_list()
+    assert found == [1577836800, 1609459200]
 
 
 def test_times_of_parquet(here):

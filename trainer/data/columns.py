@@ -119,7 +119,7 @@ def epoch_milliseconds(column: pl.Series) -> pl.Series:
     """Returns milliseconds since 1970 UTC, null where there is no time to be read.
 
     Takes dates and times, ISO texts, and numbers in seconds, milli-, micro- or nanoseconds: the unit is
-    seen from the middle of the column.
+    seen from the middle of the column. Where most numbers are days such as 20240131, all are read as days.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("ms")).dt.epoch("ms")
@@ -131,8 +131,25 @@ def epoch_milliseconds(column: pl.Series) -> pl.Series:
     return _from_number(number) if 2 * read >= known else _from_text(text)
 
 
+def written_as_days(column: pl.Series) -> bool:
+    """Returns whether most values are days written as whole numbers, such as 20240131."""
+    number = column if column.dtype.is_numeric() else as_text(column)
+    known = number.cast(pl.Float64, strict=False).fill_nan(None).drop_nulls()
+    return bool(len(known)) and 2 * _days(known).null_count() < len(known)
+
+
+def _days(number: pl.Series) -> pl.Series:
+    """Returns days written as whole numbers from 1900 to 2100, null where a number is no such day."""
+    inside = number.is_between(19_000_101, 21_001_231) & (number == number.floor())
+    if not inside.any():
+        return pl.Series(number.name, [None], dtype=pl.Date).new_from_index(0, len(number))
+    return number.set(~inside, None).cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+
+
 def _from_number(column: pl.Series) -> pl.Series:
     number = column.cast(pl.Float64).fill_nan(None)
+    if written_as_days(number):
+        return _days(number).cast(pl.Datetime("ms")).dt.epoch("ms")
     middle = abs(float(number.abs().median() or 0))  # type: ignore[arg-type]
     steps = next((1000**power for power, least in ((3, 1e17), (2, 1e14), (1, 1e11)) if middle >= least), 1)
     return (number * 1000 / steps).floor().cast(pl.Int64, strict=False)

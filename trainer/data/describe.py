@@ -11,7 +11,7 @@ import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text, follows, readable
+from trainer.data.columns import as_bag, as_text, follows, readable, written_as_days
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import DISLIKES, kind_of, like_times
 from trainer.data.request_names import RIGHT, fits_request
@@ -166,7 +166,16 @@ def look(path: str) -> Look:
             raise UserError(f"{first}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
         del roles[role]
         notes.append(f"column {name!r} is not the {role}: it holds {dtype}")
+    if "timestamp" in roles:
+        notes += _of_times(sample[roles["timestamp"]])
     return Look(path, settings, sample, roles, notes)
+
+
+def _of_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of how a column of times is read."""
+    if written_as_days(column):
+        return [f"column {column.name!r} is read as days, such as 20240131 (midnight, UTC)"]
+    return []
 
 
 def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
@@ -266,6 +275,8 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
                 f"that is not read ({seen.sample[name].dtype})"
             )
             continue
+        if kind == "time":
+            notes += _of_times(seen.sample[name])
         if kind == "bag" and _are_ids(seen, name, separator):
             kind = "ids"
         kinds[name] = kind

@@ -2,7 +2,15 @@
 
 import polars as pl
 
-from trainer.data.columns import BETWEEN, as_bag, as_text, as_vectors, epoch_seconds, readable
+from trainer.data.columns import (
+    BETWEEN,
+    as_bag,
+    as_text,
+    as_vectors,
+    epoch_seconds,
+    readable,
+    written_as_days,
+)
 from trainer.data.interactions import FeatureKind
 
 EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
@@ -54,9 +62,10 @@ def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
 
 
 def like_times(known: pl.Series) -> bool:
-    """Returns whether all values are moments between 1980 and 2100."""
+    """Returns whether all values are moments between 1980 and 2100, or days written as numbers."""
     seconds = epoch_seconds(known)
-    return not seconds.null_count() and bool(seconds.is_between(EARLIEST, LATEST).all())
+    inside = written_as_days(known) or bool(seconds.is_between(EARLIEST, LATEST).all())
+    return not seconds.null_count() and inside
 
 
 def _repeats(known: pl.Series, mark: str) -> bool:

@@ -84,8 +84,8 @@ class SideTable(Layout):
 class Table(Layout):
     """Interactions, one a row, in a file, a folder or a glob.
 
-    Times are ISO texts (UTC where they name no zone) or seconds, milli-, micro- or nanoseconds since 1970,
-    told by their size. Blank lines are ignored. An empty weight is 1.
+    Times are ISO texts (UTC where they name no zone), seconds, milli-, micro- or nanoseconds since 1970, told by
+    their size, or days such as 20240131. Blank lines are ignored. An empty weight is 1.
     """
 
     path: str
