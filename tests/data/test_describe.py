@@ -172,6 +172,21 @@ def test_behaviours_vectors_and_friends_are_seen(tmp_path):
     assert len(prepare(data, settings).negative)
 
 
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["skip", "view"]), pl.String])
+def test_behaviours_of_any_type_of_text_and_with_gaps(tmp_path, dtype):
+    frame = pl.DataFrame({"user_id": list("abcd") * 5, "item_id": list("vwxyz") * 4})
+    said = pl.Series("event", ["view", "skip", "view", None] * 5, dtype=dtype)
+    frame.with_columns(said).write_parquet(tmp_path / "a.parquet")
+    toml = describe(str(tmp_path / "a.parquet"))
+    assert "# column 'event' is empty in 5 of the rows seen: loading refuses them, or leaves them out" in toml
+    with pytest.raises(UserError, match="column 'event': empty"):
+        pasted(toml)
+    frame.with_columns(said.fill_null("view")).write_parquet(tmp_path / "a.parquet")
+    data, settings = pasted(describe(str(tmp_path / "a.parquet")))
+    assert settings.behaviours == {"skip": -1.0, "view": 1.0}
+    assert data.interactions.frame["behaviour"].to_list() == ["view", "skip", "view", "view"] * 5
+
+
 def test_a_flat_log_is_parted_into_its_sides(tmp_path):
     """What follows from the item is the item's: as context of a request it would give the answer away."""
     rows = [

@@ -182,15 +182,21 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     """Returns weights for the behaviours of the events, and notes their column as a role; {} where there is none."""
     lower = {name.lower(): name for name in events.sample.columns if name not in events.roles.values()}
     name = next((lower[usual] for usual in BEHAVIOURS if usual in lower), None)
-    if name is None or events.sample[name].dtype != pl.String:
+    if name is None or not isinstance(events.sample[name].dtype, pl.String | pl.Categorical | pl.Enum):
         return {}
-    found = as_text(events.sample[name]).drop_nulls().unique().sort().to_list()
-    if not 2 <= len(found) <= MANY_BEHAVIOURS or as_text(events.sample[name]).null_count():
+    said = as_text(events.sample[name])
+    found = said.drop_nulls().unique().sort().to_list()
+    if not 2 <= len(found) <= MANY_BEHAVIOURS:
         return {}
     events.roles["behaviour"] = name
     notes.append(
         f"column {name!r} says what a user did: weigh it below (0 leaves events out, below 0 is a dislike)"
     )
+    if said.null_count():
+        notes.append(
+            f"column {name!r} is empty in {said.null_count():,} of the rows seen: loading refuses them, or leaves them "
+            'out with data.source.on_bad_rows = "skip"'
+        )
     return {behaviour: -1.0 if behaviour.lower() in DISLIKES else 1.0 for behaviour in found}
 
 
