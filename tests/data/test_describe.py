@@ -1,3 +1,4 @@
+import gzip
 import tomllib
 from datetime import time, timedelta
 
@@ -77,6 +78,22 @@ def test_a_header_with_a_name_twice_or_without_names(tmp_path, names, timed):
 def test_a_first_line_of_values_is_no_header(tmp_path, line):
     (tmp_path / "a.csv").write_text("".join(line.format(n) + "\n" for n in range(9)))
     assert "# the file has no header" in describe(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_packed_files_are_looked_into(tmp_path, suffix, mark):
+    frame = pl.DataFrame({"user_id": list("abcd") * 5, "item_id": list("vwxyz") * 4, "hour": range(20)})
+    path = tmp_path / f"a.csv.{suffix}"
+    if suffix == "gz":
+        path.write_bytes(gzip.compress(frame.write_csv(separator=mark).encode()))
+    else:
+        frame.lazy().sink_csv(path, separator=mark, compression="zstd")
+    toml = describe(str(path))
+    assert ("separator" in toml or "format" in toml) == (mark == "\t")
+    assert len(pasted(toml)[0].interactions) == 20
+    path.write_bytes(gzip.compress(b"1\t2\n2\t3\n"))
+    assert "has_header = false" in describe(str(path))
 
 
 def test_adjacency(tmp_path):

@@ -42,6 +42,8 @@ def test_tsv_semicolons_gzip_and_a_byte_order_mark(here):
     assert rows(load(GOOD.replace(",", ";"))) == EVENTS
     assert rows(load(GOOD.replace(",", "|"), "a.txt")) == EVENTS
     assert rows(load(gzip.compress(GOOD.encode()), "a.csv.gz")) == EVENTS
+    assert rows(load(gzip.compress(GOOD.replace(",", ";").encode()), "a.csv.gz")) == EVENTS
+    assert rows(load(GOOD.replace(",", ";"), "b.csv.gz")) == EVENTS  # unpacked, under its old name
     assert rows(load(b"\xef\xbb\xbf" + GOOD.encode())) == EVENTS
     assert rows(load(GOOD.replace("\n", "\r\n"))) == EVENTS
 
@@ -299,6 +301,21 @@ def test_bad_json_lines(here):
         load('{"user":1,"item":2}\n[1]\n', "a.jsonl")
     with pytest.raises(UserError, match=r"a.jsonl is empty"):
         load("", "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("user;item;rating\n1;2;3\n2;3;x\n", "a.csv.gz", "line 3: column 'rating': not a number"),
+        ("user,item\n1,2\n2,3,4\n", "a.csv.gz", "line 3: 3 fields where there are 2 columns"),
+        (b"user,item\n1,2\n2,\xe9\n", "a.csv.gz", "line 3: not UTF-8"),
+        ('{"user":1,"item":2}\n{"user":1,\n', "a.jsonl.gz", "line 2: not JSON"),
+    ],
+)
+def test_bad_rows_of_packed_files(here, content, name, message):
+    packed = gzip.compress(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"{name}, {message}"):
+        load(packed, name)
 
 
 def test_files_that_are_not_there(here):

@@ -223,19 +223,14 @@ def _layout(path: Path) -> dict[str, Any]:
     if Layout().of(path) != "csv":
         return {}
     mark = files.separator(path, Layout())
-    text = path.suffix not in (".gz", ".zst")
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        lines = (
-            [line.rstrip("\n").split(mark) for line, _ in zip(file, range(50), strict=False)] if text else []
-        )
+    lines = [line.rstrip("\r\n").split(mark) for line in files.text(path, 50)]
     if not lines:
         return {}
     if mark == " " and len({len(line) for line in lines}) > 1:
         return {"format": "adjacency"}
     settings: dict[str, Any] = {}
-    if path.suffix.lower() not in (".csv", ".tsv", ".tab") or (mark == "\t") != (
-        path.suffix.lower() != ".csv"
-    ):
+    suffix = files.suffix(path)
+    if suffix not in (".csv", ".tsv", ".tab") or (mark == "\t") != (suffix != ".csv"):
         settings |= {"format": "tsv"} if mark == "\t" else {"separator": mark}
     if _are_values(next(csv.reader([mark.join(lines[0])], delimiter=mark))):
         settings["has_header"] = False
