@@ -122,6 +122,40 @@ def test_commas_between_labels(tmp_path):
     assert data.items.frame["tags"].to_list()[0] == ["red", "blue"]
 
 
+def test_spaces_around_ids_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text("user, item\na, 24\nb, 25\n")
+    toml = describe(str(tmp_path / "a.csv"))
+    told = "# column ' item' has ids with spaces around them, which are part of the id: ' 24'"
+    assert told in toml and "column 'user'" not in toml
+    assert pasted(toml)[0].interactions.frame["item_id"].to_list() == [" 24", " 25"]
+
+
+def test_rows_that_are_not_utf8_are_told(tmp_path):
+    (tmp_path / "a.csv").write_bytes("user,item\né,x\nà,y\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"no row of it can be read: .*a.csv, line 2: not UTF-8"):
+        describe(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_bytes("user,item\na,x\nà,y\nb,z\n".encode("latin-1"))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert (
+        "# rows that cannot be read: 1; loading refuses them" in toml and "a.csv, line 3: not UTF-8" in toml
+    )
+
+
+@pytest.mark.parametrize("comment", ["# exported", "#exported", "# by us on Monday"])
+def test_a_comment_is_no_line_of_items(tmp_path, comment):
+    (tmp_path / "a.csv").write_text(f"{comment}\nuser,item\na,x\nb,y\n")
+    with pytest.raises(UserError, match=f"a.csv begins with a comment, '{comment}'"):
+        describe(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("#user,user,item\n1,a,x\n2,b,y\n")
+    assert len(pasted(describe(str(tmp_path / "a.csv")))[0].interactions) == 2
+
+
+def test_no_header_over_ids_that_are_no_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("u1,i1,5\nu2,i2,3\n")
+    with pytest.raises(UserError, match=r"data.source.has_header=false, .*there are: u1, i1, 5"):
+        describe(str(tmp_path / "a.csv"))
+
+
 def test_no_user_column(tmp_path):
     (tmp_path / "a.csv").write_text("who,item_id\na,x\n")
     with pytest.raises(UserError, match=r"no column that looks like the user.*there are: who, item_id"):

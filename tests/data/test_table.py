@@ -250,7 +250,8 @@ def test_features_stand_in_one_order_however_the_settings_were_written(here):
         (
             "u,x\n1,2\n",
             {},
-            r"no column that looks like the user; set data.source.columns.user to one of: u, x",
+            r"no column that looks like the user; set data.source.columns.user to one of: u, x; is the first line no "
+            r"header\? \(data.source.has_header=false\)",
         ),
         (
             GOOD,
@@ -329,6 +330,12 @@ def test_files_that_are_not_there(here):
             Table(path=path).load()
     with pytest.raises(UserError, match="parquet"):
         load("junk that is no table at all", "a.parquet")
+
+
+def test_a_table_of_items_without_a_header(here):
+    (here / "items.csv").write_text("i1,1990\ni2,1991\n")
+    with pytest.raises(UserError, match=r"\(data.source.items.has_header=false\)"):
+        load(GOOD, items={"path": "items.csv"})
 
 
 def test_an_id_has_one_row_in_its_table(here):

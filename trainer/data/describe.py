@@ -34,6 +34,7 @@ REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that
 UNNAMED = re.compile(
     r"\s*|Unnamed: \d+|_duplicated_\d+"
 )  # what pandas and polars make of a column without a name
+SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
 MANY_BEHAVIOURS = 20  # distinct values above which such a column is something else
 
 
@@ -60,7 +61,8 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
     if missing:
         raise UserError(
             f"{path} has no column that looks like the {missing[0]}; rename one to {missing[0]}_id, or write "
-            f"data.source.columns.{missing[0]} by hand; there are: {', '.join(events.sample.columns)}"
+            f"data.source.columns.{missing[0]} by hand (and data.source.has_header=false, where the first line is no "
+            f"header); there are: {', '.join(events.sample.columns)}"
         )
     notes = list(events.notes)
     behaviours = _behaviours(events, notes)
@@ -148,9 +150,14 @@ def look(path: str) -> Look:
     settings = _layout(first)
     layout = Layout(**settings)
     there = files.names(first, layout)
-    sample = files.read(first, layout, there, skip=True).frame.head(SAMPLE).drop(ROW)
+    raw = files.read(first, layout, there, skip=True)
+    if raw.spoilt and not raw.frame.height:
+        raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
+    sample = raw.frame.head(SAMPLE).drop(ROW)
     roles = {role: name for role in USUAL if (name := usual_column(there, role)) is not None}
     notes = []
+    if raw.spoilt:
+        notes.append(f"rows that cannot be read: {len(raw.spoilt):,}; {SKIPS}; the first is {raw.spoilt[0]}")
     if not layout.has_header:
         roles = _by_values(sample)
         notes.append("the file has no header: which column is what was guessed from the values")
@@ -166,6 +173,13 @@ def look(path: str) -> Look:
             raise UserError(f"{first}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
         del roles[role]
         notes.append(f"column {name!r} is not the {role}: it holds {dtype}")
+    for name in (roles[role] for role in ("user", "item") if role in roles):
+        ids = as_text(sample[name])
+        around = ids.filter(ids != ids.str.strip_chars())
+        if len(around):
+            notes.append(
+                f"column {name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
+            )
     if "timestamp" in roles:
         notes += _of_times(sample[roles["timestamp"]])
     return Look(path, settings, sample, roles, notes)
@@ -193,10 +207,7 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
         f"column {name!r} says what a user did: weigh it below (0 leaves events out, below 0 is a dislike)"
     )
     if said.null_count():
-        notes.append(
-            f"column {name!r} is empty in {said.null_count():,} of the rows seen: loading refuses them, or leaves them "
-            'out with data.source.on_bad_rows = "skip"'
-        )
+        notes.append(f"column {name!r} is empty in {said.null_count():,} of the rows seen: {SKIPS}")
     return {behaviour: -1.0 if behaviour.lower() in DISLIKES else 1.0 for behaviour in found}
 
 
@@ -226,6 +237,8 @@ def _layout(path: Path) -> dict[str, Any]:
     lines = [line.rstrip("\r\n").split(mark) for line in files.text(path, 50)]
     if not lines:
         return {}
+    if lines[0][0].startswith("#") and (mark == " " or len(lines[0]) == 1):
+        raise UserError(f"{path} begins with a comment, {mark.join(lines[0])[:80]!r}; take it out")
     if mark == " " and len({len(line) for line in lines}) > 1:
         return {"format": "adjacency"}
     settings: dict[str, Any] = {}

@@ -237,8 +237,12 @@ def _find_column(
         return there[list(TARGETS).index(role)] if len(there) > 1 else None
     found = usual_column(there, role)
     if found is None and needed:
+        header = where.removesuffix(f".columns.{role}").removesuffix(".id")
+        hint = (
+            f"; is the first line no header? ({header}.has_header=false)" if layout.of(path) == "csv" else ""
+        )
         raise UserError(
-            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}"
+            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}{hint}"
         )
     return found
 
