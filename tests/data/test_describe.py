@@ -264,6 +264,21 @@ def test_the_only_times_are_the_events_time(tmp_path):
     assert data.interactions.has_time and settings.split.method == "auto"
 
 
+@pytest.mark.parametrize("when", ["09/23/2020 08:26", "Wed, 23 Sep 2020 08:26:00 GMT"])
+def test_times_that_are_not_read_are_told(tmp_path, when):
+    rows = [f'u{n % 9},i{n % 7},"{when}"' for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert "# column 'timestamp' in 60 of the rows seen: not a time (ISO 8601, seconds" in toml
+    assert f"20240131), {when!r}; loading refuses them" in toml
+
+
+def test_gaps_in_the_only_times_are_told(tmp_path):
+    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + n if n % 6 else ''}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,bought_at", *rows]))
+    assert "# column 'bought_at' in 10 of the rows seen: not a time" in describe(str(tmp_path / "a.csv"))
+
+
 def test_a_column_of_many_events_names_is_no_behaviour(tmp_path):
     rows = [f"u{i % 9},i{i % 7},event {i}" for i in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,event", *rows]))

@@ -26,6 +26,8 @@ TIME_FORMATS = (
     "%Y/%m/%d",
 )
 
+NO_TIME = "not a time (ISO 8601, seconds to nanoseconds since 1970, or days such as 20240131)"
+
 UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that no kind is read from
 NUMERIC = ("number", "count", "rating", "weight")
 
@@ -179,12 +181,12 @@ def _timestamp(column: pl.Series) -> Typed:
     absent = as_text(column).is_null() if column.dtype == pl.String else column.is_null()
     if absent.all():
         return _good(times)
-    return Typed(times, times.is_null(), "not a time")
+    return Typed(times, times.is_null(), NO_TIME)
 
 
 def _time(column: pl.Series) -> Typed:
     seconds = epoch_seconds(column)
-    return Typed(seconds.cast(pl.Float64), seconds.is_null() & _written(column), "not a time")
+    return Typed(seconds.cast(pl.Float64), seconds.is_null() & _written(column), NO_TIME)
 
 
 def _number(column: pl.Series) -> Typed:

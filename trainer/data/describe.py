@@ -11,7 +11,7 @@ import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text, follows, readable, written_as_days
+from trainer.data.columns import as_bag, as_text, convert, follows, readable, written_as_days
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import DISLIKES, kind_of, like_times
 from trainer.data.request_names import RIGHT, fits_request
@@ -109,6 +109,7 @@ def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
     events.roles["timestamp"] = times[0]
     del context[times[0]]
     notes.append(f"column {times[0]!r} holds the only times: it is taken as the events' time")
+    notes += _of_no_times(events.sample[times[0]])
 
 
 def _leave_unfit(context: dict[str, str], notes: list[str]) -> None:
@@ -181,7 +182,7 @@ def look(path: str) -> Look:
                 f"column {name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
             )
     if "timestamp" in roles:
-        notes += _of_times(sample[roles["timestamp"]])
+        notes += _of_times(sample[roles["timestamp"]]) + _of_no_times(sample[roles["timestamp"]])
     return Look(path, settings, sample, roles, notes)
 
 
@@ -190,6 +191,17 @@ def _of_times(column: pl.Series) -> list[str]:
     if written_as_days(column):
         return [f"column {column.name!r} is read as days, such as 20240131 (midnight, UTC)"]
     return []
+
+
+def _of_no_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of the rows whose events' time cannot be read."""
+    typed = convert(column, "timestamp")
+    wrong = column.filter(typed.bad)
+    if not len(wrong):
+        return []
+    return [
+        f"column {column.name!r} in {len(wrong):,} of the rows seen: {typed.reason}, {wrong[0]!r}; {SKIPS}"
+    ]
 
 
 def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
