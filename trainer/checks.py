@@ -5,6 +5,8 @@ import numpy as np
 from trainer import registry, slices
 from trainer.config import Config
 from trainer.data.examples import Prepared
+from trainer.data.request_names import RIGHT, fits_request
+from trainer.errors import UserError
 from trainer.evaluate import cutoff
 from trainer.selection import filter_feature
 from trainer.settings import Part
@@ -43,3 +45,9 @@ def check_columns(config: Config, prepared: Prepared) -> None:
     filter_feature(prepared, config.export.category)
     for target in config.ranking.targets if config.ranking.enabled else ():
         Start.of(target, prepared.rated_train, None)
+    context = [feature.name for feature in prepared.schema.context]
+    for number, name in enumerate(context if config.retrieval.enabled else ()):
+        if not fits_request(name, context[:number]):
+            raise UserError(
+                f"the context column {name!r} cannot be an input of a request; rename it: {RIGHT}"
+            )

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainer.cascade import Cascade, Request
 from trainer.data.examples import Lists, Prepared
+from trainer.data.request_names import CONTEXT, beside_wishes
 from trainer.explain import Explainer, Question
 from trainer.features import missing
 from trainer.index import LOWEST, SAMPLE, Top, best, score_some
@@ -27,7 +28,6 @@ STRINGS = tf.TensorSpec([None], tf.string)
 STRING_LISTS = tf.TensorSpec([None, None], tf.string)
 COUNTS = tf.TensorSpec([None], tf.int32)
 DIALS = tf.TensorSpec([None], tf.float32)
-CONTEXT = "context_"  # before the name of a context column that another input has already
 
 Answer = dict[str, tf.Tensor]
 
@@ -106,7 +106,7 @@ class ServingModel(tf.Module):
             "history": self._trace(self.history, **user, k=COUNTS),
         }
         if self.context:
-            free = {f"{CONTEXT if name in taken else ''}{name}": spec for name, spec in self.context.items()}
+            free = {beside_wishes(name): spec for name, spec in self.context.items()}
             made["recommend_in_context"] = self._trace(
                 self.recommend_in_context, **user, **lists, **self.context
             )

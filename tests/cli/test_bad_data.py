@@ -62,6 +62,18 @@ def test_a_row_that_does_not_parse_is_told_with_line_and_value(train, table, row
     assert left(tmp_path) == {"events.csv"}
 
 
+@pytest.mark.parametrize("name", ["Hour of day", "größe", "k", "user id"])
+def test_a_context_column_that_can_be_no_input_is_told_before_training(train, table, rows, tmp_path, name):
+    path = table(
+        *(f"{row},{n % 3}" for n, row in enumerate(rows)), header=f"user_id,item_id,timestamp,rating,{name}"
+    )
+    line = train(path, f'data.source.context={{"{name}"="category"}}').error
+    assert line.startswith(
+        f"the context column {name!r} cannot be an input of a request; rename it: letters, digits"
+    )
+    assert left(tmp_path) == {"events.csv"}
+
+
 @pytest.mark.parametrize("weight", ["nan", "-2", "heavy", "-inf"])
 def test_a_weight_that_is_none(train, table, rows, tmp_path, weight):
     weighed = [row.rpartition(",")[0] + "," + (weight if n == 3 else "1") for n, row in enumerate(rows)]

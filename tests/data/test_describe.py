@@ -1,4 +1,6 @@
+import gzip
 import tomllib
+from datetime import time, timedelta
 
 import polars as pl
 import pytest
@@ -57,6 +59,43 @@ def test_no_header(tmp_path):
     assert data.interactions.frame["rating"].max() == 5
 
 
+@pytest.mark.parametrize(("names", "timed"), [("user,item,ts,ts", True), ('"user","item",,', False)])
+def test_a_header_with_a_name_twice_or_without_names(tmp_path, names, timed):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "\n".join([names, *(f"u{i % 9},i{i % 7},{1_600_000_000 + i},{i % 3}" for i in range(60))])
+    )
+    toml = describe(str(path))
+    assert "no header" not in toml
+    assert (
+        "# the header has 'ts' more than once: a later column is read as 'ts_duplicated_0'" in toml
+    ) == timed
+    data, _ = pasted(toml)
+    assert len(data.interactions) == 60 and data.interactions.has_time == timed
+
+
+@pytest.mark.parametrize("line", ["x,x,{}", '"1","2",{}'])
+def test_a_first_line_of_values_is_no_header(tmp_path, line):
+    (tmp_path / "a.csv").write_text("".join(line.format(n) + "\n" for n in range(9)))
+    assert "# the file has no header" in describe(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_packed_files_are_looked_into(tmp_path, suffix, mark):
+    frame = pl.DataFrame({"user_id": list("abcd") * 5, "item_id": list("vwxyz") * 4, "hour": range(20)})
+    path = tmp_path / f"a.csv.{suffix}"
+    if suffix == "gz":
+        path.write_bytes(gzip.compress(frame.write_csv(separator=mark).encode()))
+    else:
+        frame.lazy().sink_csv(path, separator=mark, compression="zstd")
+    toml = describe(str(path))
+    assert ("separator" in toml or "format" in toml) == (mark == "\t")
+    assert len(pasted(toml)[0].interactions) == 20
+    path.write_bytes(gzip.compress(b"1\t2\n2\t3\n"))
+    assert "has_header = false" in describe(str(path))
+
+
 def test_adjacency(tmp_path):
     (tmp_path / "train.txt").write_text("0 1 2 3\n1 2\n")
     data, settings = pasted(describe(str(tmp_path / "train.txt")))
@@ -81,6 +120,40 @@ def test_commas_between_labels(tmp_path):
     toml = describe(str(tmp_path / "a.csv"), items=str(tmp_path / "i.csv"))
     data, _ = pasted(toml)
     assert data.items.frame["tags"].to_list()[0] == ["red", "blue"]
+
+
+def test_spaces_around_ids_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text("user, item\na, 24\nb, 25\n")
+    toml = describe(str(tmp_path / "a.csv"))
+    told = "# column ' item' has ids with spaces around them, which are part of the id: ' 24'"
+    assert told in toml and "column 'user'" not in toml
+    assert pasted(toml)[0].interactions.frame["item_id"].to_list() == [" 24", " 25"]
+
+
+def test_rows_that_are_not_utf8_are_told(tmp_path):
+    (tmp_path / "a.csv").write_bytes("user,item\né,x\nà,y\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"no row of it can be read: .*a.csv, line 2: not UTF-8"):
+        describe(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_bytes("user,item\na,x\nà,y\nb,z\n".encode("latin-1"))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert (
+        "# rows that cannot be read: 1; loading refuses them" in toml and "a.csv, line 3: not UTF-8" in toml
+    )
+
+
+@pytest.mark.parametrize("comment", ["# exported", "#exported", "# by us on Monday"])
+def test_a_comment_is_no_line_of_items(tmp_path, comment):
+    (tmp_path / "a.csv").write_text(f"{comment}\nuser,item\na,x\nb,y\n")
+    with pytest.raises(UserError, match=f"a.csv begins with a comment, '{comment}'"):
+        describe(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("#user,user,item\n1,a,x\n2,b,y\n")
+    assert len(pasted(describe(str(tmp_path / "a.csv")))[0].interactions) == 2
+
+
+def test_no_header_over_ids_that_are_no_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("u1,i1,5\nu2,i2,3\n")
+    with pytest.raises(UserError, match=r"data.source.has_header=false, .*there are: u1, i1, 5"):
+        describe(str(tmp_path / "a.csv"))
 
 
 def test_no_user_column(tmp_path):
@@ -114,6 +187,18 @@ def test_no_user_column(tmp_path):
         (["0.5 1 2", None, "[0.1, 0.2, -3e-1]"], "vector"),
         (["0.5|1|2", "1|2|0.1"], "vector"),
         (["1|2|3", "2|3|1"], "bag"),
+        ([19550312, None, 20201130], "time"),
+        (["19550312", "20201130"], "time"),
+        ([19550312, 20201350], "number"),
+        ([timedelta(1), timedelta(2)], None),
+        ([b"1", b"\xff"], None),
+        ([{"a": 1}, {"a": 2}], None),
+        ([time(1), time(2)], None),
+        ([[[1]], [[2]]], None),
+        ([[b"\xff"], [b"a"]], None),
+        ([1.0, float("inf")], "count"),
+        ([1e19, 2.0], "number"),
+        (pl.Series([["a"], ["b"]], dtype=pl.List(pl.Categorical)), "bag"),
     ],
 )
 def test_kinds(values, kind):
@@ -136,6 +221,21 @@ def test_behaviours_vectors_and_friends_are_seen(tmp_path):
     assert [(f.name, f.kind, f.of) for f in data.schema.user] == [("friends", "ids", "user")]
     assert not data.schema.context
     assert len(prepare(data, settings).negative)
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["skip", "view"]), pl.String])
+def test_behaviours_of_any_type_of_text_and_with_gaps(tmp_path, dtype):
+    frame = pl.DataFrame({"user_id": list("abcd") * 5, "item_id": list("vwxyz") * 4})
+    said = pl.Series("event", ["view", "skip", "view", None] * 5, dtype=dtype)
+    frame.with_columns(said).write_parquet(tmp_path / "a.parquet")
+    toml = describe(str(tmp_path / "a.parquet"))
+    assert "# column 'event' is empty in 5 of the rows seen: loading refuses them, or leaves them out" in toml
+    with pytest.raises(UserError, match="column 'event': empty"):
+        pasted(toml)
+    frame.with_columns(said.fill_null("view")).write_parquet(tmp_path / "a.parquet")
+    data, settings = pasted(describe(str(tmp_path / "a.parquet")))
+    assert settings.behaviours == {"skip": -1.0, "view": 1.0}
+    assert data.interactions.frame["behaviour"].to_list() == ["view", "skip", "view", "view"] * 5
 
 
 def test_a_flat_log_is_parted_into_its_sides(tmp_path):
@@ -164,7 +264,70 @@ def test_the_only_times_are_the_events_time(tmp_path):
     assert data.interactions.has_time and settings.split.method == "auto"
 
 
+@pytest.mark.parametrize("when", ["09/23/2020 08:26", "Wed, 23 Sep 2020 08:26:00 GMT"])
+def test_times_that_are_not_read_are_told(tmp_path, when):
+    rows = [f'u{n % 9},i{n % 7},"{when}"' for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert "# column 'timestamp' in 60 of the rows seen: not a time (ISO 8601, seconds" in toml
+    assert f"20240131), {when!r}; loading refuses them" in toml
+
+
+def test_gaps_in_the_only_times_are_told(tmp_path):
+    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + n if n % 6 else ''}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,bought_at", *rows]))
+    assert "# column 'bought_at' in 10 of the rows seen: not a time" in describe(str(tmp_path / "a.csv"))
+
+
 def test_a_column_of_many_events_names_is_no_behaviour(tmp_path):
     rows = [f"u{i % 9},i{i % 7},event {i}" for i in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,event", *rows]))
     assert "behaviour" not in describe(str(tmp_path / "a.csv"))
+
+
+def test_context_columns_that_no_request_can_have_are_left_out(tmp_path):
+    rows = [f"{i},u{i % 9},i{i % 7},{i % 24},{'ab'[i % 2]},{i % 3}" for i in range(60)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([",user_id,item_id,Hour of day,device,Unnamed: 0", *rows]))
+    toml = describe(str(path))
+    assert "# column '' of a.csv is left out: it has no name" in toml
+    assert "# column 'Unnamed: 0' of a.csv is left out: it has no name" in toml
+    assert "# column 'Hour of day' is left out of the context; to have it there, rename it: letters" in toml
+    assert [feature.name for feature in pasted(toml)[0].schema.context] == ["device"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_lists_beside_the_events(tmp_path, suffix):
+    rows = [
+        {"user_id": n % 9, "item_id": n % 7, "genres": [f"g{n % 7}"], "seen": ["ab"[n % 2]]}
+        for n in range(60)
+    ]
+    path, frame = tmp_path / f"a.{suffix}", pl.DataFrame(rows)
+    frame.write_parquet(path) if suffix == "parquet" else frame.write_ndjson(path)
+    data, _ = pasted(describe(str(path)))
+    assert [(f.name, f.kind) for f in data.schema.item] == [("genres", "bag")]
+    assert [(f.name, f.kind) for f in data.schema.context] == [("seen", "bag")]
+    assert dict(data.items.frame.rows())["3"] == ["g3"]
+
+
+def test_types_that_are_not_read(tmp_path):
+    frame = pl.DataFrame({"user_id": ["a", "b"] * 5, "item_id": ["x", "y", "z", "x", "y"] * 2})
+    frame = frame.with_columns(time=pl.lit(time(1)), took=pl.lit(timedelta(1)), raw=pl.lit(b"\xff"))
+    frame.write_parquet(tmp_path / "a.parquet")
+    toml = describe(str(tmp_path / "a.parquet"))
+    assert "# column 'time' is not the timestamp: it holds Time" in toml
+    assert "# column 'raw' of a.parquet is left out" in toml and "(Duration" in toml
+    data, settings = pasted(toml)
+    assert not data.interactions.has_time and settings.split.method == "random"
+    frame.with_columns(user_id=pl.lit(b"\xff")).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: column 'user_id' holds Binary, which is not read as id"):
+        describe(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["date", "bought"])
+def test_days_written_as_numbers_are_told(tmp_path, name):
+    rows = [f"u{n % 9},i{n % 7},202401{1 + n % 31:02d}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join([f"user_id,item_id,{name}", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert toml.count(f"# column {name!r} is read as days, such as 20240131") == 1
+    assert pasted(toml)[0].interactions.frame["timestamp"].min() == 1_704_067_200

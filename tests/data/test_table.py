@@ -1,5 +1,6 @@
 import gzip
 import logging
+from datetime import timedelta
 from itertools import permutations
 
 import polars as pl
@@ -41,6 +42,8 @@ def test_tsv_semicolons_gzip_and_a_byte_order_mark(here):
     assert rows(load(GOOD.replace(",", ";"))) == EVENTS
     assert rows(load(GOOD.replace(",", "|"), "a.txt")) == EVENTS
     assert rows(load(gzip.compress(GOOD.encode()), "a.csv.gz")) == EVENTS
+    assert rows(load(gzip.compress(GOOD.replace(",", ";").encode()), "a.csv.gz")) == EVENTS
+    assert rows(load(GOOD.replace(",", ";"), "b.csv.gz")) == EVENTS  # unpacked, under its old name
     assert rows(load(b"\xef\xbb\xbf" + GOOD.encode())) == EVENTS
     assert rows(load(GOOD.replace("\n", "\r\n"))) == EVENTS
 
@@ -70,6 +73,30 @@ def test_parquet(here):
     frame = frame.with_columns(pl.col("item").fill_null(2.0))
     frame.write_parquet("a.parquet")
     assert rows(Table(path="a.parquet").load()) == EVENTS
+
+
+def test_ids_that_are_floats_of_any_size(here):
+    pl.DataFrame({"user": [1.0, float("inf")], "item": [1e19, 2.0]}).write_parquet("a.parquet")
+    assert [row[:2] for row in rows(Table(path="a.parquet").load())] == [("1.0", "1e+19"), ("inf", "2.0")]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "told"),
+    [
+        ([b"\xff", b"a"], "category", "Binary"),
+        ([timedelta(1), timedelta(2)], "number", "Duration"),
+        ([{"a": 1}, {"a": 2}], "number", "Struct"),
+        ([["a"], ["b"]], "category", "List"),
+        ([[[1]], [[2]]], "vector", "List"),
+        (pl.Series(["1", "2"], dtype=pl.Categorical), "number", "Categorical"),
+    ],
+)
+def test_a_type_that_a_kind_is_not_read_from(here, values, kind, told):
+    pl.DataFrame({"user": [1, 2], "item": [2, 3], "extra": values}).write_parquet("a.parquet")
+    with pytest.raises(
+        UserError, match=f"a.parquet: column 'extra' holds {told}.*, which is not read as {kind}"
+    ):
+        Table(path="a.parquet", context={"extra": kind}).load()
 
 
 def test_json_lines(here):
@@ -133,11 +160,25 @@ def test_mapped_columns_and_their_absence(here):
         ("2020-01-01", 1577836800),
         ("2020-01-01T00:00", 1577836800),
         ("2020/01/01", 1577836800),
+        ("20200101", 1577836800),
+        ("20200101.0", 1577836800),
+        ("20201301", 20201301),
     ],
 )
 def test_times(here, written, seconds):
     data = load(f"user,item,date\na,x,{written}\nb,y,{written}\n")
     assert data.interactions.frame["timestamp"].to_list() == [seconds, seconds]
+
+
+def test_days_written_as_numbers(here):
+    for days in ([20200101, 19790230, 20210101], [20200101.0, 0.0, 20210101.0]):
+        pl.DataFrame({"user": ["a", "b", "a"], "item": ["x", "y", "y"], "date": days}).write_parquet(
+            "a.parquet"
+        )
+        with pytest.raises(UserError, match="line 2: column 'date': not a time"):
+            Table(path="a.parquet").load()
+    found = load("user,item,date\n1,2,20200101\n2,3,20210101\n").interactions.frame["timestamp"].to_list()
+    assert found == [1577836800, 1609459200]
 
 
 def test_times_of_parquet(here):
@@ -209,7 +250,8 @@ def test_features_stand_in_one_order_however_the_settings_were_written(here):
         (
             "u,x\n1,2\n",
             {},
-            r"no column that looks like the user; set data.source.columns.user to one of: u, x",
+            r"no column that looks like the user; set data.source.columns.user to one of: u, x; is the first line no "
+            r"header\? \(data.source.has_header=false\)",
         ),
         (
             GOOD,
@@ -226,8 +268,13 @@ def test_features_stand_in_one_order_however_the_settings_were_written(here):
         (GOOD, {"context": {"rating": "number"}}, "cannot be called 'rating'"),
         (HEAD + "1,2,3,4\n1,3,good,5\n", {}, r"a.csv, line 3: column 'rating': not a number \('good'\)"),
         (HEAD + "1,2,inf,4\n1,3,2,5\n", {}, r"a.csv, line 2: column 'rating': not a number \('inf'\)"),
-        (HEAD + "1,2,3,4\n\n1,3,2,soon\n", {}, r"a.csv, line 4: column 'timestamp': not a time \('soon'\)"),
+        (HEAD + "1,2,3,4\n\n1,3,2,soon\n", {}, r"line 4: column 'timestamp': not a time .*\('soon'\)"),
         (HEAD + "1,2,3,4\n1,3,2,\n", {}, "a.csv, line 3: column 'timestamp': not a time"),
+        (
+            HEAD + "1,2,3,09/23/2020 08:26\n",
+            {},
+            r"not a time \(ISO 8601, seconds to nanoseconds since 1970, or days such as 20240131\) \('09/23/2020",
+        ),
         (HEAD + "1,2,3,4\n,3,2,5\n", {}, "a.csv, line 3: column 'userId': empty"),
         (HEAD + "1,2,3,4\n1\n", {}, "a.csv, line 3: column 'movieId': empty"),
         (HEAD + "1,2,3,4\n1,3,2,5,6\n", {}, "a.csv, line 3: 5 fields where there are 4 columns"),
@@ -262,6 +309,21 @@ def test_bad_json_lines(here):
         load("", "a.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("user;item;rating\n1;2;3\n2;3;x\n", "a.csv.gz", "line 3: column 'rating': not a number"),
+        ("user,item\n1,2\n2,3,4\n", "a.csv.gz", "line 3: 3 fields where there are 2 columns"),
+        (b"user,item\n1,2\n2,\xe9\n", "a.csv.gz", "line 3: not UTF-8"),
+        ('{"user":1,"item":2}\n{"user":1,\n', "a.jsonl.gz", "line 2: not JSON"),
+    ],
+)
+def test_bad_rows_of_packed_files(here, content, name, message):
+    packed = gzip.compress(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"{name}, {message}"):
+        load(packed, name)
+
+
 def test_files_that_are_not_there(here):
     (here / "empty").mkdir()
     for path, message in (
@@ -273,6 +335,12 @@ def test_files_that_are_not_there(here):
             Table(path=path).load()
     with pytest.raises(UserError, match="parquet"):
         load("junk that is no table at all", "a.parquet")
+
+
+def test_a_table_of_items_without_a_header(here):
+    (here / "items.csv").write_text("i1,1990\ni2,1991\n")
+    with pytest.raises(UserError, match=r"\(data.source.items.has_header=false\)"):
+        load(GOOD, items={"path": "items.csv"})
 
 
 def test_an_id_has_one_row_in_its_table(here):

@@ -26,6 +26,10 @@ TIME_FORMATS = (
     "%Y/%m/%d",
 )
 
+NO_TIME = "not a time (ISO 8601, seconds to nanoseconds since 1970, or days such as 20240131)"
+
+UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that no kind is read from
+NUMERIC = ("number", "count", "rating", "weight")
 
 ENOUGH = 20  # rows of keys that were there before, from which `follows` can tell
 SAME = 0.98  # share of those rows with their key's value
@@ -48,11 +52,22 @@ def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
     return _CONVERTERS[kind](column)
 
 
+def readable(dtype: pl.DataType, kind: Kind | None = None) -> bool:
+    """Returns whether columns of a type can be read as a kind, or as any; of lists, those of what is no list."""
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        flat = isinstance(inner, pl.DataType) and not inner.is_nested() and readable(inner, kind and "id")
+        return flat and kind in (None, "bag", "ids", "vector")
+    return not (
+        isinstance(dtype, UNREAD) or (kind in NUMERIC and isinstance(dtype, pl.Categorical | pl.Enum))
+    )
+
+
 def as_text(column: pl.Series) -> pl.Series:
     """Returns labels or ids as strings, "" as null; whole floats as integers, for gaps make floats."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
-        if (column == column.floor()).all():
+        if ((column == column.floor()) & (column.abs() < 2**63)).all():
             column = column.cast(pl.Int64)
     text = column.cast(pl.String)
     return text.set(text == "", None)
@@ -106,7 +121,7 @@ def epoch_milliseconds(column: pl.Series) -> pl.Series:
     """Returns milliseconds since 1970 UTC, null where there is no time to be read.
 
     Takes dates and times, ISO texts, and numbers in seconds, milli-, micro- or nanoseconds: the unit is
-    seen from the middle of the column.
+    seen from the middle of the column. Where most numbers are days such as 20240131, all are read as days.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("ms")).dt.epoch("ms")
@@ -118,8 +133,25 @@ def epoch_milliseconds(column: pl.Series) -> pl.Series:
     return _from_number(number) if 2 * read >= known else _from_text(text)
 
 
+def written_as_days(column: pl.Series) -> bool:
+    """Returns whether most values are days written as whole numbers, such as 20240131."""
+    number = column if column.dtype.is_numeric() else as_text(column)
+    known = number.cast(pl.Float64, strict=False).fill_nan(None).drop_nulls()
+    return bool(len(known)) and 2 * _days(known).null_count() < len(known)
+
+
+def _days(number: pl.Series) -> pl.Series:
+    """Returns days written as whole numbers from 1900 to 2100, null where a number is no such day."""
+    inside = number.is_between(19_000_101, 21_001_231) & (number == number.floor())
+    if not inside.any():
+        return pl.Series(number.name, [None], dtype=pl.Date).new_from_index(0, len(number))
+    return number.set(~inside, None).cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+
+
 def _from_number(column: pl.Series) -> pl.Series:
     number = column.cast(pl.Float64).fill_nan(None)
+    if written_as_days(number):
+        return _days(number).cast(pl.Datetime("ms")).dt.epoch("ms")
     middle = abs(float(number.abs().median() or 0))  # type: ignore[arg-type]
     steps = next((1000**power for power, least in ((3, 1e17), (2, 1e14), (1, 1e11)) if middle >= least), 1)
     return (number * 1000 / steps).floor().cast(pl.Int64, strict=False)
@@ -149,12 +181,12 @@ def _timestamp(column: pl.Series) -> Typed:
     absent = as_text(column).is_null() if column.dtype == pl.String else column.is_null()
     if absent.all():
         return _good(times)
-    return Typed(times, times.is_null(), "not a time")
+    return Typed(times, times.is_null(), NO_TIME)
 
 
 def _time(column: pl.Series) -> Typed:
     seconds = epoch_seconds(column)
-    return Typed(seconds.cast(pl.Float64), seconds.is_null() & _written(column), "not a time")
+    return Typed(seconds.cast(pl.Float64), seconds.is_null() & _written(column), NO_TIME)
 
 
 def _number(column: pl.Series) -> Typed:

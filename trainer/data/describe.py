@@ -1,5 +1,7 @@
 """A look at the files of a stranger, and the settings that would load them, as TOML to paste."""
 
+import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +11,11 @@ import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text, follows
+from trainer.data.columns import as_bag, as_text, convert, follows, readable, written_as_days
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import DISLIKES, kind_of, like_times
-from trainer.data.table import USUAL, usual_column
+from trainer.data.request_names import RIGHT, fits_request
+from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
 
 SAMPLE = 50_000  # rows that are looked at
@@ -27,6 +30,11 @@ BEHAVIOURS = (
     "interaction_type",
     "type",
 )
+REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
+UNNAMED = re.compile(
+    r"\s*|Unnamed: \d+|_duplicated_\d+"
+)  # what pandas and polars make of a column without a name
+SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
 MANY_BEHAVIOURS = 20  # distinct values above which such a column is something else
 
 
@@ -53,11 +61,12 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
     if missing:
         raise UserError(
             f"{path} has no column that looks like the {missing[0]}; rename one to {missing[0]}_id, or write "
-            f"data.source.columns.{missing[0]} by hand; there are: {', '.join(events.sample.columns)}"
+            f"data.source.columns.{missing[0]} by hand (and data.source.has_header=false, where the first line is no "
+            f"header); there are: {', '.join(events.sample.columns)}"
         )
     notes = list(events.notes)
     behaviours = _behaviours(events, notes)
-    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": events.roles}
+    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": {}}
     context, separator = _features(events, notes)
     _find_time(events, context, notes)
     if separator != "|":
@@ -68,11 +77,14 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
             source[f"{role}s"] = _side(side, role, notes)
         elif own:
             source[f"{role}s"] = {"path": path, **events.layout, "id": events.roles[role], **own}
+    _leave_unfit(context, notes)
     if context:
         source["context"] = context
         notes.append(
             f"{', '.join(context)}: known when a request is made? If they come of it, leave them out"
         )
+    there = events.sample.columns  # a role is taken by a usual name, unless it is said that there is none
+    source["columns"] = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
     data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
@@ -97,6 +109,15 @@ def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
     events.roles["timestamp"] = times[0]
     del context[times[0]]
     notes.append(f"column {times[0]!r} holds the only times: it is taken as the events' time")
+    notes += _of_no_times(events.sample[times[0]])
+
+
+def _leave_unfit(context: dict[str, str], notes: list[str]) -> None:
+    """Takes the columns out of the context that no request could have."""
+    for name in list(context):
+        if not fits_request(name, [other for other in context if other != name]):
+            del context[name]
+            notes.append(f"column {name!r} is left out of the context; to have it there, rename it: {RIGHT}")
 
 
 def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> dict[str, Any]:
@@ -105,7 +126,7 @@ def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> 
     An item's column in the context of a request would give the answer away.
     """
     keys = as_text(events.sample[events.roles[role]])
-    own = {name: kind for name, kind in context.items() if follows(as_text(events.sample[name]), keys)}
+    own = {name: kind for name, kind in context.items() if follows(_as_one(events.sample[name]), keys)}
     if not own:
         return {}
     for name in own:
@@ -117,34 +138,88 @@ def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> 
     return ({"title": title} if role == "item" and title else {}) | {"features": own}
 
 
+def _as_one(column: pl.Series) -> pl.Series:
+    """Returns the values as texts, those of lists joined."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return column.cast(pl.List(pl.String)).list.join("|")
+    return as_text(column)
+
+
 def look(path: str) -> Look:
     """Returns what the first rows of a path's first file show."""
     first = files.find(path)[0]
     settings = _layout(first)
     layout = Layout(**settings)
     there = files.names(first, layout)
-    sample = files.read(first, layout, there, skip=True).frame.head(SAMPLE).drop(ROW)
+    raw = files.read(first, layout, there, skip=True)
+    if raw.spoilt and not raw.frame.height:
+        raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
+    sample = raw.frame.head(SAMPLE).drop(ROW)
     roles = {role: name for role in USUAL if (name := usual_column(there, role)) is not None}
     notes = []
+    if raw.spoilt:
+        notes.append(f"rows that cannot be read: {len(raw.spoilt):,}; {SKIPS}; the first is {raw.spoilt[0]}")
     if not layout.has_header:
         roles = _by_values(sample)
         notes.append("the file has no header: which column is what was guessed from the values")
+    for name in there:
+        first_name = REPEATED.sub("", name)
+        if first_name != name and first_name in there and first_name.strip():
+            notes.append(f"the header has {first_name!r} more than once: a later column is read as {name!r}")
+    for role, name in list(roles.items()):
+        dtype = sample[name].dtype
+        if readable(dtype, KINDS[role]):
+            continue
+        if role in ("user", "item"):
+            raise UserError(f"{first}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
+        del roles[role]
+        notes.append(f"column {name!r} is not the {role}: it holds {dtype}")
+    for name in (roles[role] for role in ("user", "item") if role in roles):
+        ids = as_text(sample[name])
+        around = ids.filter(ids != ids.str.strip_chars())
+        if len(around):
+            notes.append(
+                f"column {name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
+            )
+    if "timestamp" in roles:
+        notes += _of_times(sample[roles["timestamp"]]) + _of_no_times(sample[roles["timestamp"]])
     return Look(path, settings, sample, roles, notes)
+
+
+def _of_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of how a column of times is read."""
+    if written_as_days(column):
+        return [f"column {column.name!r} is read as days, such as 20240131 (midnight, UTC)"]
+    return []
+
+
+def _of_no_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of the rows whose events' time cannot be read."""
+    typed = convert(column, "timestamp")
+    wrong = column.filter(typed.bad)
+    if not len(wrong):
+        return []
+    return [
+        f"column {column.name!r} in {len(wrong):,} of the rows seen: {typed.reason}, {wrong[0]!r}; {SKIPS}"
+    ]
 
 
 def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     """Returns weights for the behaviours of the events, and notes their column as a role; {} where there is none."""
     lower = {name.lower(): name for name in events.sample.columns if name not in events.roles.values()}
     name = next((lower[usual] for usual in BEHAVIOURS if usual in lower), None)
-    if name is None or events.sample[name].dtype != pl.String:
+    if name is None or not isinstance(events.sample[name].dtype, pl.String | pl.Categorical | pl.Enum):
         return {}
-    found = as_text(events.sample[name]).drop_nulls().unique().sort().to_list()
-    if not 2 <= len(found) <= MANY_BEHAVIOURS or as_text(events.sample[name]).null_count():
+    said = as_text(events.sample[name])
+    found = said.drop_nulls().unique().sort().to_list()
+    if not 2 <= len(found) <= MANY_BEHAVIOURS:
         return {}
     events.roles["behaviour"] = name
     notes.append(
         f"column {name!r} says what a user did: weigh it below (0 leaves events out, below 0 is a dislike)"
     )
+    if said.null_count():
+        notes.append(f"column {name!r} is empty in {said.null_count():,} of the rows seen: {SKIPS}")
     return {behaviour: -1.0 if behaviour.lower() in DISLIKES else 1.0 for behaviour in found}
 
 
@@ -171,23 +246,28 @@ def _layout(path: Path) -> dict[str, Any]:
     if Layout().of(path) != "csv":
         return {}
     mark = files.separator(path, Layout())
-    text = path.suffix not in (".gz", ".zst")
-    with path.open(encoding="utf-8", errors="replace") as file:
-        lines = (
-            [line.rstrip("\n").split(mark) for line, _ in zip(file, range(50), strict=False)] if text else []
-        )
+    lines = [line.rstrip("\r\n").split(mark) for line in files.text(path, 50)]
     if not lines:
         return {}
+    if lines[0][0].startswith("#") and (mark == " " or len(lines[0]) == 1):
+        raise UserError(f"{path} begins with a comment, {mark.join(lines[0])[:80]!r}; take it out")
     if mark == " " and len({len(line) for line in lines}) > 1:
         return {"format": "adjacency"}
     settings: dict[str, Any] = {}
-    if path.suffix.lower() not in (".csv", ".tsv", ".tab") or (mark == "\t") != (
-        path.suffix.lower() != ".csv"
-    ):
+    suffix = files.suffix(path)
+    if suffix not in (".csv", ".tsv", ".tab") or (mark == "\t") != (suffix != ".csv"):
         settings |= {"format": "tsv"} if mark == "\t" else {"separator": mark}
-    if all(_is_number(value) for value in lines[0][:2]) or len(set(lines[0])) < len(lines[0]):
+    if _are_values(next(csv.reader([mark.join(lines[0])], delimiter=mark))):
         settings["has_header"] = False
     return settings
+
+
+def _are_values(first: list[str]) -> bool:
+    """Returns whether the fields of a first line are no names: numbers, or one of them twice and none a usual name."""
+    if first and all(_is_number(value) for value in first[:2]):
+        return True
+    written = [value for value in first if value.strip()]
+    return len(set(written)) < len(written) and all(usual_column(first, role) is None for role in USUAL)
 
 
 def _by_values(sample: pl.DataFrame) -> dict[str, str]:
@@ -211,12 +291,18 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
     for name in seen.sample.columns:
         if name in seen.roles.values() or name in taken:
             continue
+        if UNNAMED.fullmatch(name):
+            notes.append(f"column {name!r} of {Path(seen.path).name} is left out: it has no name")
+            continue
         kind, separator = kind_of(seen.sample[name])
         if kind is None:
             notes.append(
-                f"column {name!r} of {Path(seen.path).name} is left out: it is empty or looks like an id"
+                f"column {name!r} of {Path(seen.path).name} is left out: it is empty, looks like an id or is of a type "
+                f"that is not read ({seen.sample[name].dtype})"
             )
             continue
+        if kind == "time":
+            notes += _of_times(seen.sample[name])
         if kind == "bag" and _are_ids(seen, name, separator):
             kind = "ids"
         kinds[name] = kind

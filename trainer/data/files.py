@@ -5,10 +5,12 @@ by line to say where.
 """
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ SUFFIXES: dict[str, Format] = {
     ".json": "jsonl",
 }
 SEPARATORS = "\t,;|"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # what compressed files begin with
 ROW = "__row__"  # number of the record in its file, from 0
 
 
@@ -43,7 +46,7 @@ class Layout(Settings):
     def of(self, path: Path) -> Format:
         """Returns the format of one file."""
         if self.format == "auto":
-            return SUFFIXES.get(_suffix(path), "csv")
+            return SUFFIXES.get(suffix(path), "csv")
         return "csv" if self.format == "tsv" else self.format
 
 
@@ -79,9 +82,7 @@ def find(path: str, besides: Iterable[str | None] = ()) -> list[Path]:
     if place.is_dir():
         others = {Path(other).expanduser().resolve() for other in besides if other}
         inside = (
-            p
-            for p in place.rglob("*")
-            if p.is_file() and _suffix(p) in SUFFIXES and p.resolve() not in others
+            p for p in place.rglob("*") if p.is_file() and suffix(p) in SUFFIXES and p.resolve() not in others
         )
         found = sorted(p for p in inside if not p.name.startswith((".", "_")))
         if not found:
@@ -130,7 +131,8 @@ def lines(raw: Raw, rows: Sequence[int]) -> list[int]:
     return [found.get(row, row + 1) for row in wanted]
 
 
-def _suffix(path: Path) -> str:
+def suffix(path: Path) -> str:
+    """Returns the ending of a file's name, without that of its packing."""
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
 
 
@@ -164,16 +166,46 @@ def separator(path: Path, layout: Layout) -> str:
     """Returns the character between the fields of a CSV file: declared, or seen from its first line."""
     if layout.separator is not None:
         return layout.separator
-    if layout.format == "tsv" or _suffix(path) in (".tsv", ".tab"):
+    if layout.format == "tsv" or suffix(path) in (".tsv", ".tab"):
         return "\t"
-    if path.suffix in (".gz", ".zst"):
-        return ","
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline()
+    first = next(text(path, 1), "")
     counts = {mark: first.count(mark) for mark in SEPARATORS if mark in first}
     if "," in counts:
         return ","
     return max(counts, key=lambda mark: counts[mark], default=" " if " " in first.strip() else ",")
+
+
+def text(path: Path, count: int | None = None) -> Iterator[str]:
+    """Yields the lines of a file, or the first of them, unpacked; what is not UTF-8 is escaped (in zstd: replaced)."""
+    if _begins(path, ZSTD):  # only polars unpacks it
+        scanned = pl.scan_csv(
+            path,
+            has_header=False,
+            separator="\x01",
+            quote_char=None,
+            infer_schema=False,
+            encoding="utf8-lossy",
+        )
+        listed = (scanned if count is None else scanned.head(count)).collect().to_series().fill_null("")
+        yield from (f"{line}\n" for line in listed)
+        return
+    with io.TextIOWrapper(_open(path), "utf-8-sig", "surrogateescape", newline="") as file:
+        yield from islice(file, count)
+
+
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    """Returns the bytes of a file, unpacked where gzip packed it."""
+    return gzip.open(path) if _begins(path, GZIP) else path.open("rb")
+
+
+def _content(path: Path) -> bytes:
+    with _open(path) as file:
+        return file.read()
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark
 
 
 def _collect(scanned: pl.LazyFrame, columns: Sequence[str] | None) -> pl.DataFrame:
@@ -186,14 +218,14 @@ def _adjacency(path: Path, layout: Layout) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
     try:
-        text = pl.read_csv(path, has_header=False, separator="\x01", quote_char=None, infer_schema=False)
+        whole = pl.read_csv(path, has_header=False, separator="\x01", quote_char=None, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         raise _unreadable(path, layout, error) from None
-    line = pl.col(text.columns[0])
+    line = pl.col(whole.columns[0])
     if layout.separator in (None, " ", "\t"):
         line = line.str.strip_chars().str.replace_all(r"\s+", " ")
     split = line.str.split(layout.separator or " ") if layout.separator != "\t" else line.str.split(" ")
-    listed = text.with_row_index(ROW).select(
+    listed = whole.with_row_index(ROW).select(
         ROW, user=split.list.first(), item=split.list.slice(1), count=split.list.len()
     )
     return listed.filter(pl.col("count") > 1).select(ROW, "user", "item").explode("item")
@@ -226,36 +258,36 @@ def _spoilt_or_raise(
 def _records(path: Path, layout: Layout, last: int | None = None) -> Iterator[tuple[int, int, list[str]]]:
     """Yields the number, the last line and the fields of each record of a CSV file, headers left out."""
     quote = layout.quote
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(
-            file,
-            delimiter=separator(path, layout),
-            quotechar=quote or None,
-            quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
-        )
-        first = -1 if layout.has_header else 0
-        for number, fields in enumerate(reader, first):
-            if last is not None and number > last:
-                return
-            yield number, reader.line_num, fields
+    reader = csv.reader(
+        text(path),
+        delimiter=separator(path, layout),
+        quotechar=quote or None,
+        quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+    )
+    first = -1 if layout.has_header else 0
+    for number, fields in enumerate(reader, first):
+        if last is not None and number > last:
+            return
+        yield number, reader.line_num, fields
 
 
 def _spoilt(path: Path, layout: Layout) -> Iterator[Bad]:
     """Yields the rows that polars cannot read. `line` is that of the record."""
     if layout.of(path) == "jsonl":
-        for number, record in enumerate(path.read_bytes().splitlines(), 1):
-            reason = _json_problem(record)
+        for number, written in enumerate(_content(path).splitlines(), 1):
+            reason = _json_problem(written)
             if reason:
-                yield Bad(path, number, reason, record[:80].decode("utf-8", "replace"))
+                yield Bad(path, number, reason, written[:80].decode("utf-8", "replace"))
     elif layout.of(path) == "csv":
         width: int | None = None
+        mark = separator(path, layout)
         for _, line, fields in _records(path, layout):
             width = len(fields) if width is None else width
-            text = separator(path, layout).join(fields)
-            shown = text[:80].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            record = mark.join(fields)
+            shown = record[:80].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             if len(fields) > width:
                 yield Bad(path, line, f"{len(fields)} fields where there are {width} columns", shown)
-            elif any("\udc80" <= letter <= "\udcff" for letter in text):
+            elif any("\udc80" <= letter <= "\udcff" for letter in record):
                 yield Bad(path, line, "not UTF-8", shown)
 
 
@@ -277,13 +309,13 @@ def _readable(
     bad = {row.line for row in spoilt}
     if layout.of(path) == "jsonl":
         kept = [
-            (n, text)
-            for n, text in enumerate(path.read_bytes().splitlines())
-            if n + 1 not in bad and text.strip()
+            (n, record)
+            for n, record in enumerate(_content(path).splitlines())
+            if n + 1 not in bad and record.strip()
         ]
         if not kept:
             raise UserError(f"{path} has no row that can be read")
-        frame = pl.read_ndjson(io.BytesIO(b"\n".join(text for _, text in kept)), infer_schema_length=None)
+        frame = pl.read_ndjson(io.BytesIO(b"\n".join(record for _, record in kept)), infer_schema_length=None)
         chosen = frame if columns is None else frame.select(columns)
         return chosen.with_columns(pl.Series(ROW, [n for n, _ in kept], dtype=pl.UInt32))
     numbers = [number for number, line, _ in _records(path, layout) if line in bad]

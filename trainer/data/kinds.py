@@ -2,7 +2,15 @@
 
 import polars as pl
 
-from trainer.data.columns import BETWEEN, as_bag, as_text, as_vectors, epoch_seconds
+from trainer.data.columns import (
+    BETWEEN,
+    as_bag,
+    as_text,
+    as_vectors,
+    epoch_seconds,
+    readable,
+    written_as_days,
+)
 from trainer.data.interactions import FeatureKind
 
 EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
@@ -23,7 +31,9 @@ DISLIKES = (
 
 
 def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
-    """Returns the kind that values suggest (none for ids and empty columns), and the separator of a bag."""
+    """Returns the kind that values suggest (none for ids, empty columns and types not read), and the separator of a bag."""
+    if not readable(column.dtype):
+        return None, "|"
     known = (column if isinstance(column.dtype, pl.List | pl.Array) else as_text(column)).drop_nulls()
     if not len(known):
         return None, "|"
@@ -52,9 +62,10 @@ def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
 
 
 def like_times(known: pl.Series) -> bool:
-    """Returns whether all values are moments between 1980 and 2100."""
+    """Returns whether all values are moments between 1980 and 2100, or days written as numbers."""
     seconds = epoch_seconds(known)
-    return not seconds.null_count() and bool(seconds.is_between(EARLIEST, LATEST).all())
+    inside = written_as_days(known) or bool(seconds.is_between(EARLIEST, LATEST).all())
+    return not seconds.null_count() and inside
 
 
 def _repeats(known: pl.Series, mark: str) -> bool:
@@ -74,8 +85,7 @@ def _like_counts(number: pl.Series) -> bool:
 def _like_vectors(known: pl.Series) -> bool:
     """Returns whether texts or lists hold equally many numbers each, not all of them whole."""
     if isinstance(known.dtype, pl.List | pl.Array):
-        listed = known.cast(pl.List(pl.Float64), strict=False)
-        return known.dtype.inner.is_float() and listed.list.len().n_unique() == 1
+        return known.dtype.inner.is_float() and known.cast(pl.List(pl.Float64)).list.len().n_unique() == 1
     if not known[:100].str.contains(BETWEEN).all():
         return False
     vectors = as_vectors(known)

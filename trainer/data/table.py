@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from trainer.data import files
-from trainer.data.columns import Kind, convert
+from trainer.data.columns import Kind, convert, readable
 from trainer.data.files import ROW, Bad, Layout, Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
 from trainer.errors import UserError
@@ -84,8 +84,8 @@ class SideTable(Layout):
 class Table(Layout):
     """Interactions, one a row, in a file, a folder or a glob.
 
-    Times are ISO texts (UTC where they name no zone) or seconds, milli-, micro- or nanoseconds since 1970,
-    told by their size. Blank lines are ignored. An empty weight is 1.
+    Times are ISO texts (UTC where they name no zone), seconds, milli-, micro- or nanoseconds since 1970, told by
+    their size, or days such as 20240131. Blank lines are ignored. An empty weight is 1.
     """
 
     path: str
@@ -237,8 +237,12 @@ def _find_column(
         return there[list(TARGETS).index(role)] if len(there) > 1 else None
     found = usual_column(there, role)
     if found is None and needed:
+        header = where.removesuffix(f".columns.{role}").removesuffix(".id")
+        hint = (
+            f"; is the first line no header? ({header}.has_header=false)" if layout.of(path) == "csv" else ""
+        )
         raise UserError(
-            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}"
+            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}{hint}"
         )
     return found
 
@@ -265,6 +269,9 @@ def _typed(
     bad.extend(raw.spoilt)
     frame = raw.frame.filter(~pl.all_horizontal(pl.col(source).is_null()))
     raw = Raw(raw.path, raw.layout, frame, raw.spoilt)
+    for name, kind in kinds.values():
+        if not readable(frame[name].dtype, kind):
+            raise UserError(f"{path}: column {name!r} holds {frame[name].dtype}, which is not read as {kind}")
     typed = {target: convert(frame[name], kind, bag_separator) for target, (name, kind) in kinds.items()}
     good = pl.DataFrame({target: column.values for target, column in typed.items()})
     wrong = pl.DataFrame({target: column.bad for target, column in typed.items()})
