@@ -188,9 +188,8 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
         cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
         measured = cascade_choice.recalls(cascade, retriever, run.prepared)
         prepared = run.prepared
-        if (
-            settings.history == "all"
-        ):  # all is measured by now, so what is served may learn from the test's events
+        if settings.history == "all":
+            # All is measured by now, so what is served may learn from the test's events.
             prepared = run.prepared.with_test()
             blending.refit(retriever, run.config, prepared, run.workdir)
         serving = ServingModel(retriever, prepared, histories(prepared), kind, cascade, settings)

@@ -18,10 +18,11 @@ BLOCK = 1024  # users asked at a time
 class SimilarItems(tf.Module):
     """The items nearest to an item, as `Retriever.similar` compares them: one product with the index's own table."""
 
-    def __init__(self, retriever: Retriever, index: Any) -> None:
+    def __init__(self, retriever: Retriever, index: Any, vectors: Floats) -> None:
+        """Takes the index and the candidate vectors `[items, D]` that it was built over."""
         super().__init__()
         self.index, self.as_queries = index, retriever.similar
-        lengths = in_blocks(lambda rows: retriever.lengths(index.vectors.of(rows)), index.vectors.items)
+        lengths = in_blocks(lambda rows: retriever.lengths(tf.constant(vectors[rows])), len(vectors))
         self.lengths = tf.Variable(lengths, trainable=False)
 
     def top(self, items: tf.Tensor, k: tf.Tensor) -> Top:

@@ -73,7 +73,7 @@ class ServingModel(tf.Module):
         vectors = in_blocks(retriever.candidates, len(prepared.items))
         users = query_table(retriever, prepared, histories)
         self.index = index.build_index(tf.constant(vectors), users.sample(SAMPLE))
-        self.alike = SimilarItems(retriever, self.index)
+        self.alike = SimilarItems(retriever, self.index, vectors)
         self.alike_users = SimilarUsers(users, prepared) if settings.similar_users and users.fits else None
         self.left_out: dict[str, str] = {}  # signatures that are asked for and not there, with the reason
         if settings.similar_users and not users.fits:

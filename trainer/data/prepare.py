@@ -48,16 +48,15 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     items = Vocabulary.fit(parts.train.frame["item_id"], _catalogue(dataset.items, dataset.schema.item))
     raw = RawFeatures.of(dataset, users, items)
     code = Coding(users, items, settings, dataset.schema.context, raw)
-    train, validation, test = _coded(parts, code)
-    newcomers = _strangers(users, [parts.validation.frame["user_id"], parts.test.frame["user_id"]])
-    everyone = Vocabulary((*users.values, *newcomers), users.trained)
+    wide = _with_strangers(parts, code)
+    train, validation, test = _coded(parts, wide)
     liked, negative = liked_and_disliked(train, settings.min_rating)
     if not len(liked):
         raise UserError(f"{_filters(settings)} leaves no training event")
     begun = _merge(train, validation)
     before_test, everything = (
         [_known(side, among, items) for side in liked_and_disliked(events, settings.min_rating)]
-        for events, among in ((begun, users), (_merge(begun, test), everyone))
+        for events, among in ((begun, users), (_merge(begun, test), wide.users))
     )
     method = resolve(dataset, settings.split.method)
     comparable = method == "leave_last_out" and not _filters(settings)
@@ -83,7 +82,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         negative_before_test=before_test[1],
         negative_everything=everything[1],
         liked=likes(train, settings.min_rating)[0],
-        newcomers=newcomers,
+        newcomers=wide.users.values[len(users.values) :],
     )
     left_out = _filters(settings)
     if not len(prepared.test):
@@ -117,29 +116,27 @@ def _catalogue(corpus: Corpus, features: tuple[Feature, ...]) -> Iterable[str]:
     return corpus.frame[corpus.id_column].to_list() if features else ()
 
 
+def _with_strangers(parts: Splits, code: Coding) -> Coding:
+    """Returns the coding that gives ids outside the vocabularies rows after theirs, to stay apart."""
+    later = [parts.validation.frame, parts.test.frame]
+
+    def wider(vocabulary: Vocabulary, column: str) -> Vocabulary:
+        asked = pl.concat([frame[column] for frame in later]).unique()
+        strangers = asked.filter(pl.Series(vocabulary.encode(asked) == UNKNOWN)).sort().to_list()
+        return Vocabulary((*vocabulary.values, *strangers), vocabulary.trained)
+
+    return replace(code, users=wider(code.users, "user_id"), items=wider(code.items, "item_id"))
+
+
 def _coded(parts: Splits, code: Coding) -> tuple[Events, Events, Events]:
-    """Returns the parts as events. Ids outside the vocabularies get rows after theirs, to stay apart."""
+    """Returns the parts as events."""
     frames = [parts.train, parts.validation, parts.test]
-    wide = replace(
-        code,
-        users=_with_strangers(code.users, [part.frame["user_id"] for part in frames[1:]]),
-        items=_with_strangers(code.items, [part.frame["item_id"] for part in frames[1:]]),
-    )
     first = np.cumsum([0, *(len(part) for part in frames)])
     timed = all(part.has_time or not len(part) for part in frames)
     train, validation, test = (
-        _events(part, wide, int(start), timed) for part, start in zip(frames, first[:-1], strict=True)
+        _events(part, code, int(start), timed) for part, start in zip(frames, first[:-1], strict=True)
     )
     return train, validation, test
-
-
-def _with_strangers(vocabulary: Vocabulary, columns: Iterable[pl.Series]) -> Vocabulary:
-    return Vocabulary((*vocabulary.values, *_strangers(vocabulary, columns)), vocabulary.trained)
-
-
-def _strangers(vocabulary: Vocabulary, columns: Iterable[pl.Series]) -> tuple[str, ...]:
-    asked = pl.concat(list(columns)).unique()
-    return tuple(asked.filter(pl.Series(vocabulary.encode(asked) == UNKNOWN)).sort().to_list())
 
 
 def _events(part: Interactions, code: Coding, first: int, timed: bool) -> Events:
