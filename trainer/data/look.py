@@ -1,0 +1,141 @@
+"""What is seen of one file of a stranger: its layout, a sample of its rows, and which columns have a role."""
+
+import csv
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trainer.data import files
+from trainer.data.columns import as_text, convert, readable, written_as_days
+from trainer.data.files import ROW, Layout
+from trainer.data.kinds import like_times
+from trainer.data.table import KINDS, USUAL, usual_column
+from trainer.errors import UserError
+
+SAMPLE = 50_000  # rows that are looked at
+REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
+SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one file."""
+
+    path: str
+    layout: dict[str, Any]  # the settings of its layout that are not the defaults
+    sample: pl.DataFrame
+    roles: dict[str, str]  # role -> column
+    notes: list[str] = field(default_factory=list)
+
+
+def look(path: str) -> Look:
+    """Returns what the first rows of a path's first file show."""
+    first = files.find(path)[0]
+    settings = layout_of(first)
+    layout = Layout(**settings)
+    there = files.names(first, layout)
+    raw = files.read(first, layout, there, skip=True)
+    if raw.spoilt and not raw.frame.height:
+        raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
+    sample = raw.frame.head(SAMPLE).drop(ROW)
+    roles = {role: name for role in USUAL if (name := usual_column(there, role)) is not None}
+    notes = []
+    if raw.spoilt:
+        notes.append(f"rows that cannot be read: {len(raw.spoilt):,}; {SKIPS}; the first is {raw.spoilt[0]}")
+    if not layout.has_header:
+        roles = _by_values(sample)
+        notes.append("the file has no header: which column is what was guessed from the values")
+    for name in there:
+        first_name = REPEATED.sub("", name)
+        if first_name != name and first_name in there and first_name.strip():
+            notes.append(f"the header has {first_name!r} more than once: a later column is read as {name!r}")
+    for role, name in list(roles.items()):
+        dtype = sample[name].dtype
+        if readable(dtype, KINDS[role]):
+            continue
+        if role in ("user", "item"):
+            raise UserError(f"{first}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
+        del roles[role]
+        notes.append(f"column {name!r} is not the {role}: it holds {dtype}")
+    for name in (roles[role] for role in ("user", "item") if role in roles):
+        ids = as_text(sample[name])
+        around = ids.filter(ids != ids.str.strip_chars())
+        if len(around):
+            notes.append(
+                f"column {name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
+            )
+    if "timestamp" in roles:
+        notes += of_times(sample[roles["timestamp"]]) + of_no_times(sample[roles["timestamp"]])
+    return Look(path, settings, sample, roles, notes)
+
+
+def of_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of how a column of times is read."""
+    if written_as_days(column):
+        return [f"column {column.name!r} is read as days, such as 20240131 (midnight, UTC)"]
+    return []
+
+
+def of_no_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of the rows whose events' time cannot be read."""
+    typed = convert(column, "timestamp")
+    wrong = column.filter(typed.bad)
+    if not len(wrong):
+        return []
+    return [
+        f"column {column.name!r} in {len(wrong):,} of the rows seen: {typed.reason}, {wrong[0]!r}; {SKIPS}"
+    ]
+
+
+def layout_of(path: Path) -> dict[str, Any]:
+    """Returns the layout settings of a file that differ from the defaults."""
+    if Layout().of(path) != "csv":
+        return {}
+    mark = files.separator(path, Layout())
+    lines = [line.rstrip("\r\n").split(mark) for line in files.text(path, 50)]
+    if not lines:
+        return {}
+    if lines[0][0].startswith("#") and (mark == " " or len(lines[0]) == 1):
+        raise UserError(f"{path} begins with a comment, {mark.join(lines[0])[:80]!r}; take it out")
+    if mark == " " and len({len(line) for line in lines}) > 1:
+        return {"format": "adjacency"}
+    settings: dict[str, Any] = {}
+    suffix = files.suffix(path)
+    if suffix not in (".csv", ".tsv", ".tab") or (mark == "\t") != (suffix != ".csv"):
+        settings |= {"format": "tsv"} if mark == "\t" else {"separator": mark}
+    if _are_values(next(csv.reader([mark.join(lines[0])], delimiter=mark))):
+        settings["has_header"] = False
+    return settings
+
+
+def _are_values(first: list[str]) -> bool:
+    """Returns whether the fields of a first line are no names: numbers, or one of them twice and none a usual name."""
+    if first and all(_is_number(value) for value in first[:2]):
+        return True
+    written = [value for value in first if value.strip()]
+    return len(set(written)) < len(written) and all(usual_column(first, role) is None for role in USUAL)
+
+
+def _by_values(sample: pl.DataFrame) -> dict[str, str]:
+    """Returns the roles of columns without names: user, item, then what looks like a time and a rating."""
+    names = sample.columns
+    roles = dict(zip(("user", "item"), names, strict=False))
+    for name in names[2:]:
+        known = as_text(sample[name]).drop_nulls()
+        numeric = len(known) and not known.cast(pl.Float64, strict=False).null_count()
+        if numeric and like_times(known):
+            roles.setdefault("timestamp", name)
+        elif numeric and known.n_unique() <= 100:
+            roles.setdefault("rating", name)
+    return roles
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
