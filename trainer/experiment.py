@@ -17,6 +17,7 @@ from trainer.data.interactions import Dataset
 from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 from trainer.evaluate import Report, evaluate_retrieval, gate
+from trainer.features import unread
 from trainer.joint import train_joint
 from trainer.measurement import (
     Metrics,
@@ -112,6 +113,8 @@ def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = Fal
 
 
 def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared, reporter: Reporter) -> Run:
+    for line in unread(prepared):
+        reporter.say(line)
     reporter.say(
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
         f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"

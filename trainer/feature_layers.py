@@ -13,8 +13,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 BUCKETS = 16  # quantile buckets of a number
-MAX_LABELS = 16  # labels of a bag, or words of a text, that are read
-MAX_IDS = 50  # related ids that are read
 MAX_GRAMS = 64  # n-grams of a text that are read
 GRAM_BUCKETS = 20_000  # rows that n-grams are hashed to
 DAY = 86_400.0
@@ -46,7 +44,7 @@ class Labels(tf.keras.layers.Layer):
         """Returns the label rows int32 `[rows, width]` of strings `[rows]`: 0 padding, 1 unknown or missing."""
         dense = raw[:, None]
         if self.reading != "label":
-            labels = words(raw) if self.reading == "words" else tf.strings.split(raw, "|")
+            labels = words(raw, self.width) if self.reading == "words" else tf.strings.split(raw, "|")
             dense = labels.to_tensor("", shape=[None, self.width])
         rows = tf.cast(self.lookup(dense), tf.int32) + 1
         rows = tf.where((dense == "") | ((rows == 1) & (self.reading == "ids")), 0, rows)
@@ -196,9 +194,9 @@ class Time(tf.keras.layers.Layer):
         return self.linear(encoded)
 
 
-def words(raw: tf.Tensor) -> tf.RaggedTensor:
-    """Returns the first words of texts `[rows]`, lower-case, without punctuation."""
-    return tf.strings.split(_clean(raw))[:, :MAX_LABELS]
+def words(raw: tf.Tensor, limit: int) -> tf.RaggedTensor:
+    """Returns the first `limit` words of texts `[rows]`, lower-case, without punctuation."""
+    return tf.strings.split(_clean(raw))[:, :limit]
 
 
 def grams(raw: tf.Tensor, length: int) -> tf.RaggedTensor:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import tensorflow as tf
 
 from trainer.data.examples import Prepared
-from trainer.data.interactions import Feature, FeatureKind
+from trainer.data.interactions import LIMITS, Feature, FeatureKind, FeatureSettings
 from trainer.errors import UserError
-from trainer.feature_layers import MAX_IDS, MAX_LABELS, Labels, Number, Text, Time, Vector, words
+from trainer.feature_layers import Labels, Number, Text, Time, Vector, words
 
 MAX_WORDS = 20_000  # distinct words of a text feature
 MIN_ITEMS = 2  # times that a word must occur to be known
+_COUNTED = {"text": "words", "bag": "labels", "ids": "ids"}
 OTHERS = ("id", "history")  # what a tower fuses beside features
 
 Raw = npt.NDArray[np.generic] | Sequence[Sequence[str]]
@@ -119,14 +121,12 @@ def shared_layers(prepared: Prepared, dimension: int) -> dict[str, Any]:
             raise UserError(
                 f"the vectors that share {name!r} are of different lengths: they cannot share a layer"
             )
-    return {
-        name: make(feature.kind, dimension, np.concatenate(training[name]), feature.ngrams)
-        for name, feature in first.items()
-    }
+    return {name: make(feature, dimension, np.concatenate(training[name])) for name, feature in first.items()}
 
 
-def make(kind: FeatureKind, dimension: int, training: Values, ngrams: int = 0) -> Any:
-    """Returns the layer for a kind of feature, fitted on the raw training values `[rows]` of `as_raw`."""
+def make(feature: FeatureSettings, dimension: int, training: Values) -> Any:
+    """Returns the layer that reads a feature, fitted on the raw training values `[rows]` of `as_raw`."""
+    kind = feature.kind
     if kind in ("number", "count"):
         return Number(dimension, training.astype(np.float64), log=kind == "count")
     if kind == "time":
@@ -136,11 +136,10 @@ def make(kind: FeatureKind, dimension: int, training: Values, ngrams: int = 0) -
     if kind == "category":
         return Labels(dimension, _frequent(training), 1, "label")
     if kind == "text":
-        read = _text(dimension, training)
-        return Text(dimension, read, ngrams, training.tolist()) if ngrams else read
+        read = _text(dimension, training, feature.most)
+        return Text(dimension, read, feature.ngrams, training.tolist()) if feature.ngrams else read
     bags = [bag.split("|") for bag in training]
-    most = MAX_IDS if kind == "ids" else MAX_LABELS
-    width = min(most, max((len(bag) for bag in bags), default=1))
+    width = min(feature.most, max((len(bag) for bag in bags), default=1))
     vocabulary = _frequent([label for bag in bags for label in bag])
     return Labels(dimension, vocabulary, max(width, 2), "ids" if kind == "ids" else "labels")
 
@@ -162,6 +161,40 @@ def as_raw(kind: FeatureKind, values: Raw) -> Values:
     return np.array(["" if value is None else str(value) for value in values], dtype=object)
 
 
+def unread(prepared: Prepared) -> list[str]:
+    """Returns a line about every feature of which some rows are longer than what is read of them."""
+    schema = prepared.schema
+    sides = (
+        ("user", schema.user, prepared.user_features),
+        ("item", schema.item, prepared.item_features),
+        ("context", schema.context, prepared.train.context),
+    )
+    lines = []
+    for side, features, raw in sides:
+        for feature in features:
+            if feature.kind not in LIMITS:
+                continue
+            lengths = _lengths(feature.kind, as_raw(feature.kind, raw[feature.name]))
+            longer = int((lengths > feature.most).sum())
+            if longer:
+                lines.append(
+                    f"{side} feature {feature.name!r}: the first {feature.most} {_COUNTED[feature.kind]} are read; "
+                    f"{longer:,} of {len(lengths):,} rows have more, up to {lengths.max():,} (its setting: limit)"
+                )
+    return lines
+
+
+def _lengths(kind: FeatureKind, values: Values) -> npt.NDArray[np.int64]:
+    """Returns how many words, labels or ids each of the values `[rows]` of `as_raw` has, about."""
+    column = pl.Series(values, dtype=pl.String)
+    parts = (
+        column.str.count_matches(r"\S+")
+        if kind == "text"
+        else column.str.count_matches("|", literal=True) + 1
+    )
+    return parts.to_numpy().astype(np.int64)
+
+
 def missing(spec: tf.TensorSpec, rows: Any) -> tf.Tensor:
     """Returns raw values of a layer's `raw_spec` that say nothing; `rows` is the shape `[1]` of their first axis."""
     shape = tf.concat([rows, spec.shape[1:]], axis=0)
@@ -175,11 +208,11 @@ def _part_names(features: Sequence[Feature], taken: Sequence[str], prefix: str) 
 def _layer(feature: Feature, dimension: int, training: Values, shared: Mapping[str, Any] | None) -> Any:
     if feature.shares is not None and shared is not None:
         return shared[feature.shares]
-    return make(feature.kind, dimension, training, feature.ngrams)
+    return make(feature, dimension, training)
 
 
-def _text(dimension: int, training: Values) -> Labels:
-    texts = words(tf.constant(training, tf.string))
+def _text(dimension: int, training: Values, limit: int) -> Labels:
+    texts = words(tf.constant(training, tf.string), limit)
     counts = Counter(texts.flat_values.numpy().tolist())
     known = {
         word.decode(): count for word, count in counts.items() if count >= MIN_ITEMS

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
-from trainer.data.interactions import Feature, FeatureKind, Schema
+from trainer import features as kinds
+from trainer.data.interactions import LIMITS, Feature, FeatureKind, FeatureSettings, Schema
 from trainer.errors import UserError
-from trainer.feature_layers import BUCKETS, GRAM_BUCKETS, MAX_IDS, MAX_LABELS, grams
-from trainer.features import ContextFeatures, StaticFeatures, as_raw, make, missing, shared_layers
+from trainer.feature_layers import BUCKETS, GRAM_BUCKETS, grams
+from trainer.features import ContextFeatures, StaticFeatures, as_raw, missing, shared_layers, unread
 
 NAN = math.nan
 PADDING, UNKNOWN = 0, 1  # rows of a label embedding; the vocabulary follows, the most frequent first
@@ -20,6 +21,10 @@ PADDING, UNKNOWN = 0, 1  # rows of a label embedding; the vocabulary follows, th
 
 def strings(*values):
     return np.array(values, dtype=object).astype(str)
+
+
+def make(kind, dimension, training, **settings):
+    return kinds.make(FeatureSettings(kind=kind, **settings), dimension, training)
 
 
 def encoded(tower, *values):
@@ -71,7 +76,26 @@ def test_text_is_lower_case_words_without_punctuation():
 
 def test_a_text_is_cut_at_its_first_words():
     tower = make("text", 4, strings(" ".join(["a"] * 50), " ".join(["a"] * 50)))
-    assert encoded(tower, " ".join(["a"] * 90)).tolist() == [[2] * MAX_LABELS]
+    assert encoded(tower, " ".join(["a"] * 90)).tolist() == [[2] * LIMITS["text"]]
+
+
+@pytest.mark.parametrize(("kind", "between"), [("text", " "), ("bag", "|"), ("ids", "|")])
+def test_the_limit_says_how_much_of_a_row_is_read(kind, between):
+    long = between.join(["a"] * 50)
+    tower = make(kind, 4, strings(long, long), limit=40)
+    assert encoded(tower, between.join(["a"] * 90)).tolist() == [[2] * 40]
+
+
+def test_what_is_longer_than_what_is_read_is_told(make_prepared):
+    features = (Feature(name="about", kind="text", limit=3), Feature(name="tags", kind="bag"))
+    columns = {
+        "about": ["", "one two", "one two three four", "five, words: stand in here"],
+        "tags": [[], ["a"], ["b"], []],
+    }
+    prepared = make_prepared([[1, 2, 3], [2, 1, 3]], schema=Schema(item=features), item_features=columns)
+    assert unread(prepared) == [
+        "item feature 'about': the first 3 words are read; 2 of 4 rows have more, up to 5 (its setting: limit)"
+    ]
 
 
 def test_texts_without_a_word_in_common_are_unknown():
@@ -190,10 +214,10 @@ def test_ids_pass_over_the_unknown():
 
 
 def test_more_related_ids_than_are_read():
-    many = "|".join(f"u{number}" for number in range(MAX_IDS + 9))
+    many = "|".join(f"u{number}" for number in range(LIMITS["ids"] + 9))
     tower = make("ids", 2, strings(many))
     found = encoded(tower, many)
-    assert found.shape == (1, MAX_IDS) and (found > UNKNOWN).all()
+    assert found.shape == (1, LIMITS["ids"]) and (found > UNKNOWN).all()
 
 
 def test_a_vector_is_centred_and_scaled_and_its_absence_told():
@@ -325,7 +349,7 @@ def test_every_kind_is_tested():
 
 def with_missing(kind, ngrams=0):
     """A fitted layer, and its raw values with two missing ones behind them, filled in by its spec."""
-    tower = make(kind, 4, KINDS[kind], ngrams)
+    tower = make(kind, 4, KINDS[kind], ngrams=ngrams)
     raw = tf.cast(tf.constant(KINDS[kind]), tower.raw_spec.dtype)
     return tower, tf.concat([raw, missing(tower.raw_spec, tf.constant([2]))], axis=0)
 

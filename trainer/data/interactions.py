@@ -18,6 +18,13 @@ REQUIRED = ("user_id", "item_id")
 RESERVED = ("user_id", "item_id", "timestamp", "rating", "weight")
 
 
+LIMITS = {
+    "text": 16,
+    "bag": 16,
+    "ids": 50,
+}  # words, labels and ids of a row that are read, unless settings say
+
+
 class FeatureSettings(Settings):
     """What a column is.
 
@@ -34,6 +41,9 @@ class FeatureSettings(Settings):
         0, ge=0, le=8
     )  # of a text: letters of the pieces that are read beside its words; 0: none
     of: Literal["user", "item"] | None = None  # of ids: whose they are; None: of the table that they stand in
+    limit: int | None = Field(
+        None, ge=1, le=1_000
+    )  # how many words of a text, labels of a bag, or ids are read, the first ones; None: 16, of ids 50
 
     @model_validator(mode="after")
     def _fitting(self) -> "FeatureSettings":
@@ -41,7 +51,14 @@ class FeatureSettings(Settings):
             raise ValueError(f"ngrams are of texts, and this is of kind {self.kind!r}")
         if self.of and self.kind != "ids":
             raise ValueError(f"of={self.of!r} is for ids, and this is of kind {self.kind!r}")
+        if self.limit is not None and self.kind not in LIMITS:
+            raise ValueError(f"limit is of {', '.join(LIMITS)}, and this is of kind {self.kind!r}")
         return self
+
+    @property
+    def most(self) -> int:
+        """How many words, labels or ids of a row are read; of other kinds there is one value."""
+        return self.limit or LIMITS.get(self.kind, 1)
 
 
 def _from_kind(value: Any) -> Any:
@@ -78,10 +95,10 @@ class Schema(Settings):
             if feature.shares is None:
                 continue
             other = first.setdefault(feature.shares, feature)
-            if (other.kind, other.ngrams) != (feature.kind, feature.ngrams):
+            if (other.kind, other.ngrams, other.most) != (feature.kind, feature.ngrams, feature.most):
                 raise UserError(
-                    f"features {other.name!r} and {feature.name!r} share {feature.shares!r}: they need the same kind and "
-                    "the same ngrams"
+                    f"features {other.name!r} and {feature.name!r} share {feature.shares!r}: they need the same kind, the "
+                    "same ngrams and the same limit"
                 )
         return self
 

@@ -215,7 +215,7 @@ def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) 
     made = []
     for name, one in sorted(declared.items()):
         of = (one.of or table) if one.kind == "ids" else None
-        made.append(Feature(name=name, kind=one.kind, shares=one.shares, ngrams=one.ngrams, of=of))
+        made.append(Feature(name=name, **one.model_copy(update={"of": of}).model_dump()))
     return tuple(made)
 
 
