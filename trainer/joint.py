@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.fit import FitPlan, Metrics, fit, prepare_fit
+from trainer.fit import FitPlan, FittedModel, Metrics, fit, prepare_fit
 from trainer.input_pipeline import Batch
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
@@ -17,7 +16,7 @@ from trainer.train_ranking import build_ranking, validator
 from trainer.train_retrieval import build_retrieval, describe_rows
 
 
-class JointModel(tfrs.Model):
+class JointModel(FittedModel):
     """Both models under one optimizer: loss = (1 - ranking_weight) * retrieval + ranking_weight * ranking."""
 
     def __init__(self, retrieval: RetrievalModel, ranking: RankingModel, ranking_weight: float) -> None:
@@ -31,13 +30,10 @@ class JointModel(tfrs.Model):
         of_retrieval = self.retrieval.compute_loss(inputs["retrieval"], training)
         with self.retrieval.retriever.embedding.step():  # the ids are shared
             of_ranking = self.ranking.compute_loss(inputs["ranking"], training)
-        return (1 - self.ranking_weight) * of_retrieval + self.ranking_weight * of_ranking
-
-    @property
-    def bad_step(self) -> int:
-        """Returns the first step at which either loss was not finite, -1 where there is none."""
-        noted = [int(model.bad_step) for model in (self.retrieval, self.ranking)]
-        return min((step for step in noted if step >= 0), default=-1)
+        loss = (1 - self.ranking_weight) * of_retrieval + self.ranking_weight * of_ranking
+        if training:
+            self.note(loss)
+        return loss
 
 
 def train_joint(

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from trainer import losses
 from trainer.data.examples import Prepared
 from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
+from trainer.fit import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.negatives import Hard, Sampler
 from trainer.registry import build
@@ -20,7 +20,7 @@ from trainer.settings import RetrievalSettings
 from trainer.similarity import candidate_side
 
 
-class RetrievalModel(tfrs.Model):
+class RetrievalModel(FittedModel):
     """Two towers and their loss. Batches hold single events with their histories, or whole sequences where the encoder reads those."""
 
     def __init__(self, settings: RetrievalSettings, prepared: Prepared, seed: int) -> None:
@@ -61,8 +61,6 @@ class RetrievalModel(tfrs.Model):
             if len(against.items) and settings.dislike_weight
             else None
         )
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
 
     @property
     def by_sequence(self) -> bool:
@@ -108,7 +106,8 @@ class RetrievalModel(tfrs.Model):
         mask = None if self.corrected and not self.settings.mask_positives else self._mask(asked)
         loss = self.task(queries, positives, negatives, tf.gather(counts, places[:size]), mask) + against
         loss = tf.reduce_sum(loss * asked.weight) / tf.maximum(tf.cast(size, tf.float32), 1.0)
-        self._note(loss, training)
+        if training:
+            self.note(loss)
         return loss
 
     def _read_events(self, inputs: Batch, seed: tf.Tensor, training: bool) -> "Asked":
@@ -237,13 +236,6 @@ class RetrievalModel(tfrs.Model):
     def _dropped(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         keep = tf.random.stateless_uniform(tf.shape(rows), seed) >= self.settings.id_dropout
         return tf.where(keep, rows, 0)
-
-    def _note(self, loss: tf.Tensor, training: bool) -> None:
-        if not training:
-            return
-        bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
-        self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
-        self.step.assign_add(1)
 
 
 @dataclass(frozen=True)

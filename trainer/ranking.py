@@ -10,6 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from trainer.data.examples import Floats, Ints, Prepared
 from trainer.features import ContextFeatures, StaticFeatures, missing, shared_layers
+from trainer.fit import FittedModel
 from trainer.input_pipeline import Batch, context_key
 from trainer.past import Past
 from trainer.registry import build
@@ -208,7 +209,7 @@ class RankingNetwork(tf.keras.Model):
         )
 
 
-class RankingModel(tfrs.Model):
+class RankingModel(FittedModel):
     """The network with its tasks: one `tfrs.tasks.Ranking` a target."""
 
     def __init__(self, network: RankingNetwork, seed: int, past: Past | None = None) -> None:
@@ -219,8 +220,6 @@ class RankingModel(tfrs.Model):
         self.settings = network.settings
         self.seed = seed
         self.tasks = {target.name: _task(target) for target in self.settings.targets}
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """Returns the targets' losses, weighted and summed; events without a label have no part in it."""
@@ -239,9 +238,7 @@ class RankingModel(tfrs.Model):
             )
             loss += target.weight * task_loss
         if training:
-            bad = ~tf.math.is_finite(loss) & (self.bad_step < 0)
-            self.bad_step.assign(tf.where(bad, self.step, self.bad_step))
-            self.step.assign_add(1)
+            self.note(loss)
         return loss
 
 

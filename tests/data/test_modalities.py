@@ -217,7 +217,9 @@ def test_wrong_settings_of_a_feature_are_named(load, feature, message):
 
 
 def test_only_like_shares_with_like(load):
-    with pytest.raises(UserError, match="'title' and 'query' share 'words': they need the same kind, the same ngrams"):
+    with pytest.raises(
+        UserError, match="'title' and 'query' share 'words': they need the same kind, the same ngrams"
+    ):
         load(
             "item,title\na,Red\nb,Blue\n",
             {"title": {"kind": "text", "shares": "words"}},
