@@ -90,6 +90,7 @@ class ServingModel(tf.Module):
         items, lists = {"item_id": STRINGS}, {"k": COUNTS, "exclude": STRING_LISTS}
         wishes = {"allow": STRING_LISTS, "category": STRING_LISTS, "diversity": DIALS, "popularity": DIALS}
         taken = {**user, **history, **lists, **wishes}
+        free = {beside_wishes(name): spec for name, spec in self.context.items()}
         made = {
             "serving_default": self._trace(self.serving_default, **user),
             "recommend": self._trace(self.recommend, **user, **lists),
@@ -97,6 +98,7 @@ class ServingModel(tf.Module):
             "recommend_with": self._trace(self.recommend_with, **taken),
             "retrieve": self._trace(self.retrieve, **user, **lists),
             "rank": self._trace(self.rank, **user, item_id=STRING_LISTS),
+            "rank_with": self._trace(self.rank_with, **user, **history, item_id=STRING_LISTS, **free),
             "explain": self._trace(self.explain, **user, **items, **history),
             "embed_users": self._trace(self.embed_users, **user),
             "embed_histories": self._trace(self.embed_histories, **history),
@@ -106,7 +108,6 @@ class ServingModel(tf.Module):
             "history": self._trace(self.history, **user, k=COUNTS),
         }
         if self.context:
-            free = {beside_wishes(name): spec for name, spec in self.context.items()}
             made["recommend_in_context"] = self._trace(
                 self.recommend_in_context, **user, **lists, **self.context
             )
@@ -152,8 +153,7 @@ class ServingModel(tf.Module):
         category. `popularity` times the log of an item's popularity is added to its score (below 0: less of the popular), and
         `diversity` (0 to 1) orders the best of the list so that it repeats itself less. All items are scored, whatever the index.
         """
-        names = {name if name in self.context else name.removeprefix(CONTEXT): name for name in context}
-        request = self.request(user_id, {own: context[name] for own, name in names.items()}, history)
+        request = self.request(user_id, self._own_names(context), history)
         return self._answer(request, k, exclude, Wish(allow, category, diversity, popularity))
 
     def retrieve(self, user_id: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor) -> Answer:
@@ -165,12 +165,13 @@ class ServingModel(tf.Module):
 
     def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> Answer:
         """Scores the given candidates for each user: by the ranking model, else by retrieval."""
-        request, items = self.request(user_id), self._rows(self.item_lookup, item_id)
-        if self.cascade.ranker is None:
-            scores = score_some(self._queries(request), self.index.vectors.of(items))
-        else:
-            scores = self.cascade.deep(request, items)
-        return {"score": tf.where(item_id == "", LOWEST, scores)}
+        return self._ranked(self.request(user_id), item_id)
+
+    def rank_with(
+        self, user_id: tf.Tensor, history: tf.Tensor, item_id: tf.Tensor, **context: tf.Tensor
+    ) -> Answer:
+        """Scores the given candidates as `rank` does, after a history that a request brings, and in its context."""
+        return self._ranked(self.request(user_id, self._own_names(context), history), item_id)
 
     def explain(self, user_id: tf.Tensor, item_id: tf.Tensor, history: tf.Tensor) -> Answer:
         """Tells what pulled an item up: retrieval's score by part of the model, by event of the history and by feature.
@@ -253,6 +254,14 @@ class ServingModel(tf.Module):
             top = diversified(top, self.index.vectors, wish.diversity, width)
         return self._listed((top[0][:, :width], top[1][:, :width]), k) | {"path": self._path(request)}
 
+    def _ranked(self, request: Request, item_id: tf.Tensor) -> Answer:
+        items = self._rows(self.item_lookup, item_id)
+        if self.cascade.ranker is None:
+            scores = score_some(self._queries(request), self.index.vectors.of(items))
+        else:
+            scores = self.cascade.deep(request, items)
+        return {"score": tf.where(item_id == "", LOWEST, scores)}
+
     def candidates(self, request: Request, exclude: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns the first stage's rows and scores `[batch, k]`, without the history and without the ids of `exclude`."""
         top: Top = self.index.top(self._queries(request), self._excluded(request, exclude), k)
@@ -308,6 +317,13 @@ class ServingModel(tf.Module):
     def _path(self, request: Request) -> tf.Tensor:
         found = self.path(request.user, request.history, self._encoded(request))
         return tf.gather(tf.constant(PATHS), found)
+
+    def _own_names(self, context: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the context columns by their own names, which in a request with wishes may have a prefix."""
+        return {
+            name if name in self.context else name.removeprefix(CONTEXT): column
+            for name, column in context.items()
+        }
 
     def _encoded(self, request: Request) -> dict[str, tf.Tensor]:
         """Returns the context as the towers read it, missing where the request has none."""

@@ -108,14 +108,18 @@ class Client(ABC):
             start += rows
         return columns
 
-    async def _recommended(
-        self, signature: str, inputs: Mapping[str, Column], target: Target, contexts: Sequence[Context] | None
+    async def _in_context(
+        self,
+        signature: str,
+        inputs: Mapping[str, Column],
+        outputs: tuple[str, ...],
+        target: Target,
+        contexts: Sequence[Context] | None,
     ) -> dict[str, list[Any]]:
-        """The items, scores and paths of a recommending signature, in the context of each row where there is one.
+        """The named outputs of a signature, in the context of each row where there is one.
 
         What a model's context columns are, its metadata says; they are asked for again when they may have changed.
         """
-        outputs = ("item_id", "score", "path")
         if not contexts:
             return await self._predict(signature, inputs, outputs, target)
         known = self._context_columns.get(target)
@@ -128,7 +132,7 @@ class Client(ABC):
             self._context_columns.pop(target, None)
             if known is None:
                 raise
-        return await self._recommended(signature, inputs, target, contexts)
+        return await self._in_context(signature, inputs, outputs, target, contexts)
 
     def _target_of(self, user_id: str | None = None) -> Target:
         """The version or label that answers this user, or a call that no user makes; logs the arm."""

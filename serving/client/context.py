@@ -11,7 +11,12 @@ Context: TypeAlias = Mapping[str, object]
 """Column -> value of one request; None, and a column left out, say nothing. Several labels of one column are a list."""
 
 _PLAIN, _WITH_WISHES = "recommend_in_context", "recommend_with_context"
-_SIGNATURES = {"recommend": _PLAIN, "recommend_history": _WITH_WISHES, "recommend_with": _WITH_WISHES}
+_SIGNATURES = {
+    "recommend": _PLAIN,
+    "recommend_history": _WITH_WISHES,
+    "recommend_with": _WITH_WISHES,
+    "rank_with": "rank_with",
+}
 _REQUEST = {"user_id", "k", "exclude"}
 NO_WISHES = {"allow": (), "category": (), "diversity": 0.0, "popularity": 0.0}
 _NOBODY = {"user_id": "", **NO_WISHES}
@@ -39,7 +44,7 @@ class ContextColumns:
             columns |= {name: [nothing] * len(contexts) for name, nothing in _NOBODY.items()}
         doubles = set()
         for name, spec in self.specs.items():
-            sent = f"context_{name}" if chosen == _WITH_WISHES and name in _TAKEN else name
+            sent = f"context_{name}" if chosen != _PLAIN and name in _TAKEN else name
             columns[sent] = [_value(spec, context.get(name)) for context in contexts]
             doubles |= {sent} if spec.dtype == "DT_DOUBLE" else set()
         return chosen, columns, frozenset(doubles)

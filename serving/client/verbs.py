@@ -69,7 +69,9 @@ async def recommend(
         "diversity": [a_dial("diversity", diversity)],
         "popularity": [a_dial("popularity", popularity)],
     }
-    outputs = await self._recommended("recommend_with", inputs, self._target_of(user_id), each(context, 1))
+    outputs = await self._in_context(
+        "recommend_with", inputs, _LISTED, self._target_of(user_id), each(context, 1)
+    )
     return _ranked(*(outputs[name][0] for name in _LISTED))
 
 
@@ -107,7 +109,7 @@ async def recommend_many(
     for target, places in self._targets(users, count):
         part = {name: [column[place] for place in places] for name, column in inputs.items()}
         given = None if contexts is None else [contexts[place] for place in places]
-        outputs = await self._recommended(signature, part, target, given)
+        outputs = await self._in_context(signature, part, _LISTED, target, given)
         for place, *row in zip(places, *(outputs[name] for name in _LISTED), strict=True):
             found[place] = _ranked(*row)
     return found
@@ -153,13 +155,26 @@ async def similar_items(self: Client, item_id: str, k: int = 10) -> list[Recomme
     return _ranked(outputs["item_id"][0], outputs["score"][0])
 
 
-async def rank(self: Client, user_id: str, item_ids: Sequence[str]) -> list[Recommendation]:
-    """The given items with the ranking model's scores, best first; ties stay in the order given."""
+async def rank(
+    self: Client,
+    user_id: str,
+    item_ids: Sequence[str],
+    *,
+    history: Sequence[str] = (),
+    context: Context | None = None,
+) -> list[Recommendation]:
+    """The given items with the ranking model's scores, best first; ties stay in the order given.
+
+    `history` (item ids, oldest first) takes the remembered one's place, and `context` is that of the request.
+    """
     user, items = an_id("user_id", user_id), ids("item_ids", item_ids)
     if not items:
         return []
     inputs: Inputs = {"user_id": [user], "item_id": [items]}
-    outputs = await self._predict("rank", inputs, ("score",), self._target_of(user))
+    signature = "rank_with" if history or context else "rank"
+    if signature == "rank_with":
+        inputs["history"] = [ids("history", history)]
+    outputs = await self._in_context(signature, inputs, ("score",), self._target_of(user), each(context, 1))
     scores = outputs["score"][0]
     if len(scores) != len(items):
         raise BadResponse(f"rank: {len(items)} items were sent and {len(scores)} scores came back")

@@ -122,6 +122,23 @@ def test_rank_equals_the_ranking_model_offline(run, ask):
     np.testing.assert_allclose(found, wanted, **CLOSE)
 
 
+def test_rank_in_a_context_equals_the_ranking_model_offline(run, server, ask):
+    import tensorflow as tf
+
+    user, items = run.prepared.users.values[3], list(run.prepared.items.values[:20])
+    context = {"device": tf.fill([20], "phone"), "hour": tf.fill([20], 7.0)}
+    wanted = run.ranking.network.serve(tf.fill([20], 4), tf.range(1, 21), context=context)
+    asked = {"history": [[""]], "device": ["phone"], "hour": [7.0]}
+    found = ask("rank_with", user_id=[user], item_id=[items], **asked)["score"][0]
+    np.testing.assert_allclose(found, wanted, **CLOSE)
+    with Recommender(server[0]) as recommender:
+        recommender.wait_until_ready()
+        ranked = dict(recommender.rank(user, items, context={"device": "phone", "hour": 7}))
+        anew = recommender.rank("nobody", items, history=items[3:6])
+    np.testing.assert_allclose([ranked[item] for item in items], wanted, **CLOSE)
+    assert len(anew) == 20
+
+
 def test_served_verbs_equal_the_saved_model(run, server, ask):
     item, user = run.prepared.items.values[2], run.prepared.users.values[2]
     some = list(run.prepared.items.values[:5])

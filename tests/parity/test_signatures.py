@@ -149,6 +149,14 @@ def test_rank_answers_unknown_ids_and_puts_the_empty_one_last(ask, users, items)
     np.testing.assert_allclose(scores[0, 0], alone[0, 0], rtol=1e-6)
 
 
+def test_rank_with_nothing_more_is_rank(ask, users, items):
+    candidates = [[items[0], "nothing", ""], [items[0], items[1], items[2]]]
+    plain = ask("rank", user_id=[users[0], "nobody"], item_id=candidates)["score"]
+    nothing = {"history": [[""]] * 2, "device": [""] * 2, "hour": [np.nan] * 2}
+    found = ask("rank_with", user_id=[users[0], "nobody"], item_id=candidates, **nothing)["score"]
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+
+
 def test_titles_of_known_and_unknown_items(ask, run, items):
     found = ask("titles", item_id=[items[4], "nothing", "", items[0]])["title"].tolist()
     assert found == [run.prepared.titles[5], "", "", run.prepared.titles[1]]

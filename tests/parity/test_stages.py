@@ -197,3 +197,26 @@ def test_the_client_asks_for_all_of_it(run, server, ask, protocol):
     assert {"query.id", "item.categories"} <= set(reasons.features)
     past = ask("history", user_id=[user], k=[1000])["item_id"][0].tolist()
     assert [item for item, _ in reasons.history] == past[::-1]
+
+
+def test_rank_with_hands_on_the_history_and_the_context(staged, run, monkeypatch):
+    import tensorflow as tf
+
+    asked = []
+    monkeypatch.setattr(
+        staged.cascade,
+        "deep",
+        lambda request, rows: asked.append(request) or tf.zeros_like(rows, tf.float32),
+    )
+    users, items = list(run.prepared.users.values[:2]), list(run.prepared.items.values[:3])
+    given = {"device": tf.constant(["phone", ""]), "hour": tf.constant([7.0, 8.0])}
+    history = tf.constant([[items[2], items[0]], ["", ""]])
+    staged.rank_with(tf.constant(users), history, tf.constant([items, items]), **given)
+    assert {name: column.numpy().tolist() for name, column in asked[0].context.items()} == {
+        "device": [b"phone", b""],
+        "hour": [7.0, 8.0],
+    }
+    assert asked[0].history[0].numpy().tolist() == [3, 1]
+    assert (
+        asked[0].history[1].numpy().tolist() == staged.request(tf.constant(users)).history[1].numpy().tolist()
+    )
