@@ -90,7 +90,6 @@ class ServingModel(tf.Module):
         items, lists = {"item_id": STRINGS}, {"k": COUNTS, "exclude": STRING_LISTS}
         wishes = {"allow": STRING_LISTS, "category": STRING_LISTS, "diversity": DIALS, "popularity": DIALS}
         taken = {**user, **history, **lists, **wishes}
-        free = {beside_wishes(name): spec for name, spec in self.context.items()}
         made = {
             "serving_default": self._trace(self.serving_default, **user),
             "recommend": self._trace(self.recommend, **user, **lists),
@@ -98,7 +97,7 @@ class ServingModel(tf.Module):
             "recommend_with": self._trace(self.recommend_with, **taken),
             "retrieve": self._trace(self.retrieve, **user, **lists),
             "rank": self._trace(self.rank, **user, item_id=STRING_LISTS),
-            "rank_with": self._trace(self.rank_with, **user, **history, item_id=STRING_LISTS, **free),
+            "rank_with": self._trace(self.rank_with, **user, **history, item_id=STRING_LISTS),
             "explain": self._trace(self.explain, **user, **items, **history),
             "embed_users": self._trace(self.embed_users, **user),
             "embed_histories": self._trace(self.embed_histories, **history),
@@ -108,10 +107,14 @@ class ServingModel(tf.Module):
             "history": self._trace(self.history, **user, k=COUNTS),
         }
         if self.context:
+            free = {beside_wishes(name): spec for name, spec in self.context.items()}
             made["recommend_in_context"] = self._trace(
                 self.recommend_in_context, **user, **lists, **self.context
             )
             made["recommend_with_context"] = self._trace(self.recommend_with, **taken, **free)
+            made["rank_with_context"] = self._trace(
+                self.rank_with, **user, **history, item_id=STRING_LISTS, **free
+            )
         if self.alike_users is not None:
             made["similar_users"] = self._trace(self.similar_users, **user, k=COUNTS)
         return made

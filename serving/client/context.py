@@ -15,7 +15,7 @@ _SIGNATURES = {
     "recommend": _PLAIN,
     "recommend_history": _WITH_WISHES,
     "recommend_with": _WITH_WISHES,
-    "rank_with": "rank_with",
+    "rank_with": "rank_with_context",
 }
 _REQUEST = {"user_id", "k", "exclude"}
 NO_WISHES = {"allow": (), "category": (), "diversity": 0.0, "popularity": 0.0}

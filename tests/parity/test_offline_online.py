@@ -129,7 +129,7 @@ def test_rank_in_a_context_equals_the_ranking_model_offline(run, server, ask):
     context = {"device": tf.fill([20], "phone"), "hour": tf.fill([20], 7.0)}
     wanted = run.ranking.network.serve(tf.fill([20], 4), tf.range(1, 21), context=context)
     asked = {"history": [[""]], "device": ["phone"], "hour": [7.0]}
-    found = ask("rank_with", user_id=[user], item_id=[items], **asked)["score"][0]
+    found = ask("rank_with_context", user_id=[user], item_id=[items], **asked)["score"][0]
     np.testing.assert_allclose(found, wanted, **CLOSE)
     with Recommender(server[0]) as recommender:
         recommender.wait_until_ready()

@@ -152,9 +152,10 @@ def test_rank_answers_unknown_ids_and_puts_the_empty_one_last(ask, users, items)
 def test_rank_with_nothing_more_is_rank(ask, users, items):
     candidates = [[items[0], "nothing", ""], [items[0], items[1], items[2]]]
     plain = ask("rank", user_id=[users[0], "nobody"], item_id=candidates)["score"]
-    nothing = {"history": [[""]] * 2, "device": [""] * 2, "hour": [np.nan] * 2}
-    found = ask("rank_with", user_id=[users[0], "nobody"], item_id=candidates, **nothing)["score"]
-    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    asked = {"user_id": [users[0], "nobody"], "item_id": candidates, "history": [[""]] * 2}
+    np.testing.assert_allclose(ask("rank_with", **asked)["score"], plain, rtol=1e-6)
+    asked |= {"device": [""] * 2, "hour": [np.nan] * 2}
+    np.testing.assert_allclose(ask("rank_with_context", **asked)["score"], plain, rtol=1e-6)
 
 
 def test_titles_of_known_and_unknown_items(ask, run, items):
