@@ -73,7 +73,7 @@ lint: install ## formatting, lint and types
 notebooks: install ## execute the notebooks
 	$(BIN)/python -m pytest tests/notebooks $(ARGS)
 
-bench: install ## speed and memory against peers, as ratios: a table and bench.json
+bench: .venv/.installedscann .venv/.installedbench ## speed and memory against peers, as ratios: a table and bench.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 evidence: install ## the defaults against alternatives over several worlds: tests/benchmarks/EVIDENCE.md

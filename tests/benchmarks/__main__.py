@@ -15,6 +15,7 @@ from rich.table import Table
 
 import trainer  # noqa: F401  selects Keras 2, before any benchmark loads TensorFlow
 
+RESULTS = Path("bench.json")
 BARS = {  # key -> the ratio to reach
     "training_examples_vs_tutorial": 1.4,
     "training_examples_vs_matrix_products": 0.4,
@@ -45,7 +46,10 @@ BARS = {  # key -> the ratio to reach
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the benchmarks that `words` name, all without words, and returns 0."""
+    """Runs the benchmarks that `words` name, all without words; returns 0, 1 where one failed.
+
+    `bench.json` is written after each, and keeps what benchmarks that were not asked for had put there.
+    """
     here = Path(__file__).parent
     sys.path.insert(0, str(here))
     every = sorted(path.stem for path in here.glob("bench_*.py"))
@@ -57,18 +61,28 @@ def main(words: list[str] | None = None) -> int:
     names = parser.parse_args(words).names
     if strange := {*names} - {*every}:
         parser.error(f"no benchmark {min(strange)!r}; there are {', '.join(every)}")
+    known: dict[str, float] = (
+        json.loads(RESULTS.read_text(encoding="utf-8")) if names and RESULTS.is_file() else {}
+    )
     found: dict[str, float] = {}
+    failed = []
     for name in names or every:
         Console().print(f"{name} ...")
-        found |= importlib.import_module(name).run()
+        try:
+            found |= importlib.import_module(name).run()
+        except Exception:  # the hours of the others are not lost with it
+            Console().print_exception(max_frames=3)
+            failed.append(name)
+        RESULTS.write_text(json.dumps(known | found, indent=2) + "\n", encoding="utf-8")
     table = Table(title=f"ratios, {os.cpu_count()} cores")
     for column in ("what", "ratio", "to reach"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for key, ratio in found.items():
         table.add_row(key, f"{ratio:.2f}", f"{BARS[key]:g}" if key in BARS else "")
     Console().print(table)
-    Path("bench.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0
+    for name in failed:
+        Console().print(f"{name} failed, see above")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
