@@ -10,6 +10,7 @@ from trainer import losses
 from trainer.data.examples import Prepared
 from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
+from trainer.factorisation import worth
 from trainer.fit import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.negatives import Hard, Sampler
@@ -56,6 +57,7 @@ class RetrievalModel(FittedModel):
         lists = prepared.train.by_user(len(prepared.users))
         self.positives = tf.RaggedTensor.from_row_splits(lists.items, lists.offsets, validate=False)
         against = prepared.negative.by_user(len(prepared.users))
+        self.strength = tf.constant(worth(prepared.negative.weight)) if len(against.items) else None
         self.disliked = (
             tf.RaggedTensor.from_row_splits(against.items, against.offsets, validate=False)
             if len(against.items) and settings.dislike_weight
@@ -185,15 +187,19 @@ class RetrievalModel(FittedModel):
     def _against(
         self, asked: "Asked", queries: tf.Tensor, positives: tf.Tensor, seed: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the loss `[n]` of an item that each query's user dislikes, drawn anew each step, against the positive (as BPR has it)."""
+        """Returns the loss `[n]` of an item that each query's user dislikes, drawn anew each step, against the positive (as BPR has it).
+
+        It counts by how strong the dislike is, as the weights of positives do.
+        """
         lists: tf.RaggedTensor = self.disliked
         number = tf.gather(lists.row_lengths(), asked.user)
         drawn = tf.random.stateless_uniform(tf.shape(number), seed + 4) * tf.cast(number, tf.float32)
         place = tf.gather(lists.row_starts(), asked.user) + tf.minimum(tf.cast(drawn, tf.int64), number - 1)
-        rows = tf.where(number > 0, tf.gather(lists.flat_values, tf.maximum(place, 0)), 0)
+        place = tf.minimum(tf.maximum(place, 0), tf.size(lists.flat_values, tf.int64) - 1)
+        rows = tf.where(number > 0, tf.gather(lists.flat_values, place), 0)
         vectors = candidate_side(self.candidate_tower.embed(rows), self.settings.similarity)
         above = tf.reduce_sum(queries * (vectors - positives), axis=1)
-        loss = tf.where(number > 0, tf.nn.softplus(above), 0.0)
+        loss = tf.where(number > 0, tf.gather(self.strength, place) * tf.nn.softplus(above), 0.0)
         return self.settings.dislike_weight * loss
 
     def _mask(self, asked: "Asked") -> tf.Tensor:

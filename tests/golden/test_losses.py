@@ -1,5 +1,7 @@
 """Losses against their formulas in NumPy, alone and with all that the retrieval model lays around them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -289,6 +291,31 @@ def test_items_of_the_user_are_no_negatives_of_any_place_of_a_sequence(tiny_conf
     own[:, :6] = True
     logits[own & ~np.eye(6, len(ids), dtype=bool)] = -np.inf
     assert found == pytest.approx(FORMULAS["softmax",](logits).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", [(2.0, 2.0), (1.0, 3.0)])
+def test_a_dislike_counts_by_its_strength(tiny_config, tiny_prepared, weights):
+    """Two users ask, each dislikes one item: softplus(disliked - liked) times log2(1 + weight / mean) beside the rest of the loss."""
+    events = tiny_prepared.train
+    users = np.unique(events.user)[:2]
+    rows = np.searchsorted(events.user, users) + 1
+    disliked, strength = np.array([7, 9], np.int32), np.array(weights, np.float32)
+    against = dataclasses.replace(events.take(rows), item=disliked, weight=strength)
+    prepared = dataclasses.replace(tiny_prepared, negative=against)
+
+    def loss(dislike_weight):
+        chosen = {"retrieval.dislike_weight": dislike_weight, "retrieval.temperature": 0.2}
+        model = RetrievalModel(with_settings(tiny_config, chosen).retrieval, prepared, seed=5)
+        inputs = inputs_of(model, events, rows, np.ones(2, np.float32))
+        return float(model.compute_loss(inputs)), model, inputs
+
+    plain, model, inputs = loss(0.0)
+    queries = model.query_tower(inputs).numpy()
+    above = (
+        queries * (model.candidate_tower(disliked) - model.candidate_tower(events.item[rows])).numpy()
+    ).sum(axis=1)
+    counted = np.log2(1 + strength / strength.mean()) * np.logaddexp(0, above / 0.2)
+    assert loss(0.5)[0] - plain == pytest.approx(0.5 * counted.mean(), rel=1e-3)
 
 
 def test_a_learned_temperature_is_trained(tiny_config, tiny_prepared, a_batch):
