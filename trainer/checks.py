@@ -31,12 +31,24 @@ def check(config: Config) -> None:
     )
     for kind, where, part, given in parts:
         registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
+    _check_history(config)
     index = config.export.index
     registry.build("index", index.name, index.settings, "export.index")
     for name in config.evaluate.baselines:
         registry.get("baseline", name)
     for name in config.evaluate.ranking_baselines:
         registry.get("rating_baseline", name)
+
+
+def _check_history(config: Config) -> None:
+    """Raises `UserError` about a value that the encoder does not take, or where it reads less than the histories hold."""
+    part, most = config.retrieval.encoder, config.data.history_length
+    length = getattr(registry.build("encoder", part.name, part.settings, "retrieval.encoder"), "length", most)
+    if length < most:
+        raise UserError(
+            f"data.history_length={most}, and the encoder {part.name!r} reads the last {length} events; set "
+            f"retrieval.encoder.length={most} too, or data.history_length={length}"
+        )
 
 
 def check_columns(config: Config, prepared: Prepared) -> None:
