@@ -112,6 +112,18 @@ class Hard(Sampler):
             self.mined.scatter_nd_update(users[:, None], rows.astype(np.int32))
 
 
+class All(Sampler):
+    """Every trained item, each once."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__(counts, int(np.flatnonzero(counts).max(initial=1)), in_batch=False)
+
+    def draw(self, seed: tf.Tensor, user: tf.Tensor) -> tf.Tensor:
+        """Returns the rows of all trained items, int32 `[trained]`."""
+        del seed, user
+        return tf.range(1, self.trained + 1, dtype=tf.int32)
+
+
 @register("negatives", "in_batch")
 def in_batch(counts: Counts) -> Sampler:
     """Returns no extra negatives: the batch's other positives serve, corrected for their popularity."""
@@ -122,6 +134,12 @@ def in_batch(counts: Counts) -> Sampler:
 def uniform(counts: Counts, extra: int = 1024) -> Sampler:
     """Returns `extra` uniform negatives that the whole batch shares, and nothing else."""
     return Sampler(counts, _some(extra, "uniform"), in_batch=False)
+
+
+@register("negatives", "all")
+def every(counts: Counts) -> Sampler:
+    """Returns all trained items: the whole softmax, exact, at the cost of a batch times the corpus."""
+    return All(counts)
 
 
 @register("negatives", "popularity")

@@ -167,6 +167,7 @@ NEGATIVES = [
     {"name": "mixed", "extra": 37},
     {"name": "uniform", "extra": 37},
     {"name": "popularity", "extra": 37},
+    {"name": "all"},
     {"name": "memory", "size": 40},
     {"name": "hard", "depth": 3, "extra": 20},
 ]
