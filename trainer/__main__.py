@@ -203,7 +203,12 @@ def _measured(verb: argparse.ArgumentParser) -> None:
 
 
 def _compared(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--presets", required=True, help="names with commas between, e.g. demo,sequence-gru")
+    verb.add_argument(
+        "--presets",
+        required=True,
+        help="names with commas between, each with settings of its own behind +, "
+        "e.g. history-mean,history-mean+retrieval.encoder.name=decay",
+    )
     verb.add_argument(
         "--seeds", type=int, default=3, help="seeds that each preset is trained with (default: 3)"
     )

@@ -57,6 +57,7 @@ def run(
 ) -> list[Row]:
     """Trains presets, each below `file` and `overrides`, with `seeds` seeds; returns the rows of `compare.json`.
 
+    A preset may bring settings of its own behind "+": `history-mean+retrieval.encoder.name=decay`.
     Writes `compare.md`, `compare.json` and `compare.png` into `workdir`, and each run below `workdir/<preset>`. Raises
     `UserError` before anything trains where presets are not on the same data or their settings will not do.
     """
@@ -64,10 +65,16 @@ def run(
     if twice:
         raise UserError(f"--presets names {twice[0]!r} twice")
     reporter = Reporter()
-    rows = compare({name: load(name, file, overrides) for name in presets}, seeds, workdir, reporter)
+    rows = compare({word: _config(word, file, overrides) for word in presets}, seeds, workdir, reporter)
     compare_report.write(rows, workdir, reporter.console)
     reporter.say(f"table:   {workdir / 'compare.md'}\npicture: {workdir / 'compare.png'}")
     return rows
+
+
+def _config(word: str, file: Path | None, overrides: Sequence[str]) -> Config:
+    """Returns the settings of a preset, with its own behind "+"."""
+    name, *own = word.split("+")
+    return load(name, file, [*overrides, *own])
 
 
 def compare(configs: Mapping[str, Config], seeds: int, workdir: Path, reporter: Reporter) -> list[Row]:
@@ -82,7 +89,7 @@ def compare(configs: Mapping[str, Config], seeds: int, workdir: Path, reporter: 
         besides: dict[str, Figures] = {}
         for name, config in configs.items():
             reporter.say(f"{name}, seed {seed} of {seeds}")
-            one, home = _seeded(config, seed), workdir / name / f"seed-{seed}"
+            one, home = _seeded(config, seed), workdir / name.replace("/", "_") / f"seed-{seed}"
             beside = workdir / "baselines" / f"seed-{seed}-{_digest(one)}.npz"
             _finish(one, home, beside, reporter)
             found[name].append(load_figures(home / FIGURES)["model"])

@@ -103,6 +103,18 @@ def test_seeds_go_into_training_and_split():
     assert config.data.source == load("demo").data.source  # the world stays the same
 
 
+def test_a_row_may_have_settings_of_its_own(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(compare, "compare", lambda configs, *rest: asked.update(configs) or [])
+    monkeypatch.setattr(compare.compare_report, "write", lambda *rest: None)
+    own = "history-mean+retrieval.encoder.name=decay+train.epochs=2"
+    compare.run(["history-mean", own], 1, None, tmp_path, ["train.epochs=5"])
+    assert [(row.retrieval.encoder.name, row.train.epochs) for row in asked.values()] == [
+        ("mean", 5),
+        ("decay", 2),
+    ]
+
+
 def test_all_presets_meet_the_baselines_of_each():
     first = load("demo", None, ["evaluate.baselines=['ease']", "evaluate.cutoffs=[50]"])
     shared = compare._comparable(first, [first, load("demo")]).evaluate
@@ -115,6 +127,7 @@ def test_all_presets_meet_the_baselines_of_each():
     [
         (["--presets", "demo,demo"], "--presets names 'demo' twice"),
         (["--presets", "demo,dema"], "unknown preset 'dema'; did you mean 'demo'?"),
+        (["--presets", "demo,demo+train.epocs=3"], "unknown setting train.epocs; did you mean 'epochs'?"),
         (["--presets", "demo", "--seeds", "0"], "--seeds is 0; a comparison takes at least 1"),
         (
             ["--presets", "demo,movielens-latest-small"],
