@@ -174,7 +174,7 @@ def test_a_comparison_is_resumed_where_it_stopped(tmp_path, capsys, monkeypatch)
     assert main(words) == 0
     assert trained == ["table-sequential/seed-2"]
     rows = {row["name"]: row for row in json.loads((tmp_path / "c" / "compare.json").read_text())}
-    assert list(rows) == ["demo", "table-sequential", "popularity", "transitions", "ease_transitions"]
+    assert list(rows) == ["demo", "table-sequential", "popularity", "transitions", "ease_decayed_transitions"]
     best = max(list(rows)[2:], key=lambda name: rows[name]["metrics"]["ndcg@10"]["mean"])
     for name in ("demo", "table-sequential"):
         ndcg = rows[name]["metrics"]["ndcg@10"]

@@ -79,6 +79,13 @@ def test_later_events_speak_without_training():
     np.testing.assert_allclose(users(tf.constant([1, 2, 3])), before, rtol=1e-6)
 
 
+def test_later_events_may_be_left_out_of_the_graph():
+    made, users, _ = graph_of(layers=1, over="trained")
+    before = users(tf.constant([1, 2, 3])).numpy()
+    made.refresh((np.append(PAIRS[0], [1]), np.append(PAIRS[1], [3])))
+    np.testing.assert_array_equal(users(tf.constant([1, 2, 3])), before)
+
+
 @pytest.mark.slow
 def test_an_exported_graph_holds_the_validation_events(tiny_config, tiny_prepared, tmp_path, quiet):
     """Also after the weights of the cascade were chosen, for which they are left out."""

@@ -18,8 +18,9 @@ class LightGCN(tf.Module):
 
     A message is divided by the square roots of both degrees; a node without edges keeps its own vector, shortened. `when`: "training"
     passes them once a step, so that the vectors are trained through them; "inference" trains plain tables and passes messages only over
-    the result, which costs nothing while training. What inference reads is cached by `refresh`, over the events of training or over
-    later ones too: those of trained users and items count without more training.
+    the result, which costs nothing while training. What inference reads is cached by `refresh`, over the events that are `known` by then:
+    later ones of trained users and items count without more training. `over` "trained" leaves them out, to compare with models that
+    would have to be trained anew.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class LightGCN(tf.Module):
         pairs: Any,
         layers: int = 3,
         when: Literal["training", "inference"] = "training",
+        over: Literal["known", "trained"] = "known",
     ) -> None:
         super().__init__()
         if layers < 1:
             raise UserError(f"retrieval.embedding.layers={layers}; messages pass at least once, or use table")
-        self.tables, self.layers, self.when = (users, items), layers, when
+        self.tables, self.layers, self.when, self.over = (users, items), layers, when, over
         for table in self.tables:
             table.embedding.build(None)
         self.graph = self._graph(pairs)
@@ -51,7 +53,7 @@ class LightGCN(tf.Module):
 
     def refresh(self, pairs: Any = None) -> None:
         """Makes what inference reads from the weights as they are now, over user and item rows `pairs` where given, else the trained."""
-        graph = self.graph if pairs is None else self._graph(pairs)
+        graph = self.graph if pairs is None or self.over == "trained" else self._graph(pairs)
         for variable, table in zip(self.made, self._passed(graph), strict=True):
             variable.assign(table)
         self._show(self.made)
