@@ -7,7 +7,8 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.fit import FitPlan, FittedModel, Metrics, fit, prepare_fit
+from trainer.fit import FitPlan, Metrics, fit, prepare_fit
+from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter

@@ -11,7 +11,7 @@ from trainer.data.examples import Prepared
 from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
 from trainer.factorisation import worth
-from trainer.fit import FittedModel
+from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.negatives import Hard, Sampler
 from trainer.registry import build

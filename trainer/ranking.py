@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from trainer.data.examples import Floats, Ints, Prepared
 from trainer.features import ContextFeatures, StaticFeatures, missing, shared_layers
-from trainer.fit import FittedModel
+from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch, context_key
 from trainer.past import Past
 from trainer.registry import build

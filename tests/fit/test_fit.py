@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import UserError
-from trainer.fit import Adagrad, FitPlan, FittedModel, fit, mean_square, prepare_fit
+from trainer.fit import Adagrad, FitPlan, fit, mean_square, prepare_fit
+from trainer.fitted import FittedModel
 
 STEPS = 3
 
