@@ -15,8 +15,10 @@ import subprocess
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_models import publish
+from serving_models import publish, write_recommender
 from serving_process import eventually, running
+
+from serving.client import Recommender
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 BATCHING = """max_batch_size {{ value: 8 }} batch_timeout_micros {{ value: {timeout} }}
@@ -109,6 +111,29 @@ def test_limits_are_named(batched):
         413,
         True,
     )
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Both addresses of a recommender that takes two rows at once."""
+    root = tmp_path_factory.mktemp("narrow")
+    write_recommender(root / "recommender" / "1")
+    flags = ("--model_name=recommender", f"--model_base_path={root}/recommender", "--max_batch=2")
+    with running(root / "server.log", *flags) as server:
+        yield server.rest, f"grpc://{server.grpc}"
+
+
+def test_the_client_sends_no_more_rows_than_the_server_takes(narrow):
+    for url in narrow:
+        with Recommender(url) as client:
+            found = client.recommend_many(list("abcde"), 1)
+            assert [row[0].item_id for row in found] == [f"{user}-0" for user in "abcde"]
+            assert client.max_batch == 2
+
+
+def test_both_transports_give_equal_scores(narrow):
+    with Recommender(narrow[0]) as rest, Recommender(narrow[1]) as rpc:
+        assert rest.recommend("a", 50) == rpc.recommend("a", 50)
 
 
 @pytest.mark.parametrize(
