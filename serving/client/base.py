@@ -193,6 +193,6 @@ def _column(answer: Outputs, name: str, rows: int, signature: str) -> Column:
     if len(answer[name]) != rows:
         raise BadResponse(f"{signature}: {rows} rows were sent and {len(answer[name])} of {name!r} came back")
     single = name == "path" or (signature, name) in _SINGLE
-    if not single and not all(isinstance(row, list) for row in answer[name]):
-        raise BadResponse(f"{signature}: {name!r} is not a list per row")
+    if any(isinstance(row, list) == single for row in answer[name]):
+        raise BadResponse(f"{signature}: {name!r} is not a {'single value' if single else 'list'} per row")
     return answer[name]

@@ -5,6 +5,7 @@ import json
 import ssl
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -159,7 +160,16 @@ def _columns(outputs: Any, names: tuple[str, ...]) -> Outputs:
     columns: dict[str, list[Any]] = outputs if isinstance(outputs, dict) else {names[0]: outputs}
     if not all(isinstance(column, list) for column in columns.values()):
         raise TypeError("every output must be a list")
-    return columns
+    return {name: _in_float32(column) for name, column in columns.items()}
+
+
+def _in_float32(values: Any) -> Any:
+    """The values, of which floats are the server's float32: JSON has the fewest digits that tell those apart."""
+    if not isinstance(values, list) or not values:
+        return values
+    if isinstance(values[0], list):
+        return [_in_float32(row) for row in values]
+    return array("f", values).tolist() if isinstance(values[0], float) else values
 
 
 def _versions(answer: Any) -> Outputs:

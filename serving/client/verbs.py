@@ -187,8 +187,11 @@ async def embed(
     user_id: str | None = None,
     item_id: str | None = None,
     history: Sequence[str] | None = None,
-) -> list[float]:
-    """The embedding of a user, of an item or of a history (item ids, oldest first): name exactly one."""
+) -> list[float] | list[list[float]]:
+    """The embedding of a user, of an item or of a history (item ids, oldest first): name exactly one.
+
+    Where a model has several interests in a user, there is one list for each of them.
+    """
     if sum(given is not None for given in (user_id, item_id, history)) != 1:
         raise InvalidArgument("user_id", "or item_id or history must be given, and only one of them")
     inputs: Inputs

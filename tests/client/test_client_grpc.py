@@ -289,6 +289,14 @@ def test_each_way_to_write_a_tensor_is_read(ask: Ask, official: tuple[OfficialSe
     assert packed.tensor_content and not shortened.tensor_content
 
 
+def test_an_embedding_of_several_interests_is_a_list_of_lists(
+    ask: Ask, official: tuple[OfficialServer, str]
+) -> None:
+    for interests in ([[0.5, 1.0, 2.0], [0.25, 0.0, -1.0]], [[0.5, 0.5]] * 3, [[], []]):
+        official[0].faults = [_packed(embedding=tf.make_tensor_proto([interests], dtype=tf.float32))]
+        assert ask("embed", user_id="42") == interests
+
+
 @pytest.mark.parametrize(
     "titles",
     [
