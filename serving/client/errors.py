@@ -44,6 +44,10 @@ class BadResponse(RecommenderError):
     """An answer that no recommender gives; often another service listens at that address."""
 
 
+class ClientClosed(RecommenderError, RuntimeError):
+    """A call of a client that has been closed."""
+
+
 class DeadlineExceeded(RecommenderError, TimeoutError):
     """No answer within `timeout`, retries included."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import threading
 import time
@@ -25,6 +26,7 @@ from serving.client.errors import (
 
 _LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64)
 _ENDINGS = {"predict": ":predict", "status": "", "metadata": "/metadata"}
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -133,8 +135,15 @@ def _body(call: Call) -> bytes:
         return _to_json({"signature_name": call.signature, "inputs": call.inputs}).encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            call.signature, f"has an id that is not valid Unicode: {error.object!r}"
+            call.signature, f"has an id that is not valid Unicode: {_not_unicode(call)!r}"
         ) from error
+
+
+def _not_unicode(call: Call) -> str:
+    """The first text of a call that has half of a surrogate pair."""
+    rows = (row for column in call.inputs.values() for row in column)
+    values = (value for row in rows for value in (row if isinstance(row, list) else [row]))
+    return next(value for value in values if isinstance(value, str) and _SURROGATE.search(value))
 
 
 def _outputs(call: Call, response: httpx.Response, body: bytes) -> Outputs:

@@ -14,10 +14,11 @@ from serving.client.calls import (
     SimilarUser,
     VersionStatus,
 )
-from serving.client.checks import a_count, a_dial, an_id, id_lists, ids
+from serving.client.checks import a_count, a_dial, an_id, at_least, id_lists, ids
 from serving.client.context import NO_WISHES, Context, each
 from serving.client.errors import (
     BadResponse,
+    ClientClosed,
     DeadlineExceeded,
     InvalidArgument,
     RecommenderError,
@@ -228,6 +229,7 @@ async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
 
     With arms, it is the control that is waited for.
     """
+    at_least("timeout", timeout, 0)
     deadline, pause = self._policy.clock() + timeout, _FIRST_POLL
     while True:
         left = max(deadline - self._policy.clock(), _FIRST_POLL)
@@ -239,7 +241,7 @@ async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
             reason = ", ".join(
                 f"version {v.version} is {v.state} {v.error_message}".strip() for v in versions
             )
-        except (InvalidArgument, Unauthorized):
+        except (InvalidArgument, Unauthorized, ClientClosed):
             raise
         except RecommenderError as error:
             reason = str(error)

@@ -236,6 +236,13 @@ def test_metrics_and_percentiles_by_hand() -> None:
         ),
         (["recommend", "--user", "1", "--model", "other"], 1, "Servable not found"),
         (["bench", "--url", "http://10.0.0.1"], 2, "needs --allow-remote"),
+        (["recommend", "--user", "1", "--k", "x"], 2, "argument --k: invalid int value: 'x'; see"),
+        (["recommend", "--usr", "1"], 2, "unrecognized arguments: --usr 1; see `python -m serving --help`"),
+        (["similar"], 2, "required: --item; see `python -m serving similar --help`"),
+        (["nonsense"], 2, "invalid choice: 'nonsense'"),
+        (["status", "--wait", "nan"], 2, "timeout must be a number of at least 0, got nan"),
+        (["bench", "--seconds", "nan"], 2, "--seconds must be a number of at least 0.001, got nan"),
+        (["bench", "--seconds", "-3"], 2, "--seconds must be a number of at least 0.001, got -3"),
         (["bench", "--clients", "0"], 2, "--clients must be at least 1"),
         (["compare", "--a", "x", "--b", "y"], 2, "--requests or --user must give at least one"),
         (

@@ -264,8 +264,9 @@ def test_nobody_there(ask: Ask) -> None:
 
 
 def test_an_id_that_is_no_unicode_is_refused_before_it_is_sent(ask: Ask) -> None:
-    with pytest.raises(InvalidArgument, match="not valid Unicode"):
-        ask("recommend", "\ud800")
+    with pytest.raises(InvalidArgument) as caught:
+        ask("recommend", "a\ud800", exclude=["other"])
+    assert str(caught.value) == r"recommend has an id that is not valid Unicode: 'a\ud800'"
 
 
 def _packed(**outputs: Any) -> Callable[[grpc.ServicerContext], Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from serving.client import (
     AsyncRecommender,
     BadRequest,
     BadResponse,
+    ClientClosed,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
@@ -231,8 +233,9 @@ def test_bare_nan_and_infinity_are_read(ask: Ask, server: StubServer) -> None:
 
 
 def test_an_id_that_is_no_unicode_is_refused_before_it_is_sent(ask: Ask, server: StubServer) -> None:
-    with pytest.raises(InvalidArgument, match="not valid Unicode"):
-        ask("recommend", "\ud800")
+    with pytest.raises(InvalidArgument) as caught:
+        ask("recommend", "a\ud800", exclude=["other"])
+    assert str(caught.value) == r"recommend has an id that is not valid Unicode: 'a\ud800'"
     assert server.requests == []
 
 
@@ -253,6 +256,28 @@ def test_scores_are_the_servers_float32(ask: Ask, server: StubServer) -> None:
         ("c", -3.4028234663852886e38),
         ("d", float("-inf")),
     ]
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_closed_client_says_so(server: StubServer, scheme: str) -> None:
+    url = server.url.replace("http", scheme)
+    with Recommender(url, retries=0, timeout=0.5) as used, Recommender(url) as unused:
+        with suppress(RecommenderError):  # a stub that speaks HTTP only
+            used.titles(["i1"])
+    for client in (used, unused):
+        with pytest.raises(ClientClosed, match="the client is closed"):
+            client.titles(["i1"])
+        with pytest.raises(ClientClosed):
+            client.wait_until_ready(5)
+
+    async def use() -> None:
+        async with AsyncRecommender(url, retries=0, timeout=0.5) as client:
+            with suppress(RecommenderError):
+                await client.titles(["i1"])
+        with pytest.raises(ClientClosed):
+            await client.titles(["i1"])
+
+    asyncio.run(use())
 
 
 def test_connections_are_kept(server: StubServer) -> None:
