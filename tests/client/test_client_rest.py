@@ -261,9 +261,11 @@ def test_scores_are_the_servers_float32(ask: Ask, server: StubServer) -> None:
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_a_closed_client_says_so(server: StubServer, scheme: str) -> None:
     url = server.url.replace("http", scheme)
-    with Recommender(url, retries=0, timeout=0.5) as used, Recommender(url) as unused:
-        with suppress(RecommenderError):  # a stub that speaks HTTP only
-            used.titles(["i1"])
+    used, unused = Recommender(url, retries=0, timeout=0.5), Recommender(url)
+    with suppress(RecommenderError):  # the stub speaks HTTP only
+        used.titles(["i1"])
+    used.close()
+    unused.close()
     for client in (used, unused):
         with pytest.raises(ClientClosed, match="the client is closed"):
             client.titles(["i1"])
