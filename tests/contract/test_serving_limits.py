@@ -206,6 +206,7 @@ def test_tls_on_both_ports(start, half, tmp_path):
 HOSTILE = [
     pytest.param(b"[" * 90_000, id="deep JSON"),
     pytest.param(b'{"inputs":' + b"[" * 900 + b"1" + b"]" * 900 + b"}", id="deep tensor"),
+    pytest.param(b"[" * 998 + b"]" * 998, id="as deep as the parser goes"),
     pytest.param(b'{"a":' * 15_000, id="deep objects"),
     pytest.param(b'{"inputs": ' + b"9" * 5000 + b"}", id="a number of 5,000 digits"),
     pytest.param(b'{"inputs": [1e999]}', id="a number beyond all"),
