@@ -14,7 +14,7 @@ OPTIONAL_scann := scann
 OPTIONAL_bench := faiss-cpu|usearch|numkong
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train tune evaluate export serve recommend test test-all lint notebooks bench evidence compare lock clean
+.PHONY: help install demo train tune evaluate export serve recommend test test-all lint notebooks bench soak evidence compare lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ notebooks: install ## execute the notebooks
 
 bench: .venv/.installedscann .venv/.installedbench ## speed and memory against peers, as ratios: a table and bench.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: install ## the server's faults at full length: a version every second for a minute, ten minutes of flat memory
+	SWAP_SECONDS=60 SOAK_SECONDS=600 $(BIN)/python -m pytest -n 0 tests/contract/test_serving_faults.py $(ARGS)
 
 evidence: install ## the defaults against alternatives over several worlds: tests/benchmarks/EVIDENCE.md
 	$(BIN)/python -m tests.benchmarks.evidence $(ARGS)

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from serving.client.errors import ConnectionFailed, InvalidArgument
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The options of the verb in `words`; only that verb's module is imported, so that `--help` is quick."""
-    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="python -m serving", description=__doc__, allow_abbrev=False)
     _add_debug(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
@@ -58,6 +59,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
             module.add_arguments(verb)
             verb.set_defaults(main=module.main)
     return parser.parse_args(words)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser, as are those of its verbs, whose errors are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Names the flag and where its help is, and exits with 2."""
+        self.exit(2, f"error: {' '.join(message.split())}; see `{self.prog} --help`\n")
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from serving.client.context import Context
 from serving.client.errors import (
     BadRequest,
     BadResponse,
+    ClientClosed,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
@@ -42,6 +43,7 @@ __all__ = [
     "BadRequest",
     "BadResponse",
     "Call",
+    "ClientClosed",
     "ConnectionFailed",
     "Context",
     "DeadlineExceeded",

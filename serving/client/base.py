@@ -13,7 +13,7 @@ from serving.client.arms import Arms
 from serving.client.calls import Call, Column, Outputs, Target, Transport
 from serving.client.checks import a_count, an_api_key, at_least
 from serving.client.context import Context, ContextColumns
-from serving.client.errors import BadRequest, BadResponse, InvalidArgument
+from serving.client.errors import BadRequest, BadResponse, ClientClosed, InvalidArgument
 from serving.client.policy import Policy, log
 
 _SINGLE = {("titles", "title"), ("explain", "score")}  # outputs, beside every path, of one value a row
@@ -57,6 +57,7 @@ class Client(ABC):
             from serving.client.hedging import HedgedTransport
 
             self._transport = HedgedTransport(self._transport, hedge_after)
+        self._closed = False
         self._policy = Policy(timeout=timeout, retries=retries)
         self._target = Target(model, version, label)
         self._arms = arms
@@ -69,6 +70,12 @@ class Client(ABC):
     @abstractmethod
     async def _sleep(self, seconds: float) -> None:
         """A pause between two attempts."""
+
+    def _opened(self) -> Transport:
+        """The transport, as long as the client is not closed."""
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        return self._transport
 
     async def _request(self, call: Call, policy: Policy | None = None) -> Outputs:
         """The outputs of a call, with retries, before the deadline."""
@@ -193,6 +200,6 @@ def _column(answer: Outputs, name: str, rows: int, signature: str) -> Column:
     if len(answer[name]) != rows:
         raise BadResponse(f"{signature}: {rows} rows were sent and {len(answer[name])} of {name!r} came back")
     single = name == "path" or (signature, name) in _SINGLE
-    if not single and not all(isinstance(row, list) for row in answer[name]):
-        raise BadResponse(f"{signature}: {name!r} is not a list per row")
+    if any(isinstance(row, list) == single for row in answer[name]):
+        raise BadResponse(f"{signature}: {name!r} is not a {'single value' if single else 'list'} per row")
     return answer[name]

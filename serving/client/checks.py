@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from serving.client.errors import InvalidArgument
 
 _MAX_K = 2**31 - 1
+_MAX_DIAL = 1000.0  # far beyond any use, and a score that it is in stays finite
 
 
 def an_id(argument: str, value: str) -> str:
@@ -47,9 +48,11 @@ def at_least(argument: str, value: float, least: float) -> None:
 
 
 def a_dial(argument: str, value: float) -> float:
-    """A number that is finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A number from -1000 to 1000."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise InvalidArgument(argument, f"must be a number, got {value!r}")
+    if abs(value) > _MAX_DIAL:
+        raise InvalidArgument(argument, f"must be from {-_MAX_DIAL:g} to {_MAX_DIAL:g}, got {value}")
     return float(value)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from serving.client.calls import Recommendation
-from serving.client.checks import a_count, an_id, ids
+from serving.client.checks import a_count, a_dial, an_id, ids
 from serving.client.context import Context
 from serving.client.errors import InvalidArgument
 from serving.client.recommender import Recommender
@@ -27,6 +27,10 @@ class Replay:
     user_id: str | None = None
     history: Sequence[str] | None = None
     exclude: Sequence[str] = ()
+    allow: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    diversity: float = 0.0
+    popularity: float = 0.0
     relevant: Sequence[str] = ()
     context: Context | None = None
     k: int | None = None
@@ -36,8 +40,10 @@ class Replay:
             an_id("user_id", self.user_id)
         elif self.history is None:
             raise InvalidArgument("user_id", "or history must be given")
-        for name in ("history", "exclude", "relevant"):
+        for name in ("history", "exclude", "allow", "categories", "relevant"):
             ids(name, getattr(self, name) or ())
+        for name in ("diversity", "popularity"):
+            a_dial(name, getattr(self, name))
         if self.k is not None:
             a_count("k", self.k)
         if not isinstance(self.context, dict | None):
@@ -102,6 +108,10 @@ def replay_both(
                 replay.k or k,
                 exclude=replay.exclude,
                 history=replay.history,
+                allow=replay.allow,
+                categories=replay.categories,
+                diversity=replay.diversity,
+                popularity=replay.popularity,
                 context=replay.context,
             )
             seconds[side] = time.perf_counter() - began

@@ -18,9 +18,9 @@ _SIGNATURES = {
     "rank_with": "rank_with_context",
 }
 _REQUEST = {"user_id", "k", "exclude"}
-NO_WISHES = {"allow": (), "category": (), "diversity": 0.0, "popularity": 0.0}
-_NOBODY = {"user_id": "", **NO_WISHES}
-_TAKEN = {*_REQUEST, "history", *NO_WISHES}  # a context column of such a name has a prefix beside wishes
+_NO_WISHES = {"allow": (), "category": (), "diversity": 0.0, "popularity": 0.0}
+_NOBODY = {"user_id": "", **_NO_WISHES}
+_TAKEN = {*_REQUEST, "history", *_NO_WISHES}  # a context column of such a name has a prefix beside wishes
 
 
 class ContextColumns:

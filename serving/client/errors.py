@@ -2,7 +2,8 @@
 
 import re
 
-_BATCH_LIMIT = re.compile(r"maximum (?:input )?batch size:? (\d+)")
+# as TensorFlow Serving says it, and as the embedded server does
+_BATCH_LIMIT = re.compile(r"maximum (?:input )?batch size:? (\d+)|rows; the limit is (\d+) \(--max_batch\)")
 
 
 class RecommenderError(Exception):
@@ -24,7 +25,7 @@ class BadRequest(RecommenderError):
     def batch_limit(self) -> int | None:
         """The most rows this server takes at once, where it is that limit which the request broke."""
         found = _BATCH_LIMIT.search(str(self))
-        return int(found[1]) if found else None
+        return int(found[1] or found[2]) if found else None
 
 
 class NotFound(RecommenderError):
@@ -41,6 +42,10 @@ class ServerError(RecommenderError):
 
 class BadResponse(RecommenderError):
     """An answer that no recommender gives; often another service listens at that address."""
+
+
+class ClientClosed(RecommenderError, RuntimeError):
+    """A call of a client that has been closed."""
 
 
 class DeadlineExceeded(RecommenderError, TimeoutError):

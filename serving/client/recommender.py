@@ -51,14 +51,15 @@ class Recommender(Client):
 
     async def _send(self, call: Call, timeout: float) -> Outputs:
         """One attempt; blocks."""
-        return self._transport.send(call, timeout)
+        return self._opened().send(call, timeout)
 
     async def _sleep(self, seconds: float) -> None:
         """A pause; blocks."""
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; no call is made after it."""
+        self._closed = True
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -88,14 +89,15 @@ class AsyncRecommender(Client):
 
     async def _send(self, call: Call, timeout: float) -> Outputs:
         """One attempt."""
-        return await self._transport.asend(call, timeout)
+        return await self._opened().asend(call, timeout)
 
     async def _sleep(self, seconds: float) -> None:
         """A pause."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; no call is made after it."""
+        self._closed = True
         await self._transport.aclose()
 
     async def __aenter__(self) -> Self:

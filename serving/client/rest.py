@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import ssl
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +26,7 @@ from serving.client.errors import (
 
 _LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64)
 _ENDINGS = {"predict": ":predict", "status": "", "metadata": "/metadata"}
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -132,8 +135,15 @@ def _body(call: Call) -> bytes:
         return _to_json({"signature_name": call.signature, "inputs": call.inputs}).encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            call.signature, f"has an id that is not valid Unicode: {error.object!r}"
+            call.signature, f"has an id that is not valid Unicode: {_not_unicode(call)!r}"
         ) from error
+
+
+def _not_unicode(call: Call) -> str:
+    """The first text of a call that has half of a surrogate pair."""
+    rows = (row for column in call.inputs.values() for row in column)
+    values = (value for row in rows for value in (row if isinstance(row, list) else [row]))
+    return next(value for value in values if isinstance(value, str) and _SURROGATE.search(value))
 
 
 def _outputs(call: Call, response: httpx.Response, body: bytes) -> Outputs:
@@ -159,7 +169,16 @@ def _columns(outputs: Any, names: tuple[str, ...]) -> Outputs:
     columns: dict[str, list[Any]] = outputs if isinstance(outputs, dict) else {names[0]: outputs}
     if not all(isinstance(column, list) for column in columns.values()):
         raise TypeError("every output must be a list")
-    return columns
+    return {name: _in_float32(column) for name, column in columns.items()}
+
+
+def _in_float32(values: Any) -> Any:
+    """The values, of which floats are the server's float32: JSON has the fewest digits that tell those apart."""
+    if not isinstance(values, list) or not values:
+        return values
+    if isinstance(values[0], list):
+        return [_in_float32(row) for row in values]
+    return array("f", values).tolist() if isinstance(values[0], float) else values
 
 
 def _versions(answer: Any) -> Outputs:

@@ -1,5 +1,6 @@
 """TensorFlow Serving's gRPC API: a call as a message, a message as outputs, grpcio in between."""
 
+import math
 import sys
 import threading
 from array import array
@@ -207,7 +208,7 @@ def _input_specs(answer: Any) -> Outputs:
 
 
 def _column(tensor: Any) -> Column:
-    """A tensor `[rows]` or `[rows, width]` as a list or a list of lists."""
+    """A tensor `[rows, ...]` as a list, nested as deep as the tensor."""
     field, code = _VALUES[tensor.dtype]
     values: list[Any] = list(getattr(tensor, field))
     if tensor.tensor_content:
@@ -215,15 +216,19 @@ def _column(tensor: Any) -> Column:
     elif code == "":
         values = [value.decode() for value in values]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    size = shape[0] * (shape[1] if len(shape) > 1 else 1) if shape else 1
+    size = math.prod(shape)
     if len(values) != size and values:  # TensorFlow may write a run of equal values at the end once
         values += values[-1:] * (size - len(values))
-    if len(shape) not in (1, 2) or len(values) != size:
+    if not shape or len(values) != size:
         raise ValueError(f"{len(values)} values in the shape {shape}")
+    return _nested(values, shape)
+
+
+def _nested(values: list[Any], shape: list[int]) -> list[Any]:
     if len(shape) == 1:
         return values
-    width = shape[1]
-    return [values[row * width : (row + 1) * width] for row in range(shape[0])]
+    size = math.prod(shape[1:])
+    return [_nested(values[row * size : (row + 1) * size], shape[1:]) for row in range(shape[0])]
 
 
 def _unpacked(code: str, content: bytes) -> list[Any]:

@@ -14,10 +14,11 @@ from serving.client.calls import (
     SimilarUser,
     VersionStatus,
 )
-from serving.client.checks import a_count, a_dial, an_id, id_lists, ids
-from serving.client.context import NO_WISHES, Context, each
+from serving.client.checks import a_count, a_dial, an_id, at_least, id_lists, ids
+from serving.client.context import Context, each
 from serving.client.errors import (
     BadResponse,
+    ClientClosed,
     DeadlineExceeded,
     InvalidArgument,
     RecommenderError,
@@ -52,27 +53,19 @@ async def recommend(
     item's popularity is added to its score; below 0 the popular lose. `context` is what the request brings, such as
     `{"device": "phone"}`, by the model's context columns; what is left out is unknown.
     """
-    users = None if user_id is None else [an_id("user_id", user_id)]
-    if not (allow or categories or diversity or popularity):
-        histories = None if history is None else [history]
-        answers = await recommend_many(self, users, k, exclude=[exclude], history=histories, context=context)
-        return answers[0]
-    if users is None and history is None:
-        raise InvalidArgument("user_id", "or history must be given")
-    inputs: Inputs = {
-        "user_id": users or [""],
-        "history": [ids("history", history or ())],
-        "k": [a_count("k", k)],
-        "exclude": [ids("exclude", exclude)],
-        "allow": [ids("allow", allow)],
-        "category": [ids("categories", categories)],
-        "diversity": [a_dial("diversity", diversity)],
-        "popularity": [a_dial("popularity", popularity)],
-    }
-    outputs = await self._in_context(
-        "recommend_with", inputs, _LISTED, self._target_of(user_id), each(context, 1)
+    answers = await recommend_many(
+        self,
+        None if user_id is None else [an_id("user_id", user_id)],
+        k,
+        exclude=[exclude],
+        history=None if history is None else [history],
+        allow=[allow] if allow else None,
+        categories=[categories] if categories else None,
+        diversity=diversity,
+        popularity=popularity,
+        context=context,
     )
-    return _ranked(*(outputs[name][0] for name in _LISTED))
+    return answers[0]
 
 
 async def recommend_many(
@@ -82,13 +75,18 @@ async def recommend_many(
     *,
     exclude: Sequence[Sequence[str]] | None = None,
     history: Sequence[Sequence[str]] | None = None,
+    allow: Sequence[Sequence[str]] | None = None,
+    categories: Sequence[Sequence[str]] | None = None,
+    diversity: float = 0.0,
+    popularity: float = 0.0,
     context: Context | Sequence[Context] | None = None,
 ) -> list[Recommendations]:
     """One list of recommendations per user, in the order given.
 
-    `exclude` and `history` hold one list per user (an empty history leaves the one remembered), and `context`
-    is one mapping for all, or one per user. The users are split into requests within the server's batch limit,
-    and the timeout bounds each of those.
+    `exclude`, `history`, `allow` and `categories` hold one list per user (an empty history leaves the one remembered,
+    an empty `allow` or `categories` allows everything), `diversity` and `popularity` are for all of them, and
+    `context` is one mapping for all, or one per user; `recommend` says what each does. The users are split into
+    requests within the server's batch limit, and the timeout bounds each of those.
     """
     users = None if user_ids is None else ids("user_ids", user_ids)
     if users is None and history is None:
@@ -96,14 +94,20 @@ async def recommend_many(
     count = len(users if users is not None else history or ())
     inputs: Inputs = {"k": [a_count("k", k)] * count}
     inputs["exclude"] = [()] * count if exclude is None else id_lists("exclude", exclude, count)
+    wishes: Inputs = {
+        "allow": [()] * count if allow is None else id_lists("allow", allow, count),
+        "category": [()] * count if categories is None else id_lists("categories", categories, count),
+        "diversity": [a_dial("diversity", diversity)] * count,
+        "popularity": [a_dial("popularity", popularity)] * count,
+    }
     signature = "recommend" if history is None else "recommend_history"
     if users is not None:
         inputs["user_id"] = users
     if history is not None:
         inputs["history"] = id_lists("history", history, count)
-    if users is not None and history is not None:
+    if (users and history) or diversity or popularity or any(wishes["allow"]) or any(wishes["category"]):
         signature = "recommend_with"
-        inputs |= {name: [nothing] * count for name, nothing in NO_WISHES.items()}
+        inputs = {"user_id": [""] * count, "history": [()] * count, **inputs, **wishes}
     contexts = each(context, count)
     found = [Recommendations()] * count
     for target, places in self._targets(users, count):
@@ -187,8 +191,11 @@ async def embed(
     user_id: str | None = None,
     item_id: str | None = None,
     history: Sequence[str] | None = None,
-) -> list[float]:
-    """The embedding of a user, of an item or of a history (item ids, oldest first): name exactly one."""
+) -> list[float] | list[list[float]]:
+    """The embedding of a user, of an item or of a history (item ids, oldest first): name exactly one.
+
+    Where a model has several interests in a user, there is one list for each of them.
+    """
     if sum(given is not None for given in (user_id, item_id, history)) != 1:
         raise InvalidArgument("user_id", "or item_id or history must be given, and only one of them")
     inputs: Inputs
@@ -225,6 +232,7 @@ async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
 
     With arms, it is the control that is waited for.
     """
+    at_least("timeout", timeout, 0)
     deadline, pause = self._policy.clock() + timeout, _FIRST_POLL
     while True:
         left = max(deadline - self._policy.clock(), _FIRST_POLL)
@@ -236,7 +244,7 @@ async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
             reason = ", ".join(
                 f"version {v.version} is {v.state} {v.error_message}".strip() for v in versions
             )
-        except (InvalidArgument, Unauthorized):
+        except (InvalidArgument, Unauthorized, ClientClosed):
             raise
         except RecommenderError as error:
             reason = str(error)

@@ -15,10 +15,6 @@ __all__ = ["ServerOptions", "add_arguments", "main"]
 def main(namespace: argparse.Namespace) -> int:
     """Serves what the parsed command line names until SIGTERM or SIGINT; raises StartError if it cannot."""
     options = ServerOptions.of(namespace)
-    if options.engine == "tensorflow":
-        from serving.server.engine import run_tensorflow_model_server
-
-        run_tensorflow_model_server(options)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, the rest is noise
     from serving.server.app import serve
 

@@ -1,36 +1,31 @@
 """Arrays from JSON, by the rules and in the words of TensorFlow Serving's RESTful API.
 
-Row format has one element of `instances` per example, columnar format one whole tensor per input; bytes travel as
-`{"b64": ...}`. Stricter than the real one in one thing: text must be valid UTF-8.
+What is malformed, and where, says rapidjson, which is the real one's parser too. Row format has one element of
+`instances` per example, columnar format one whole tensor per input; bytes travel as `{"b64": ...}`. Stricter than the
+real one in two things: text must be valid UTF-8, and nesting has a limit.
 """
 
 import base64
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import rapidjson
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import Arrays
 
-MAYBE_TOO_BIG = re.compile("[0-9][eE][+]?[0-9]{3}")
-BEGUN = re.compile("n(ul?)?|t(ru?)?|f(a(ls?)?)?|-?(Na?|I(n(fi?n?i?t?)?)?)?")  # as much of a value as there is
-STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-CONSTANT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|-?(?:NaN|Inf(?:inity|(?!i)))', re.DOTALL)  # or string
-REASONS = {  # Python's words for what is wrong, the real server's, and how far on it finds the fault (None: at the end)
-    "Extra data": ("The document root must not be followed by other values.", 0),
-    "Expecting property name": ("Missing a name for object member.", 0),
-    "Illegal trailing comma before end of object": ("Missing a name for object member.", 0),
-    "Expecting ':'": ("Missing a colon after a name of object member.", 0),
-    "Unterminated string": ("Missing a closing quotation mark in string.", None),
-    "Invalid control character": ("Invalid encoding in string.", 0),
-    "Invalid \\u": ("Incorrect hex digit after \\u escape in string.", -1),
-    "Invalid \\": ("Invalid escape character in string.", 0),
+FAULT = re.compile(r"Parse error at offset (?P<place>\d+): (?P<reason>.*)", re.DOTALL)
+REASONS = {  # rapidjson's words of today, and those of the version in TensorFlow Serving
+    "Missing a comma or '}' after an object member.": "Missing a comma or } after an object member.",
+    "Missing a comma or ']' after an array element.": "Missing a comma or ] after an array element.",
+    "Invalid integer value": "Number too big to be stored in double.",  # one of thousands of digits
 }
 DEEPEST = 32  # dimensions of a tensor
 SHOWN = 2_000  # characters of a wrong value that an error repeats
@@ -46,27 +41,18 @@ def parse(body: bytes) -> dict[str, Any]:
     """The object that a request's body holds, with a text, if anything, for its `signature_name`."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    start = len(BOM_UTF8) if body.startswith(BOM_UTF8) else 0
     try:
-        text = body.decode("utf-8-sig")
-        try:
-            document = json.loads(text, object_pairs_hook=_first_of_each)
-        except json.JSONDecodeError:
-            text, document = _with_constants(text)
-        if MAYBE_TOO_BIG.search(text):
-            json.loads(text, parse_float=_finite)
-        if "\\u" in text:  # finds the surrogates that have no partner
-            json.dumps(document, ensure_ascii=False).encode("utf-8")
+        document = _decoder(body[start:])
     except UnicodeDecodeError as error:
-        raise _unparsable("Invalid encoding in string.", error.start) from None
-    except UnicodeEncodeError:
-        raise _unparsable("The surrogate pair in string is invalid.", 0) from None
-    except json.JSONDecodeError as error:
-        reason, place = _fault(text, error)
-        raise _unparsable(reason, len(text[:place].encode("utf-8", "replace"))) from None
+        raise _unparsable("Invalid encoding in string.", start + error.start) from None
     except RecursionError:
         raise _unparsable("The document is nested too deep.", 0) from None
-    except ValueError:  # a float beyond double, or an integer of thousands of digits
-        raise _unparsable("Number too big to be stored in double.", 0) from None
+    except ValueError as error:
+        fault = FAULT.fullmatch(str(error))
+        assert fault is not None, error
+        reason = REASONS.get(fault["reason"], fault["reason"])
+        raise _unparsable(reason, start + int(fault["place"])) from None
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {shown(document)} Is not object")
     if not isinstance(document.get("signature_name", ""), str):
@@ -75,58 +61,24 @@ def parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _with_constants(text: str) -> tuple[str, Any]:
-    """`text`, with NaN for the constants that Python does not know, such as -Inf, and what it holds, with their values."""
-    found: list[float] = []
+class _Decoder(rapidjson.Decoder):
+    """Of the members of an object with the same name the first counts."""
 
-    def known(match: re.Match[str]) -> str:
-        if match[0].startswith('"'):
-            return match[0]
-        found.append(float(match[0]))
-        return "NaN".ljust(len(match[0]))  # whatever else is wrong keeps its place
+    def start_object(self) -> list[tuple[str, Any]]:
+        """What gathers the members, all of them."""
+        return []
 
-    text, values = CONSTANT.sub(known, text), iter(found)
-    return text, json.loads(text, object_pairs_hook=_first_of_each, parse_constant=lambda _: next(values))
-
-
-def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `members`: of those with the same name the first counts."""
-    found = dict(members)
-    if len(found) < len(members):
-        found.update(reversed(members))
-        if set(found) == {"b64"}:
-            found["b64 (again)"] = members[1][1]  # base64 is an object of one member
-    return found
+    def end_object(self, members: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The object of `members`."""
+        found = dict(members)
+        if len(found) < len(members):
+            found.update(reversed(members))
+            if set(found) == {"b64"}:
+                found["b64 (again)"] = members[1][1]  # base64 is an object of one member
+        return found
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(text)
-    return value
-
-
-def _fault(text: str, error: json.JSONDecodeError) -> tuple[str, int]:
-    """What the real server says of the fault that Python has found, and the place in the text that it names."""
-    place, found = error.pos, text[error.pos : error.pos + 9]
-    if not text.split("\0")[0].strip(" \t\n\r"):
-        return "The document is empty.", place
-    for ours, (said, offset) in REASONS.items():
-        if error.msg.startswith(ours):
-            return said, len(text) if offset is None else place + offset
-    if not error.msg.startswith("Expecting ','"):
-        begun = BEGUN.match(found)
-        return "Invalid value.", place + (begun.end() if begun else 0)
-    if text[place - 1].isdigit() and found[:1] in (".", "e", "E"):
-        missing = "fraction part" if found[0] == "." else "exponent"
-        return f"Miss {missing} in number.", place + 1 + (found[1:2] in ("+", "-"))
-    depth = 0
-    for mark in reversed(re.findall(r"[][{}]", STRING.sub("", text[:place]))):
-        depth += 1 if mark in "]}" else -1
-        if depth < 0:
-            break
-    reason = "] after an array element" if mark == "[" else "} after an object member"
-    return f"Missing a comma or {reason}.", place
+_decoder = _Decoder()
 
 
 def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bool]:
@@ -319,7 +271,10 @@ def _unparsable(reason: str, place: int) -> RequestError:
 
 def shown(value: Any) -> str:
     """A value as an error repeats it: as JSON, up to a length."""
-    text = json.dumps(value, indent=4, ensure_ascii=False)
+    try:
+        text = json.dumps(value, indent=4, ensure_ascii=False)
+    except RecursionError:
+        return "..."
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

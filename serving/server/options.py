@@ -36,7 +36,6 @@ class ServerOptions:
 
     bundle: Annotated[File, "bundle to serve: every model in DIR/models", OWN] = None
     host: Annotated[str, "address to listen on", OWN] = "127.0.0.1"
-    engine: Annotated[str, "embedded, or tensorflow to run tensorflow_model_server", OWN] = "embedded"
     tls_certificate: Annotated[File, "PEM certificate chain for both ports", OWN] = None
     tls_key: Annotated[File, "PEM private key of --tls_certificate", OWN] = None
     api_key_file: Annotated[File, f"file with the bearer token; else ${API_KEY_VARIABLE}", OWN] = None
@@ -62,7 +61,7 @@ class ServerOptions:
     rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets"] = 30_000
     rest_api_num_threads: Annotated[int, "threads that answer REST requests"] = 16
     grpc_max_threads: Annotated[int, "threads that answer gRPC requests"] = 16
-    # On, where the real server's is off: probes find it, and the real server is always told.
+    # On, where the real server's is off: probes find it.
     enable_grpc_healthcheck_service: Annotated[bool, "serve grpc.health.v1.Health"] = True
     num_load_threads: Annotated[int, "accepted; versions load one after the other"] = 0
     num_unload_threads: Annotated[int, "accepted; versions unload one after the other"] = 0
@@ -138,8 +137,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             settings |= {"nargs": "?", "const": True, "metavar": "BOOL"}
         if flag.name == "load_retry_interval_micros":
             settings["type"] = int
-        if flag.name == "engine":
-            settings["choices"] = ("embedded", "tensorflow")
         parser.add_argument(f"--{flag.name}", **settings)
     parser.add_argument("--version", action="version", version=f"TensorFlow {version('tensorflow')}")
     for name in UNSUPPORTED:

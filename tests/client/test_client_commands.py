@@ -213,6 +213,24 @@ def test_a_replayed_request_brings_its_depth_and_its_context(
     assert code == 0 and "1.0000" in out
 
 
+WISHES = {"allow": [["i1", "i2"]], "category": [["Film noir"]], "diversity": [0.5], "popularity": [-0.2]}
+
+
+def test_wishes_of_a_command_and_of_a_replayed_request_are_sent(
+    shell: Shell, server: StubServer, tmp_path: Path
+) -> None:
+    flags = ["--allow", "i1,i2", "--category", "Film noir", "--diversity", "0.5", "--popularity", "-0.2"]
+    assert shell.json("recommend", "--user", "1", "--k", "1", *flags)["recommendations"][0]["item_id"] == "i3"
+    requests = tmp_path / "requests.jsonl"
+    wishes = {"allow": ["i1", "i2"], "categories": ["Film noir"], "diversity": 0.5, "popularity": -0.2}
+    requests.write_text(json.dumps({"user_id": "1", "k": 1, **wishes}))
+    shell.json("compare", "--a", "stable", "--b", "canary", "--requests", str(requests))
+    bodies = [body for _, _, body in server.requests if body and body["signature_name"] == "recommend_with"]
+    assert [body["inputs"] for body in bodies] == [
+        {"user_id": ["1"], "history": [[""]], "k": [1], "exclude": [[""]], **WISHES}
+    ] * 3
+
+
 def test_metrics_and_percentiles_by_hand() -> None:
     assert recall("abcd", ["d", "z"], 4) == 0.5
     assert recall("abcd", ["d"], 3) == 0.0
@@ -236,6 +254,13 @@ def test_metrics_and_percentiles_by_hand() -> None:
         ),
         (["recommend", "--user", "1", "--model", "other"], 1, "Servable not found"),
         (["bench", "--url", "http://10.0.0.1"], 2, "needs --allow-remote"),
+        (["recommend", "--user", "1", "--k", "x"], 2, "argument --k: invalid int value: 'x'; see"),
+        (["recommend", "--usr", "1"], 2, "unrecognized arguments: --usr 1; see `python -m serving --help`"),
+        (["similar"], 2, "required: --item; see `python -m serving similar --help`"),
+        (["nonsense"], 2, "invalid choice: 'nonsense'"),
+        (["status", "--wait", "nan"], 2, "timeout must be a number of at least 0, got nan"),
+        (["bench", "--seconds", "nan"], 2, "--seconds must be a number of at least 0.001, got nan"),
+        (["bench", "--seconds", "-3"], 2, "--seconds must be a number of at least 0.001, got -3"),
         (["bench", "--clients", "0"], 2, "--clients must be at least 1"),
         (["compare", "--a", "x", "--b", "y"], 2, "--requests or --user must give at least one"),
         (
@@ -258,11 +283,14 @@ def test_an_error_is_one_line_and_a_code(shell: Shell, words: list[str], code: i
         ("[]", "must be a JSON object, got []"),
         (
             '{"user": "1"}',
-            "has the unknown key 'user'; a request has user_id, history, exclude, relevant, context, k",
+            "has the unknown key 'user'; a request has user_id, history, exclude, allow, categories, diversity, "
+            "popularity, relevant, context, k",
         ),
         ('{"user_id": 1}', "is no request: user_id must be a string, got 1"),
         ('{"exclude": ["1"]}', "is no request: user_id or history must be given"),
         ('{"user_id": "1", "relevant": "2"}', "is no request: relevant must be a list of ids"),
+        ('{"user_id": "1", "allow": "2"}', "is no request: allow must be a list of ids"),
+        ('{"user_id": "1", "diversity": "2"}', "is no request: diversity must be a number, got '2'"),
         ('{"user_id": "1", "k": 0}', "is no request: k must be from 1"),
         ('{"user_id": "1", "context": "tv"}', "is no request: context must be an object such as"),
     ],

@@ -264,8 +264,9 @@ def test_nobody_there(ask: Ask) -> None:
 
 
 def test_an_id_that_is_no_unicode_is_refused_before_it_is_sent(ask: Ask) -> None:
-    with pytest.raises(InvalidArgument, match="not valid Unicode"):
-        ask("recommend", "\ud800")
+    with pytest.raises(InvalidArgument) as caught:
+        ask("recommend", "a\ud800", exclude=["other"])
+    assert str(caught.value) == r"recommend has an id that is not valid Unicode: 'a\ud800'"
 
 
 def _packed(**outputs: Any) -> Callable[[grpc.ServicerContext], Any]:
@@ -287,6 +288,14 @@ def test_each_way_to_write_a_tensor_is_read(ask: Ask, official: tuple[OfficialSe
         official[0].faults = [_packed(item_id=ids, score=scores)]
         assert ask("recommend", "42") == [("a", 0.5), ("b", 0.25), ("c", 0.25)]
     assert packed.tensor_content and not shortened.tensor_content
+
+
+def test_an_embedding_of_several_interests_is_a_list_of_lists(
+    ask: Ask, official: tuple[OfficialServer, str]
+) -> None:
+    for interests in ([[0.5, 1.0, 2.0], [0.25, 0.0, -1.0]], [[0.5, 0.5]] * 3, [[], []]):
+        official[0].faults = [_packed(embedding=tf.make_tensor_proto([interests], dtype=tf.float32))]
+        assert ask("embed", user_id="42") == interests
 
 
 @pytest.mark.parametrize(

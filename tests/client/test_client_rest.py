@@ -3,8 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Handler, StubServer
 
@@ -12,6 +14,7 @@ from serving.client import (
     AsyncRecommender,
     BadRequest,
     BadResponse,
+    ClientClosed,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
@@ -89,7 +92,7 @@ def drip_headers(handler: Handler) -> None:
 
 
 def test_every_verb(ask: Ask) -> None:
-    assert ask("recommend", "42", 2, exclude=["i0"]) == [("i1", 1.0), ("i2", 0.99)]
+    assert ask("recommend", "42", 2, exclude=["i0"]) == [("i1", 1.0), ("i2", pytest.approx(0.99))]
     assert ask("recommend", history=["i0", "i5"], k=1) == [("i1", 1.0)]
     assert ask("recommend", history=["i0", "i5"], k=1).path == "history"
     assert len(ask("recommend", "42", 1000)) == 20
@@ -199,6 +202,7 @@ def test_nobody_there(ask: Ask, server: StubServer) -> None:
         b'{"predictions": []}',
         b'{"outputs": {"item_id": 3, "score": 4}}',
         b'{"outputs": "x"}',
+        b'{"outputs": {"item_id": [["a", "b"]], "score": [[0.5, null]]}}',
     ],
 )
 def test_an_answer_that_is_none(ask: Ask, server: StubServer, body: bytes) -> None:
@@ -229,9 +233,53 @@ def test_bare_nan_and_infinity_are_read(ask: Ask, server: StubServer) -> None:
 
 
 def test_an_id_that_is_no_unicode_is_refused_before_it_is_sent(ask: Ask, server: StubServer) -> None:
-    with pytest.raises(InvalidArgument, match="not valid Unicode"):
-        ask("recommend", "\ud800")
+    with pytest.raises(InvalidArgument) as caught:
+        ask("recommend", "a\ud800", exclude=["other"])
+    assert str(caught.value) == r"recommend has an id that is not valid Unicode: 'a\ud800'"
     assert server.requests == []
+
+
+def test_an_embedding_of_several_interests_is_a_list_of_lists(ask: Ask, server: StubServer) -> None:
+    server.faults = [status(200, b'{"outputs": [[[0.5, 1.0], [0.1, NaN]]]}')]
+    (first, second) = ask("embed", user_id="42")
+    assert first == [0.5, 1.0] and second[0] == np.float32(0.1).item() and np.isnan(second[1])
+
+
+def test_scores_are_the_servers_float32(ask: Ask, server: StubServer) -> None:
+    """What gRPC gives for the same bytes; nothing else than floats changes."""
+    score = b"[[3.17121458, 1.0, -3.4028235e38, -Infinity]]"
+    server.faults = [status(200, b'{"outputs": {"item_id": [["a", "b", "c", "d"]], "score": %s}}' % score)]
+    found = ask("recommend", "42")
+    assert found == [
+        ("a", 3.1712145805358887),
+        ("b", 1.0),
+        ("c", -3.4028234663852886e38),
+        ("d", float("-inf")),
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_closed_client_says_so(server: StubServer, scheme: str) -> None:
+    url = server.url.replace("http", scheme)
+    used, unused = Recommender(url, retries=0, timeout=0.5), Recommender(url)
+    with suppress(RecommenderError):  # the stub speaks HTTP only
+        used.titles(["i1"])
+    used.close()
+    unused.close()
+    for client in (used, unused):
+        with pytest.raises(ClientClosed, match="the client is closed"):
+            client.titles(["i1"])
+        with pytest.raises(ClientClosed):
+            client.wait_until_ready(5)
+
+    async def use() -> None:
+        async with AsyncRecommender(url, retries=0, timeout=0.5) as client:
+            with suppress(RecommenderError):
+                await client.titles(["i1"])
+        with pytest.raises(ClientClosed):
+            await client.titles(["i1"])
+
+    asyncio.run(use())
 
 
 def test_connections_are_kept(server: StubServer) -> None:

@@ -94,6 +94,32 @@ def test_a_user_counts_beside_a_history(kind: str) -> None:
     assert (asked["diversity"], asked["popularity"]) == ([0.0, 0.0], [0.0, 0.0])
 
 
+def test_many_users_have_wishes(kind: str) -> None:
+    fake = FakeTransport({"recommend_with": echo, "recommend": echo})
+    lists = {"allow": [["1", "2"], []], "categories": [[], ["Noir"]]}
+    found = ask(kind, fake, "recommend_many", ["a", "b"], 1, **lists, diversity=0.5, popularity=-1)
+    assert found == [[("a", 1.0)], [("b", 1.0)]]
+    assert fake.calls[0].signature == "recommend_with"
+    assert fake.calls[0].inputs == {
+        "user_id": ["a", "b"],
+        "history": [[""], [""]],
+        "k": [1, 1],
+        "exclude": [[""], [""]],
+        "allow": [["1", "2"], ["", ""]],
+        "category": [[""], ["Noir"]],
+        "diversity": [0.5, 0.5],
+        "popularity": [-1.0, -1.0],
+    }
+    ask(kind, fake, "recommend_many", ["a", "b"], allow=[[], []], categories=[[], []])
+    assert fake.calls[1].signature == "recommend"
+
+
+def test_wishes_need_no_user(kind: str) -> None:
+    fake = FakeTransport({"recommend_with": echo})
+    ask(kind, fake, "recommend_many", history=[["1"], ["2"]], categories=[["Noir"], ["Noir"]])
+    assert fake.calls[0].inputs["user_id"] == ["", ""] and fake.calls[0].inputs["history"] == [["1"], ["2"]]
+
+
 def test_empty_places_of_an_answer_are_dropped(kind: str) -> None:
     padded: Outputs = {"item_id": [["7", "", ""]], "score": [[0.9, -3.4028235e38, -3.4028235e38]]}
     assert ask(kind, FakeTransport({"recommend": padded}), "recommend", "42", 3) == [("7", 0.9)]
@@ -203,6 +229,15 @@ def test_an_unreachable_limit_is_an_error_and_no_endless_loop() -> None:
         ("recommend_many", ("42",), {}, "user_ids"),
         ("recommend_many", (["a", "b"],), {"exclude": [[]]}, "exclude"),
         ("recommend_many", (["a", "b"],), {"history": [[]]}, "history"),
+        ("recommend_many", (["a", "b"],), {"allow": [["1"]]}, "allow"),
+        ("recommend_many", (["a", "b"],), {"categories": ["Noir", "War"]}, "categories"),
+        ("recommend_many", (["a", "b"],), {"popularity": float("nan")}, "popularity"),
+        ("recommend", ("42",), {"popularity": 1001}, "popularity"),
+        ("recommend", ("42",), {"popularity": -1000.5}, "popularity"),
+        ("recommend", ("42",), {"diversity": float("inf")}, "diversity"),
+        ("recommend", ("42",), {"diversity": float("nan")}, "diversity"),
+        ("recommend", ("42",), {"diversity": "0.5"}, "diversity"),
+        ("wait_until_ready", (float("nan"),), {}, "timeout"),
         ("similar_items", (7,), {}, "item_id"),
         ("similar_items", ("7", 0), {}, "k"),
         ("rank", (None, ["1"]), {}, "user_id"),

@@ -23,8 +23,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own"),
 ]
-SWAP_SECONDS = float(os.environ.get("SWAP_SECONDS", "15"))  # 60 for the whole minute
-SOAK_SECONDS = os.environ.get("SOAK_SECONDS", "20")  # 600 for the ten minutes
+SWAP_SECONDS = float(os.environ.get("SWAP_SECONDS", "15"))  # `make soak`: 60, the whole minute
+SOAK_SECONDS = os.environ.get("SOAK_SECONDS", "20")  # `make soak`: 600, the ten minutes
 CROWD = int(os.environ.get("CROWD", "10000"))
 ROOT = Path(__file__).parents[2]
 BODY = {"instances": [0.0]}

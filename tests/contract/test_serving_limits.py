@@ -15,8 +15,10 @@ import subprocess
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_models import publish
+from serving_models import publish, write_recommender
 from serving_process import eventually, running
+
+from serving.client import Recommender
 
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 BATCHING = """max_batch_size {{ value: 8 }} batch_timeout_micros {{ value: {timeout} }}
@@ -111,6 +113,29 @@ def test_limits_are_named(batched):
     )
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Both addresses of a recommender that takes two rows at once."""
+    root = tmp_path_factory.mktemp("narrow")
+    write_recommender(root / "recommender" / "1")
+    flags = ("--model_name=recommender", f"--model_base_path={root}/recommender", "--max_batch=2")
+    with running(root / "server.log", *flags) as server:
+        yield server.rest, f"grpc://{server.grpc}"
+
+
+def test_the_client_sends_no_more_rows_than_the_server_takes(narrow):
+    for url in narrow:
+        with Recommender(url) as client:
+            found = client.recommend_many(list("abcde"), 1)
+            assert [row[0].item_id for row in found] == [f"{user}-0" for user in "abcde"]
+            assert client.max_batch == 2
+
+
+def test_both_transports_give_equal_scores(narrow):
+    with Recommender(narrow[0]) as rest, Recommender(narrow[1]) as rpc:
+        assert rest.recommend("a", 50) == rpc.recommend("a", 50)
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"authorization": "Bearer open"}, {"authorization": "open sesame"}, {"authorization": "Bearer é"}],
@@ -181,6 +206,7 @@ def test_tls_on_both_ports(start, half, tmp_path):
 HOSTILE = [
     pytest.param(b"[" * 90_000, id="deep JSON"),
     pytest.param(b'{"inputs":' + b"[" * 900 + b"1" + b"]" * 900 + b"}", id="deep tensor"),
+    pytest.param(b"[" * 998 + b"]" * 998, id="as deep as the parser goes"),
     pytest.param(b'{"a":' * 15_000, id="deep objects"),
     pytest.param(b'{"inputs": ' + b"9" * 5000 + b"}", id="a number of 5,000 digits"),
     pytest.param(b'{"inputs": [1e999]}', id="a number beyond all"),

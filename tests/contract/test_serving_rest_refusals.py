@@ -334,7 +334,8 @@ def test_predict_refuses(server, model, body, status, text):
 MALFORMED = [  # "JSON Parse error: <reason> at offset: <bytes>"
     ("  ", "The document is empty. at offset: 2"),
     ("\0", "The document is empty."),
-    ("\ufeff", "The document is empty."),
+    ("\ufeff", "The document is empty. at offset: 3"),
+    ("\ufeff{", "Missing a name for object member. at offset: 4"),
     ("{", "Missing a name for object member. at offset: 1"),
     ("{1: 2}", "Missing a name for object member. at offset: 1"),
     ('{"inputs": 1,}', "Missing a name for object member. at offset: 13"),
@@ -354,8 +355,12 @@ MALFORMED = [  # "JSON Parse error: <reason> at offset: <bytes>"
     ('{"inputs": "x', "Missing a closing quotation mark in string. at offset: 13"),
     ('{"inputs": "\\q"}', "Invalid escape character in string. at offset: 12"),
     ('{"inputs": "\\u12g4"}', "Incorrect hex digit after \\u escape in string. at offset: 12"),
-    ('{"inputs": "\n"}', "Invalid encoding in string."),
-    ('{"inputs": [1e999]}', "Number too big to be stored in double."),
+    ('{"inputs": "\\u12', "Incorrect hex digit after \\u escape in string. at offset: 12"),
+    ('{"inputs": "\\ud800"}', "The surrogate pair in string is invalid. at offset: 12"),
+    ('{"inputs": "\n"}', "Invalid encoding in string. at offset: 12"),
+    ('{"inputs": [1e999]}', "Number too big to be stored in double. at offset: 12"),
+    ('{"inputs": [1e999],}', "Number too big to be stored in double. at offset: 12"),
+    ('{"inputs": [1e3e]}', "Missing a comma or ] after an array element. at offset: 15"),
     ('{"inputs": [1]} x', "The document root must not be followed by other values."),
 ]
 

@@ -17,7 +17,7 @@ from serving.server.options import ServerOptions, add_arguments
 pytestmark = pytest.mark.skipif("SERVING_URL" in os.environ, reason="needs a server of its own")
 
 
-def serve(*flags, **environment):
+def serve(*flags):
     command = [
         sys.executable,
         "-m",
@@ -27,9 +27,7 @@ def serve(*flags, **environment):
         f"--rest_api_port={free_ports(1)[0]}",
         *flags,
     ]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def options(*words):
@@ -39,8 +37,8 @@ def options(*words):
     return ServerOptions.of(parser.parse_args(words))
 
 
-def refusal(*flags, **environment):
-    done = serve(*flags, **environment)
+def refusal(*flags):
+    done = serve(*flags)
     assert done.returncode not in (0, -15), done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]
@@ -241,26 +239,6 @@ def test_a_key_file_that_is_no_text(tmp_path):
     (tmp_path / "key").write_bytes(b"\xff\xfe")
     with pytest.raises(StartError, match=f"--api_key_file {tmp_path / 'key'} holds no key"):
         options("--api_key_file", str(tmp_path / "key"))
-
-
-def test_the_real_server_is_missing(base_path):
-    said = refusal(f"--model_base_path={base_path}", "--engine=tensorflow", PATH="/nowhere")
-    assert "no tensorflow_model_server on the PATH" in said
-
-
-def test_the_real_server_has_no_key(base_path):
-    said = refusal(f"--model_base_path={base_path}", "--engine=tensorflow", RECOMMENDER_API_KEY="secret")
-    assert "RECOMMENDER_API_KEY has no counterpart in tensorflow_model_server" in said
-
-
-def test_the_real_server_gets_the_same_flags(base_path, tmp_path):
-    binary = tmp_path / "bin" / "tensorflow_model_server"
-    binary.parent.mkdir()
-    binary.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
-    binary.chmod(0o755)
-    flags = [f"--model_base_path={base_path}", "--model_name=half", "--rest_api_port=8511"]
-    done = serve(*flags, "--engine=tensorflow", PATH=f"{binary.parent}:{os.environ['PATH']}")
-    assert set(done.stdout.split()) == {*flags, "--port=0", "--enable_grpc_healthcheck_service=true"}
 
 
 def test_help_is_quick():

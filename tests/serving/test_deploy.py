@@ -51,17 +51,31 @@ def test_files_fit_their_schemas(file):
         ("Dockerfile", "HEALTHCHECK --start-period", "HEALTHCHECK --start-perid", "start-perid"),
         ("kubernetes/serving.yaml", "replicas: 2", "replica: 2", "replica"),
         ("kubernetes/autoscaling.yaml", "maxReplicas: 10", "maxReplicas: ten", "maxReplicas"),
+        ("docker-compose.yml", "127.0.0.1:8511:8501", "127.0.0.1:85110:8501", "85110 has no port"),
+        ("kubernetes/serving.yaml", 'cpu: "2"', 'cpu: "two"', "'two' is no quantity"),
+        ("kubernetes/serving.yaml", "memory: 2Gi", "memory: 5Gi", "requests.memory is above limits.memory"),
+        ("kubernetes/serving.yaml", "containerPort: 8500", "containerPort: 85000", "85000 has no port"),
+        ("kubernetes/serving.yaml", "grpc: {port: 8500}", "grpc: {port: 0}", "0 has no port"),
+        ("kubernetes/bundle.yaml", "storage: 10Gi", "storage: 10GB", "'10GB' is no quantity"),
+        ("kubernetes/autoscaling.yaml", "minReplicas: 2", "minReplicas: 11", "minReplicas is above"),
+        ("kubernetes/autoscaling.yaml", '"50000"', '"fifty"', "'fifty' is no quantity"),
         ("config/batching.config", "max_batch_size", "max_batch_sise", "max_batch_sise"),
         ("config/models.config", "version_labels", "version_lables", "version_lables"),
         ("config/monitoring.config", "enable: true", "enable: maybe", "maybe"),
         ("monitoring/prometheus.yml", "scrape_interval: 15s", "scrap_interval: 15s", "scrap_interval"),
         ("monitoring/prometheus.yml", "scrape_interval: 15s", "scrape_interval: fifteen", "scrape_interval"),
         ("monitoring/prometheus.yml", "static_configs", "static_config", "static_config"),
+        ("monitoring/prometheus.yml", "serving:8501", "serving:85010", "85010 has no port"),
+        ("monitoring/prometheus-adapter.yaml", "[2m]", "[2x]", "metricsQuery"),
+        ("monitoring/prometheus-adapter.yaml", '{__name__=":', "{__name__=:", "seriesQuery"),
         ("monitoring/prometheus-adapter.yaml", "metricsQuery", "metricQuery", "metricQuery"),
         ("monitoring/grafana.yml", "isDefault", "isDefalt", "isDefalt"),
         ("monitoring/dashboards.yml", "options:", "option:", "option"),
         ("monitoring/dashboard.json", '"gridPos"', '"gridPoss"', "gridPoss"),
         ("monitoring/dashboard.json", '"expr"', '"exprr"', "exprr"),
+        ("monitoring/dashboard.json", "histogram_quantile", "histogram_quantil", "unknown function"),
+        ("monitoring/dashboard.json", "sum by (le) (rate(", "sum by (le) ((rate(", "unclosed"),
+        ("monitoring/dashboard.json", "[$__rate_interval]", "", "expected type matrix"),
         ("monitoring/dashboard.json", '"h": 8', '"h": "8"', "gridPos.h"),
     ],
 )
@@ -158,6 +172,9 @@ def test_kubernetes_parts_find_each_other():
     ]
     assert loader["metadata"]["name"] in (DEPLOY / "README.md").read_text()
     assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == set(volumes)
+    listening = {flags(CONTAINER["args"])[name] for name in ("port", "rest_api_port")}
+    assert {str(port["containerPort"]) for port in CONTAINER["ports"]} == listening
+    assert CONTAINER["livenessProbe"]["grpc"]["port"] == CONTAINER["ports"][0]["containerPort"]
     for service in (one for one in MANIFESTS if one["kind"] == "Service"):
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         ports = {port["name"] for port in CONTAINER["ports"]}
@@ -173,7 +190,9 @@ def test_kubernetes_parts_find_each_other():
 def test_prometheus_scrapes_the_server():
     (job,) = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
     assert job["metrics_path"] == PROMETHEUS_PATH
-    assert job["static_configs"] == [{"targets": ["serving:8501"]}]
+    ports = {name: flags(COMPOSE[name]["command"])["rest_api_port"] for name in ("serving", "embedded")}
+    (targets,) = job["static_configs"]
+    assert targets == {"targets": [f"{name}:{port}" for name, port in ports.items()]}
     assert CONTAINER["ports"][1]["containerPort"] == int(
         DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
     )

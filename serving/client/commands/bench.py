@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from serving.client import InvalidArgument, Recommender, RecommenderError
+from serving.client.checks import at_least
 from serving.client.commands.common import (
     add_client_options,
     id_list,
@@ -47,6 +48,7 @@ def main(options: argparse.Namespace) -> int:
     for name in ("requests", "clients"):
         if getattr(options, name) < 1:
             raise InvalidArgument(f"--{name}", f"must be at least 1, got {getattr(options, name)}")
+    at_least("--seconds", options.seconds, 0.001)
     if not options.allow_remote and not _is_here(options.url):
         raise InvalidArgument("--url", f"is not on this machine, which needs --allow-remote: {options.url}")
     users = options.user or [f"bench-{number}" for number in range(1000)]

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests",
         type=Path,
         metavar="FILE",
-        help='JSON lines such as {"user_id": "42", "relevant": ["7"]}; also "history", "exclude", "context" and "k"; '
+        help='JSON lines such as {"user_id": "42", "relevant": ["7"]}; also "history", "exclude", "allow", "categories", '
+        '"diversity", "popularity", "context" and "k"; '
         '"relevant" is what the user went on to choose, and makes the metrics possible',
     )
     parser.add_argument(

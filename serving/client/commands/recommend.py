@@ -37,6 +37,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="item ids that must not come",
     )
     parser.add_argument(
+        "--allow",
+        type=id_list,
+        action="extend",
+        default=[],
+        metavar="ID,ID",
+        help="item ids, beside which none may come",
+    )
+    parser.add_argument(
+        "--category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a category, beside which none may come; may be given several times",
+    )
+    parser.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="from 0 to 1: how much less the list repeats itself (default: 0)",
+    )
+    parser.add_argument(
+        "--popularity",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="how much the popular gain; below 0 they lose (default: 0)",
+    )
+    parser.add_argument(
         "--context",
         type=name_and_value,
         action="append",
@@ -57,6 +86,10 @@ def main(options: argparse.Namespace) -> int:
             options.k,
             exclude=options.exclude,
             history=options.history,
+            allow=options.allow,
+            categories=options.category,
+            diversity=options.diversity,
+            popularity=options.popularity,
             context=dict(options.context),
         )
         rows = ranked_rows(found, titles_of(recommender, [item.item_id for item in found]))
