@@ -1,6 +1,6 @@
 """The ranking model: how much a user will like an item, for one target or several."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,24 +222,40 @@ class RankingModel(FittedModel):
         self.tasks = {target.name: _task(target) for target in self.settings.targets}
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Returns the targets' losses, weighted and summed; events without a label have no part in it."""
+        """Returns the targets' losses, weighted and summed: of each the mean over the events that carry its label.
+
+        A squared error is in units of the target's spread, so that seconds and clicks count alike.
+        """
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step]) if training else None
         outputs = self.network(inputs, seed=seed)
-        loss = tf.constant(0.0)
-        for column, target in enumerate(self.settings.targets):
-            labels = inputs[label_key(target)]
-            there = tf.math.is_finite(labels)
-            weight = inputs["weight"] * tf.cast(there, tf.float32)
-            task_loss = self.tasks[target.name](
-                labels=tf.where(there, labels, 0.0)[:, None],
-                predictions=outputs[:, column : column + 1],
-                sample_weight=weight[:, None],
-                compute_metrics=False,
-            )
-            loss += target.weight * task_loss
+        loss = self.mixed([self.sums(inputs, outputs)])
         if training:
             self.note(loss)
         return loss
+
+    def sums(self, inputs: Batch, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns each target's summed loss and weight `[targets, 2]`, of the events that carry its label."""
+        found = []
+        for column, (target, start) in enumerate(
+            zip(self.settings.targets, self.network.starts, strict=True)
+        ):
+            labels = inputs[label_key(target)]
+            there = tf.math.is_finite(labels)
+            weight = inputs["weight"] * tf.cast(there, tf.float32)
+            total = self.tasks[target.name](
+                labels=tf.where(there, labels / start.scale, 0.0)[:, None],
+                predictions=outputs[:, column : column + 1] / start.scale,
+                sample_weight=weight[:, None],
+                compute_metrics=False,
+            )
+            found.append(tf.stack([total, tf.reduce_sum(weight)]))
+        return tf.stack(found)
+
+    def mixed(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the loss of one or several batches of their `sums`; a target that no event carries adds nothing."""
+        total = tf.add_n(list(sums))
+        weights = tf.constant([target.weight for target in self.settings.targets])
+        return tf.reduce_sum(weights * tf.math.divide_no_nan(total[:, 0], total[:, 1]))
 
 
 class PriorTables(tf.keras.layers.Layer):
@@ -262,10 +278,10 @@ class PriorTables(tf.keras.layers.Layer):
 
 
 def _task(target: Target) -> tfrs.tasks.Ranking:
-    mean = tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE
+    total = tf.keras.losses.Reduction.SUM
     if target.kind == "binary":
-        return tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=mean))
-    return tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction=mean))
+        return tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=total))
+    return tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction=total))
 
 
 def _part(place: str, part: Part, **given: Any) -> Any:
