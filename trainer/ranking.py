@@ -21,10 +21,11 @@ from trainer.towers import IdEmbedding
 
 @dataclass(frozen=True)
 class Prior:
-    """A rating model in closed form that the network starts from: `mean + item_bias[i] + <user[u], item[i]>`.
+    """A model in closed form that the network starts from: `mean + item_bias[i] + <user[u], item[i]>`.
 
     Row 0 of each table is the unknown's. `train` holds, for every training event, what the model would say
-    had it not seen that event's rating: what the network learns from then looks like what it will meet.
+    had it not seen that event's rating or label: what the network learns from then looks like what it will meet.
+    `column` is what it predicts, in its unit; None where that is the label 0 or 1 of a binary target.
     """
 
     mean: float
@@ -32,6 +33,7 @@ class Prior:
     user: Floats  # [users, rank]
     item: Floats  # [items, rank]
     train: Floats  # [training events]
+    column: str | None = "rating"
 
     def predict(self, user: Ints, item: Ints, block: int = 1_000_000) -> Floats:
         """Returns predictions `[n]` of user and item rows `[n]`."""
@@ -46,7 +48,7 @@ class Prior:
 class RankingNetwork(tf.keras.Model):
     """A network over id embeddings, features, the prior and the history, added to where each target starts.
 
-    Its heads start at zero, so the untrained network is its start: the prior, for ratings. This is the part
+    Its heads start at zero, so the untrained network is its start: the prior, where it is of the target. This is the part
     that is exported; it knows no loss and no optimizer. Of a history it reads the last `history_length` events.
     """
 
@@ -83,8 +85,8 @@ class RankingNetwork(tf.keras.Model):
         self.heads = _part("heads", settings.heads, targets=len(settings.targets))
         self.history = _part("history", settings.history)
         self.prior = None if prior is None else PriorTables(prior)
-        started = None if prior is None else prior.train
-        self.starts = [Start.of(target, prepared.rated_train, started) for target in settings.targets]
+        started, column = (None, None) if prior is None else (prior.train, prior.column)
+        self.starts = [Start.of(target, prepared.rated_train, started, column) for target in settings.targets]
 
     def call(self, inputs: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns raw outputs `[batch, targets]` (logits if binary) of `user`, `item` and context columns.

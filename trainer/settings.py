@@ -143,7 +143,8 @@ class RankingSettings(Settings):
     learning_rate: float = Field(0.05, gt=0)  # of Adagrad
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(1024, ge=1)
-    prior: Literal["auto", "none"] = "auto"  # ratings start from a Bayesian factorisation in closed form
+    # ratings, else the first target with a score_weight, start from a Bayesian factorisation in closed form
+    prior: Literal["auto", "none"] = "auto"
     prior_rank: int = Field(12, ge=1)
     prior_sweeps: int = Field(16, ge=1)
 

@@ -90,9 +90,7 @@ def build_ranking(
 ) -> RankingFit:
     """Returns the untrained model with its training data; id embeddings may be another model's."""
     settings, events = config.ranking, prepared.rated_train
-    prior = None
-    if settings.prior != "none" and rating_prior.wanted(settings.targets, events):
-        prior = rating_prior.fit(prepared, settings, events, reporter)
+    prior = None if settings.prior == "none" else rating_prior.fit(prepared, settings, events, reporter)
     tf.keras.utils.set_random_seed(config.train.seed)
     network = RankingNetwork(settings, prepared, prior, user_ids, item_ids)
     columns = _columns(network, events)
