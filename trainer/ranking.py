@@ -155,9 +155,9 @@ class RankingNetwork(tf.keras.Model):
         if prior is not None and self.prior is not None:
             parts["prior"] = (prior[:, None] - self.prior.mean) / self.prior.scale
         if self.user_features is not None:
-            parts["user_features"] = self.user_features(user)
+            parts |= self._features("user_features", self.user_features, user)
         if self.item_features is not None:
-            parts["item_features"] = self.item_features(item)
+            parts |= self._features("item_features", self.item_features, item)
         if self.context is not None:
             columns = {name: inputs[context_key(name)] for name in self.context.towers}
             if seed is not None:
@@ -166,12 +166,23 @@ class RankingNetwork(tf.keras.Model):
                     name: self._hide(column, nothing[context_key(name)], seed, 3)
                     for name, column in columns.items()
                 }
-            parts["context"] = self.context(columns)
+            parts |= self._features("context", self.context, columns)
         if self.history is not None:
-            candidate = [parts[name] for name in ("item", "item_features") if name in parts]
+            candidate = [parts["item"]]
+            if self.item_features is not None:
+                described = [part for name, part in parts.items() if name.startswith("item_features")]
+                candidate.append(tf.add_n(described))
             past = self._hide(inputs["history"], 0, seed, 4)
             parts["history"] = self._read(past, item, tf.concat(candidate, axis=1))
         return parts
+
+    def _features(
+        self, name: str, features: StaticFeatures | ContextFeatures, inputs: Any
+    ) -> dict[str, tf.Tensor]:
+        """Returns the vectors of a side's features by name, or their sum where the network takes them together."""
+        if not self.network.apart:
+            return {name: features(inputs)}
+        return {f"{name}.{part}": vectors for part, vectors in features.parts(inputs).items()}
 
     def _read(self, history: tf.Tensor, item: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
         """Returns what the history says; the candidate itself is passed over, lest it recognises its own event.
