@@ -70,6 +70,20 @@ def labels(target: Target, events: Events) -> Floats:
     return np.where(np.isfinite(column), column >= threshold, np.nan).astype(np.float32)
 
 
+def as_ratings(prepared: Prepared, target: Target) -> Prepared:
+    """Returns the data with a target's labels in the place of the ratings: what baselines of ratings learn then."""
+
+    def told(events: Events) -> Events:
+        return replace(events, rating=labels(target, events))
+
+    return replace(
+        prepared,
+        rated_train=told(prepared.rated_train),
+        rated_validation=told(prepared.rated_validation),
+        rated_test=told(prepared.rated_test),
+    )
+
+
 def without_outcomes(prepared: Prepared, targets: Sequence[Target]) -> Prepared:
     """Returns the data without the targets' columns among the features of the request: what came of it is not known when it is made."""
     outcomes = {target.column for target in targets}
