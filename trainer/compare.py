@@ -24,6 +24,7 @@ from trainer.errors import UserError
 from trainer.evaluate import Report
 from trainer.progress import Reporter
 from trainer.significance import Sample, intervals, paired
+from trainer.targets import labels
 from trainer.workdir import check_workdir, same_data
 
 METRICS = {
@@ -32,9 +33,12 @@ METRICS = {
     "hit_rate@5": "retrieval",
     "recall@20": "retrieval",  # in compare.json only
     "rmse": "ranking",
+    "log_loss": "ranking",
+    "auc": "ranking",
 }
+OF_KIND = {"regression": ("rmse",), "binary": ("log_loss", "auc")}  # a first target's metrics, by its kind
 CUTOFFS = (5, 10, 20)  # those of the metrics, beside the presets' own
-SMALLER = ("rmse",)  # is better
+SMALLER = ("rmse", "log_loss")  # is better
 OWN = ("history_length",)  # settings of the data in which presets may differ: the test cases stay the same
 RESAMPLES = 1_000
 FIGURES = "figures.npz"
@@ -59,7 +63,8 @@ def run(
 
     A preset may bring settings of its own behind "+": `history-mean+retrieval.encoder.name=decay`.
     Writes `compare.md`, `compare.json` and `compare.png` into `workdir`, and each run below `workdir/<preset>`. Raises
-    `UserError` before anything trains where presets are not on the same data or their settings will not do.
+    `UserError` before anything trains where presets are not on the same data, predict different things or their settings
+    will not do.
     """
     twice = [name for name in presets if presets.count(name) > 1]
     if twice:
@@ -127,6 +132,13 @@ def _check(configs: Mapping[str, Config], seeds: int) -> None:
                 f"{first} and {name} are on different data (data.{differ[0]} differs): set the same for all behind "
                 "--presets, e.g. data.source.name=synthetic"
             )
+    ranking = [name for name, config in configs.items() if config.ranking.enabled]
+    for name in ranking[1:]:
+        if _predicted(configs[name]) != _predicted(configs[ranking[0]]):
+            raise UserError(
+                f"{ranking[0]} and {name} predict different things (their first of ranking.targets): set the same for "
+                "all behind --presets, or ranking.enabled=false"
+            )
 
 
 def _seeded(config: Config, seed: int) -> Config:
@@ -139,10 +151,17 @@ def _data(config: Config) -> dict[str, Any]:
     return config.data.model_dump(mode="json", exclude=set(OWN))
 
 
+def _predicted(config: Config) -> dict[str, Any] | None:
+    """Returns what the ranking figures are of, the first target's labels; None without a ranking model."""
+    if not config.ranking.enabled:
+        return None
+    return config.ranking.targets[0].model_dump(include={"kind", "column", "threshold"})
+
+
 def _digest(config: Config) -> str:
     """Returns a name for all that the baselines depend on."""
     named = (config.evaluate.baselines, config.evaluate.ranking_baselines)
-    text = json.dumps([_data(config), named, config.retrieval.enabled, config.ranking.enabled])
+    text = json.dumps([_data(config), named, config.retrieval.enabled, _predicted(config)])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -167,14 +186,16 @@ def _figures(run: measurement.Run, reports: measurement.Reports) -> dict[str, Fi
     prepared, found = run.prepared, {}
     reported: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
     asking = prepared.test.user[prepared.test.positives.lengths > 0]
-    rated = prepared.rated_test.user[~np.isnan(prepared.rated_test.rating)]
+    target, rated = run.config.ranking.targets[0], prepared.rated_test.user[:0]
+    if reports.ranking:
+        rated = prepared.rated_test.user[~np.isnan(labels(target, prepared.rated_test))]
     users = {"retrieval": _ids(asking, prepared), "ranking": _ids(rated, prepared)}
     for name in dict.fromkeys([*reports.retrieval, *reports.ranking]):
         samples = {
             metric: reported[task][name].samples[metric]
             for metric, task in METRICS.items()
             if name in reported[task] and metric in reported[task][name].values
-            if task == "retrieval" or _rates(run.config)
+            if task == "retrieval" or metric in OF_KIND[target.kind]
         }
         tasks = [task for task in reported if name in reported[task]]
         seconds = {
@@ -188,12 +209,6 @@ def _figures(run: measurement.Run, reports: measurement.Reports) -> dict[str, Fi
             {metric: value for metric, value in prepared.best_reachable.items() if metric in samples},
         )
     return found
-
-
-def _rates(config: Config) -> bool:
-    """Returns whether the ranking model predicts ratings: other targets have no RMSE to compare."""
-    target = config.ranking.targets[0]
-    return target.column == "rating" and target.kind == "regression"
 
 
 def _ids(rows: Ints, prepared: Prepared) -> npt.NDArray[np.str_]:

@@ -19,9 +19,11 @@ TITLES = {
     "ndcg@10": "NDCG@10",
     "hit_rate@5": "hit@5",
     "rmse": "RMSE (less is better)",
+    "log_loss": "log loss (less is better)",
+    "auc": "AUC",
 }
-ORDER = ("ndcg@10", "rmse")  # what rows are sorted by: the first that there is
-SMALLER = ("rmse",)
+ORDER = ("ndcg@10", "rmse", "log_loss")  # what rows are sorted by: the first that there is
+SMALLER = ("rmse", "log_loss")
 MARKS = {"better": " ▲", "worse": " ▼", "unsure": " ≈"}
 LEGEND = "mean ± standard deviation over seeds; ▲ better, ▼ worse than the best baseline of the column, ≈ not sure "
 LEGEND += "(paired bootstrap over users, 95 %). Baselines stand in italics."
@@ -85,7 +87,7 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
 
 def _cells(rows: Sequence[Row], spread: bool = True) -> tuple[list[str], list[list[str]]]:
     names = _metrics(rows)
-    header = ["", *(TITLES[name].split(" ")[0] for name in names), "seconds", "weights"]
+    header = ["", *(TITLES[name].split(" (")[0] for name in names), "seconds", "weights"]
     lines = []
     for row in rows:
         label = f"*{row['name']}*" if row["baseline"] else row["name"]

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer import leaderboard
 from trainer.alarms import context_of_items
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.evaluate import (
+    Predictor,
     RankingReport,
     Report,
     RetrievalReport,
@@ -23,7 +26,8 @@ from trainer.memory import Cost
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
-from trainer.settings import EvaluateSettings
+from trainer.settings import EvaluateSettings, Target
+from trainer.targets import as_ratings
 from trainer.train_ranking import evaluate_targets
 from trainer.workdir import replace
 
@@ -89,17 +93,33 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
         ranking["model"] = targets[target.name]
         for name, report in targets.items():
             _warn(run.reporter, f"ranking of {name}", report)
-        rating = target.column == "rating" and target.kind == "regression"
-        for name in ranking_baselines if rating else ():
+        labelled = as_ratings(prepared, target)
+        for name in ranking_baselines:
             rated, costs["ranking"][name] = leaderboard.enter(
                 "rating_baseline",
                 name,
-                prepared,
+                labelled,
                 run.reporter,
-                lambda fitted: evaluate_ranking(fitted, prepared.rated_test, prepared, settings),
+                lambda fitted: beside_ranking(fitted, target, labelled, settings),
             )
             ranking |= {} if rated is None else {name: rated}
     return Reports(retrieval, ranking, targets, costs)
+
+
+def beside_ranking(
+    fitted: Predictor, target: Target, labelled: Prepared, settings: EvaluateSettings
+) -> RankingReport:
+    """Returns the test report of a baseline that has learned a target's labels as ratings.
+
+    What it says of a binary target becomes a chance: at least a tenth of the share of 1 in training, and of the share of
+    0 too, for a sum of biases may leave 0 to 1.
+    """
+    events, binary = labelled.rated_test, target.kind == "binary"
+    predicted = fitted.predict(events)
+    if binary:
+        share = float(np.nanmean(labelled.rated_train.rating))
+        predicted = np.clip(predicted, 0.1 * share, 1 - 0.1 * (1 - share))
+    return evaluate_ranking(predicted, events, labelled, settings, binary=binary)
 
 
 def _warn(reporter: Reporter, task: str, report: Report) -> None:

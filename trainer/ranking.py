@@ -1,6 +1,6 @@
 """The ranking model: how much a user will like an item, for one target or several."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,11 @@ from trainer.towers import IdEmbedding
 
 @dataclass(frozen=True)
 class Prior:
-    """A rating model in closed form that the network starts from: `mean + item_bias[i] + <user[u], item[i]>`.
+    """A model in closed form that the network starts from: `mean + item_bias[i] + <user[u], item[i]>`.
 
     Row 0 of each table is the unknown's. `train` holds, for every training event, what the model would say
-    had it not seen that event's rating: what the network learns from then looks like what it will meet.
+    had it not seen that event's rating or label: what the network learns from then looks like what it will meet.
+    `column` is what it predicts, in its unit; None where that is the label 0 or 1 of a binary target.
     """
 
     mean: float
@@ -32,6 +33,7 @@ class Prior:
     user: Floats  # [users, rank]
     item: Floats  # [items, rank]
     train: Floats  # [training events]
+    column: str | None = "rating"
 
     def predict(self, user: Ints, item: Ints, block: int = 1_000_000) -> Floats:
         """Returns predictions `[n]` of user and item rows `[n]`."""
@@ -46,7 +48,7 @@ class Prior:
 class RankingNetwork(tf.keras.Model):
     """A network over id embeddings, features, the prior and the history, added to where each target starts.
 
-    Its heads start at zero, so the untrained network is its start: the prior, for ratings. This is the part
+    Its heads start at zero, so the untrained network is its start: the prior, where it is of the target. This is the part
     that is exported; it knows no loss and no optimizer. Of a history it reads the last `history_length` events.
     """
 
@@ -83,8 +85,8 @@ class RankingNetwork(tf.keras.Model):
         self.heads = _part("heads", settings.heads, targets=len(settings.targets))
         self.history = _part("history", settings.history)
         self.prior = None if prior is None else PriorTables(prior)
-        started = None if prior is None else prior.train
-        self.starts = [Start.of(target, prepared.rated_train, started) for target in settings.targets]
+        started, column = (None, None) if prior is None else (prior.train, prior.column)
+        self.starts = [Start.of(target, prepared.rated_train, started, column) for target in settings.targets]
 
     def call(self, inputs: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns raw outputs `[batch, targets]` (logits if binary) of `user`, `item` and context columns.
@@ -153,9 +155,9 @@ class RankingNetwork(tf.keras.Model):
         if prior is not None and self.prior is not None:
             parts["prior"] = (prior[:, None] - self.prior.mean) / self.prior.scale
         if self.user_features is not None:
-            parts["user_features"] = self.user_features(user)
+            parts |= self._features("user_features", self.user_features, user)
         if self.item_features is not None:
-            parts["item_features"] = self.item_features(item)
+            parts |= self._features("item_features", self.item_features, item)
         if self.context is not None:
             columns = {name: inputs[context_key(name)] for name in self.context.towers}
             if seed is not None:
@@ -164,12 +166,23 @@ class RankingNetwork(tf.keras.Model):
                     name: self._hide(column, nothing[context_key(name)], seed, 3)
                     for name, column in columns.items()
                 }
-            parts["context"] = self.context(columns)
+            parts |= self._features("context", self.context, columns)
         if self.history is not None:
-            candidate = [parts[name] for name in ("item", "item_features") if name in parts]
+            candidate = [parts["item"]]
+            if self.item_features is not None:
+                described = [part for name, part in parts.items() if name.startswith("item_features")]
+                candidate.append(tf.add_n(described))
             past = self._hide(inputs["history"], 0, seed, 4)
             parts["history"] = self._read(past, item, tf.concat(candidate, axis=1))
         return parts
+
+    def _features(
+        self, name: str, features: StaticFeatures | ContextFeatures, inputs: Any
+    ) -> dict[str, tf.Tensor]:
+        """Returns the vectors of a side's features by name, or their sum where the network takes them together."""
+        if not self.network.apart:
+            return {name: features(inputs)}
+        return {f"{name}.{part}": vectors for part, vectors in features.parts(inputs).items()}
 
     def _read(self, history: tf.Tensor, item: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
         """Returns what the history says; the candidate itself is passed over, lest it recognises its own event.
@@ -222,24 +235,40 @@ class RankingModel(FittedModel):
         self.tasks = {target.name: _task(target) for target in self.settings.targets}
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Returns the targets' losses, weighted and summed; events without a label have no part in it."""
+        """Returns the targets' losses, weighted and summed: of each the mean over the events that carry its label.
+
+        A squared error is in units of the target's spread, so that seconds and clicks count alike.
+        """
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step]) if training else None
         outputs = self.network(inputs, seed=seed)
-        loss = tf.constant(0.0)
-        for column, target in enumerate(self.settings.targets):
-            labels = inputs[label_key(target)]
-            there = tf.math.is_finite(labels)
-            weight = inputs["weight"] * tf.cast(there, tf.float32)
-            task_loss = self.tasks[target.name](
-                labels=tf.where(there, labels, 0.0)[:, None],
-                predictions=outputs[:, column : column + 1],
-                sample_weight=weight[:, None],
-                compute_metrics=False,
-            )
-            loss += target.weight * task_loss
+        loss = self.mixed([self.sums(inputs, outputs)])
         if training:
             self.note(loss)
         return loss
+
+    def sums(self, inputs: Batch, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns each target's summed loss and weight `[targets, 2]`, of the events that carry its label."""
+        found = []
+        for column, (target, start) in enumerate(
+            zip(self.settings.targets, self.network.starts, strict=True)
+        ):
+            labels = inputs[label_key(target)]
+            there = tf.math.is_finite(labels)
+            weight = inputs["weight"] * tf.cast(there, tf.float32)
+            total = self.tasks[target.name](
+                labels=tf.where(there, labels / start.scale, 0.0)[:, None],
+                predictions=outputs[:, column : column + 1] / start.scale,
+                sample_weight=weight[:, None],
+                compute_metrics=False,
+            )
+            found.append(tf.stack([total, tf.reduce_sum(weight)]))
+        return tf.stack(found)
+
+    def mixed(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the loss of one or several batches of their `sums`; a target that no event carries adds nothing."""
+        total = tf.add_n(list(sums))
+        weights = tf.constant([target.weight for target in self.settings.targets])
+        return tf.reduce_sum(weights * tf.math.divide_no_nan(total[:, 0], total[:, 1]))
 
 
 class PriorTables(tf.keras.layers.Layer):
@@ -262,10 +291,10 @@ class PriorTables(tf.keras.layers.Layer):
 
 
 def _task(target: Target) -> tfrs.tasks.Ranking:
-    mean = tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE
+    total = tf.keras.losses.Reduction.SUM
     if target.kind == "binary":
-        return tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=mean))
-    return tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction=mean))
+        return tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=total))
+    return tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction=total))
 
 
 def _part(place: str, part: Part, **given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ratings in closed form, without gradients: what the ranking network starts from.
+"""Ratings, or the labels of another target, in closed form, without gradients: what the ranking network starts from.
 
     rating = mean + b_u + b_i + <z_u, v_i> + noise
     (b_u, z_u) ~ N(A' x_u, diag(s)),   (b_i, v_i) ~ N(B' x_i, diag(t)),   x: side columns of users and items
@@ -12,6 +12,8 @@ regularisation.
 The posteriors' covariances are not a luxury. Point estimates (alternating least squares) overfit the many
 rows with few ratings; here a row known badly counts for less in the rows that meet it. A user or an item
 without ratings gets its regression's value.
+
+Labels of 0 and 1 are taken for numbers; a logistic regression makes chances of what is said of them (`targets.Start`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ from trainer.progress import Reporter
 from trainer.ranking import Prior
 from trainer.rating_features import Columns, side_features
 from trainer.settings import RankingSettings, Target
+from trainer.targets import labels
 
 Values = npt.NDArray[np.float64]
 
@@ -92,21 +95,40 @@ class Posterior:
     noise: float  # variance of a rating of weight 1
 
 
-def wanted(targets: Sequence[Target], events: Events) -> bool:
-    """Returns whether a target is a rating, and events carry some."""
-    return any(target.column == "rating" for target in targets) and bool(_usable(events).any())
+def source(targets: Sequence[Target], events: Events) -> Target | None:
+    """Returns the target that the prior is of: a rating where events carry some, else the first with a say in the score.
+
+    One whose labels are all alike is passed over, for there is nothing to tell apart.
+    """
+    for target in targets:
+        if target.column == "rating" and _usable(events, events.rating).any():
+            return target
+    for target in targets:
+        values = _values(target, events)
+        known = values[_usable(events, values)]
+        if target.score_weight and len(known) and known.min() < known.max():
+            return target
+    return None
 
 
-def fit(prepared: Prepared, settings: RankingSettings, events: Events, reporter: Reporter) -> Prior:
-    """Returns the prior learned from the ratings of `events`, with its leave-one-out predictions of them."""
-    rated = events.take(_usable(events))
+def fit(prepared: Prepared, settings: RankingSettings, events: Events, reporter: Reporter) -> Prior | None:
+    """Returns the prior learned from what `events` tell of its source, with its leave-one-out predictions of it.
+
+    None where the targets give it no source.
+    """
+    target = source(settings.targets, events)
+    if target is None:
+        return None
+    values = _values(target, events)
+    usable = _usable(events, values)
+    rated, values = events.take(usable), values[usable]
     weight = np.abs(rated.weight)  # below 0 for a dislike
-    mean = float(np.average(rated.rating, weights=weight))
-    scale = float(np.sqrt(np.average((rated.rating - mean) ** 2, weights=weight))) or 1.0
+    mean = float(np.average(values, weights=weight))
+    scale = float(np.sqrt(np.average((values - mean) ** 2, weights=weight))) or 1.0
     ratings = Ratings(
         rated.user,
         rated.item,
-        ((rated.rating - mean) / scale).astype(np.float32),
+        ((values - mean) / scale).astype(np.float32),
         (weight / weight.mean()).astype(np.float32),
     )
     # One thread: for matrices this small, waking the others took three quarters of the time.
@@ -121,9 +143,10 @@ def fit(prepared: Prepared, settings: RankingSettings, events: Events, reporter:
         user=found.users.mean * np.float32(scale),
         item=found.items.design,
         train=np.zeros(0, np.float32),
+        column=None if _binary(target) else target.column,
     )
     train = tables.predict(events.user, events.item)
-    train[_usable(events)] = mean + scale * (ratings.value - leave_one_out(found, ratings))
+    train[usable] = mean + scale * (ratings.value - leave_one_out(found, ratings))
     return replace(tables, train=train.astype(np.float32))
 
 
@@ -262,9 +285,18 @@ def _start(by_user: Sums, by_item: Sums, item_columns: Columns, rank: int) -> tu
     return users, Side(mean, np.tile(spread, (rows, 1)))
 
 
-def _usable(events: Events) -> npt.NDArray[np.bool_]:
+def _binary(target: Target) -> bool:
+    """Returns whether the prior is of labels 0 and 1: ratings are read as they are, whatever is made of them."""
+    return target.kind == "binary" and target.column != "rating"
+
+
+def _values(target: Target, events: Events) -> Floats:
+    return events.rating if target.column == "rating" else labels(target, events)
+
+
+def _usable(events: Events, values: Floats) -> npt.NDArray[np.bool_]:
     usable: npt.NDArray[np.bool_] = (
-        np.isfinite(events.rating) & (events.weight != 0) & (events.user > 0) & (events.item > 0)
+        np.isfinite(values) & (events.weight != 0) & (events.user > 0) & (events.item > 0)
     )
     return usable
 

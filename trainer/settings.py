@@ -110,16 +110,20 @@ class RetrievalSettings(Settings):
 
 
 class Target(Settings):
-    """One thing the ranking model predicts."""
+    """One thing the ranking model predicts.
+
+    In the loss, `weight` is per spread of the target: its unit does not matter, seconds or hours. In the served score,
+    `score_weight` is per unit of the target: of a rating star, of a second, and of a probability from 0 to 1.
+    """
 
     name: str = "rating"
     kind: Literal["regression", "binary"] = "regression"
     column: str = "rating"  # rating, weight (dislikes below 0), or a context column, then no input of a model
     threshold: float | None = None  # binary: the label is 1 where the column is at least this
-    weight: float = Field(1.0, gt=0)  # in the total loss
+    weight: float = Field(1.0, gt=0)  # in the total loss, where each target's is of its labelled events alone
     score_weight: float = Field(
         1.0, allow_inf_nan=False
-    )  # in the served score, a weighted sum; below 0: to avoid
+    )  # per unit of the target, in the served score, a weighted sum; below 0: to avoid
 
 
 class RankingSettings(Settings):
@@ -140,7 +144,8 @@ class RankingSettings(Settings):
     learning_rate: float = Field(0.05, gt=0)  # of Adagrad
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(1024, ge=1)
-    prior: Literal["auto", "none"] = "auto"  # ratings start from a Bayesian factorisation in closed form
+    # ratings, else the first target with a score_weight, start from a Bayesian factorisation in closed form
+    prior: Literal["auto", "none"] = "auto"
     prior_rank: int = Field(12, ge=1)
     prior_sweeps: int = Field(16, ge=1)
 

@@ -24,10 +24,12 @@ class Start:
     most: float
 
     @classmethod
-    def of(cls, target: Target, events: Events, prior: Floats | None) -> "Start":
-        """Returns the prior for ratings, its logistic regression for binary targets, else the mean.
+    def of(
+        cls, target: Target, events: Events, prior: Floats | None, prior_column: str | None = "rating"
+    ) -> "Start":
+        """Returns the prior for `prior_column`, which it predicts, its logistic regression for binary targets, else the mean.
 
-        `prior` `[events]` is what a model in closed form says of the events' ratings, if there is one.
+        `prior` `[events]` is what a model in closed form says of the events, if there is one.
         """
         column = labels(target, events)
         there = np.isfinite(column)
@@ -43,7 +45,7 @@ class Start:
             prior_of = np.zeros(len(known)) if prior is None else prior[there]
             return cls(*_logistic(prior_of, known), 1.0, 0.0, 1.0)
         scale = float(known.std()) or 1.0
-        if prior is not None and target.column == "rating":
+        if prior is not None and target.column == prior_column:
             return cls(0.0, 1.0, scale, least, most)
         return cls(float(known.mean()), 0.0, scale, least, most)
 
@@ -66,6 +68,20 @@ def labels(target: Target, events: Events) -> Floats:
         return column
     threshold = 0.5 if target.threshold is None else target.threshold
     return np.where(np.isfinite(column), column >= threshold, np.nan).astype(np.float32)
+
+
+def as_ratings(prepared: Prepared, target: Target) -> Prepared:
+    """Returns the data with a target's labels in the place of the ratings: what baselines of ratings learn then."""
+
+    def told(events: Events) -> Events:
+        return replace(events, rating=labels(target, events))
+
+    return replace(
+        prepared,
+        rated_train=told(prepared.rated_train),
+        rated_validation=told(prepared.rated_validation),
+        rated_test=told(prepared.rated_test),
+    )
 
 
 def without_outcomes(prepared: Prepared, targets: Sequence[Target]) -> Prepared:

@@ -90,9 +90,7 @@ def build_ranking(
 ) -> RankingFit:
     """Returns the untrained model with its training data; id embeddings may be another model's."""
     settings, events = config.ranking, prepared.rated_train
-    prior = None
-    if settings.prior != "none" and rating_prior.wanted(settings.targets, events):
-        prior = rating_prior.fit(prepared, settings, events, reporter)
+    prior = None if settings.prior == "none" else rating_prior.fit(prepared, settings, events, reporter)
     tf.keras.utils.set_random_seed(config.train.seed)
     network = RankingNetwork(settings, prepared, prior, user_ids, item_ids)
     columns = _columns(network, events)
@@ -107,7 +105,7 @@ def build_ranking(
 
 
 def validator(model: RankingModel, events: Events) -> Callable[[], Metrics]:
-    """Returns a function that measures `loss` on validation events, NaN where there are none, and each target.
+    """Returns a function that measures `loss` on validation events, NaN where none carries a label, and each target.
 
     A target's metrics are `rmse_<name>`, or `auc_<name>` and `log_loss_<name>`, of the events that carry its
     label; without one there are none.
@@ -117,17 +115,18 @@ def validator(model: RankingModel, events: Events) -> Callable[[], Metrics]:
     actual = [labels(target, events) for target in model.settings.targets]
 
     def both(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        return model.compute_loss(batch), model.network.predictions(batch)
+        return model.sums(batch, model.network(batch)), model.network.predictions(batch)
 
     ask = graph(both)
 
     def validate() -> Metrics:
-        loss, found = 0.0, [np.zeros((0, len(actual)), np.float32)]
+        sums, found = [tf.zeros([len(actual), 2])], [np.zeros((0, len(actual)), np.float32)]
         for batch in _in_batches(columns, past):
             part, predictions = ask(batch)
-            loss += len(batch["user"]) * float(part)
+            sums.append(part)
             found.append(predictions.numpy())
-        measured = {"loss": loss / len(events) if len(events) else float("nan")}
+        labelled = bool((tf.add_n(sums)[:, 1] > 0).numpy().any())
+        measured = {"loss": float(model.mixed(sums)) if labelled else float("nan")}
         for target, predicted, known in zip(
             model.settings.targets, np.concatenate(found).T, actual, strict=True
         ):

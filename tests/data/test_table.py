@@ -207,6 +207,19 @@ def test_folder_and_glob(here):
     assert rows(Table(path="d/**/[0-9].csv").load()) == EVENTS
 
 
+@pytest.mark.parametrize("column", ["timestamp", "when"])
+def test_the_time_of_an_event_is_context_where_it_is_asked_for(here, column):
+    data = load(
+        GOOD.replace("timestamp", column), columns={"timestamp": column}, context={"timestamp": "time"}
+    )
+    assert rows(data) == EVENTS
+    assert [(feature.name, feature.kind) for feature in data.schema.context] == [("timestamp", "time")]
+    with pytest.raises(UserError, match="cannot be called 'timestamp'"):
+        load(GOOD, context={"timestamp": "number"})
+    with pytest.raises(UserError, match="'timestamp' is the time of the event, and the events have none"):
+        load("user,item\n1,2\n2,3\n", context={"timestamp": "time"})
+
+
 def test_user_and_item_tables_and_context(here):
     (here / "users.csv").write_text("user,age,city,since\n1,30,Rome,2020-01-01\n2,,,\n")
     (here / "items.jsonl").write_text(

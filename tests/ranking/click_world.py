@@ -17,7 +17,7 @@ SCHEMA = Schema(
 )
 TARGETS = [
     {"name": "click", "kind": "binary", "column": "click"},
-    {"name": "minutes", "column": "minutes", "weight": 0.02, "score_weight": 0.0},
+    {"name": "minutes", "column": "minutes", "weight": 0.1, "score_weight": 0.0},
 ]
 
 

@@ -3,10 +3,11 @@ import dataclasses
 import numpy as np
 import polars as pl
 import pytest
-from ranking_world import make_world, quick, with_events
+from ranking_world import make_dataset, make_world, quick, with_events
 
 from trainer import rating_prior
 from trainer.baselines.rating_bias import UserItemBias
+from trainer.config import from_values
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
@@ -15,6 +16,7 @@ from trainer.ranking import Prior
 from trainer.rating_features import bumps, indicators, side_features
 from trainer.rating_prior import Belief, Posterior, Ratings, Side, Sums, leave_one_out, posterior
 from trainer.settings import RankingSettings, Target
+from trainer.targets import Start
 
 SETTINGS = RankingSettings(prior_rank=3, prior_sweeps=12)
 
@@ -27,7 +29,9 @@ def ratings(rows: list[tuple[int, int, float, float]]) -> Ratings:
 
 
 def fitted(world: Prepared, reporter: Reporter, settings: RankingSettings = SETTINGS) -> Prior:
-    return rating_prior.fit(world, settings, world.rated_train, reporter)
+    prior = rating_prior.fit(world, settings, world.rated_train, reporter)
+    assert prior is not None
+    return prior
 
 
 def rmse(predicted: np.ndarray, actual: np.ndarray) -> float:
@@ -165,13 +169,61 @@ def test_next_to_nothing_is_enough(rows: list[tuple[str, str]], constant: bool, 
         assert prior.predict(np.array([0, 1]), np.array([1, 0])) == pytest.approx(3.0)
 
 
-def test_wanted_only_where_there_are_ratings(world: Prepared) -> None:
-    nothing = dataclasses.replace(
+def test_the_source_is_a_rating_or_the_first_target_with_a_say(world: Prepared) -> None:
+    events = world.rated_train
+    unrated = dataclasses.replace(events, rating=np.full(len(events), np.nan, np.float32))
+    rating, constant = Target(), Target(name="minutes", column="weight")
+    late = Target(name="late", column="hour", kind="binary", threshold=12)
+    hour, silent = Target(name="hour", column="hour"), Target(name="silent", column="hour", score_weight=0)
+    assert rating_prior.source([late, rating], events) == rating
+    assert rating_prior.source([late, rating], unrated) == late
+    assert rating_prior.source([rating, silent, constant, hour, late], unrated) == hour
+    assert rating_prior.source([rating, silent, constant], unrated) is None
+
+
+def test_labels_of_0_and_1_have_a_prior(reporter: Reporter) -> None:
+    """Items of odd number are liked by nine in ten, the others by one; two of three events carry no label."""
+    dataset = make_dataset()
+    odd = pl.col("item_id").str.slice(1).cast(pl.Int32) % 2
+    chance = np.random.default_rng(3).random(len(dataset.interactions.frame))
+    frame = dataset.interactions.frame.with_columns(
+        rating=pl.lit(None, pl.Float32),
+        hour=pl.when(pl.int_range(pl.len()) % 3 < 2)
+        .then((pl.Series(chance) < 0.1 + 0.8 * odd).cast(pl.Float32))
+        .otherwise(None),
+    )
+    data = from_values({"data": {"split": {"method": "random"}}}).data
+    prepared = prepare(dataclasses.replace(dataset, interactions=Interactions(frame)), data)
+    targets = [
+        Target(name="liked", column="hour", kind="binary"),
+        Target(name="same", column="hour", score_weight=0),
+    ]
+    prior = rating_prior.fit(
+        prepared, RankingSettings(targets=targets, prior_rank=2), prepared.rated_train, reporter
+    )
+    assert prior is not None and prior.column is None
+    items = np.arange(1, prepared.items.trained + 1, dtype=np.int32)
+    found = prior.predict(np.zeros_like(items), items)
+    is_odd = np.array([int(name[1:]) % 2 for name in prepared.items.decode(items)]) == 1
+    assert found[is_odd].mean() == pytest.approx(0.9, abs=0.1)
+    assert found[~is_odd].mean() == pytest.approx(0.1, abs=0.1)
+    liked, same = (Start.of(target, prepared.rated_train, prior.train, prior.column) for target in targets)
+    chances = 1 / (1 + np.exp(-(liked.offset + liked.slope * found)))
+    assert chances[is_odd].mean() == pytest.approx(0.9, abs=0.1)
+    assert chances[~is_odd].mean() == pytest.approx(0.1, abs=0.1)
+    assert same.slope == 0
+
+
+def test_a_number_starts_at_its_own_prior(world: Prepared, reporter: Reporter) -> None:
+    events = dataclasses.replace(
         world.rated_train, rating=np.full(len(world.rated_train), np.nan, np.float32)
     )
-    assert rating_prior.wanted([Target()], world.rated_train)
-    assert not rating_prior.wanted([Target()], nothing)
-    assert not rating_prior.wanted([Target(name="minutes", column="weight")], world.rated_train)
+    target = Target(name="hour", column="hour")
+    prior = rating_prior.fit(world, RankingSettings(targets=[target], prior_rank=2), events, reporter)
+    assert prior is not None and prior.column == "hour"
+    assert prior.mean == pytest.approx(events.context["hour"].mean(), rel=1e-5)
+    start = Start.of(target, events, prior.train, prior.column)
+    assert (start.offset, start.slope) == (0, 1)
 
 
 def test_side_columns_are_standardised_and_finite(world: Prepared) -> None:

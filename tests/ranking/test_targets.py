@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
-from ranking_world import make_dataset, quick
+from ranking_world import make_dataset, quick, with_events
 
 from trainer import checks
 from trainer.cascade import Cascade
 from trainer.config import Config, from_values, load, with_settings
-from trainer.data.examples import Prepared
+from trainer.data.examples import Events, Prepared
 from trainer.data.interactions import Interactions
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
@@ -23,7 +23,14 @@ from trainer.progress import Reporter
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings, EvaluateSettings, ExportSettings
-from trainer.train_ranking import build_ranking, evaluate_targets, predict, train_ranking, validator
+from trainer.train_ranking import (
+    RankingFit,
+    build_ranking,
+    evaluate_targets,
+    predict,
+    train_ranking,
+    validator,
+)
 from trainer.train_retrieval import build_retrieval
 
 RATING = {"name": "rating"}
@@ -103,6 +110,74 @@ def test_the_loss_is_the_weighted_sum(world: Prepared, reporter: Reporter) -> No
 
     both = loss(RATING | {"weight": 3.0}, LIKED | {"weight": 0.5})
     assert both == pytest.approx(3 * loss(RATING) + 0.5 * loss(LIKED), rel=1e-5)
+
+
+def test_a_loss_is_of_labelled_events_and_in_the_targets_spread(world: Prepared, reporter: Reporter) -> None:
+    """Two of eight events tell seconds, errors of 1 and 3 spreads that weigh 1 and 3; a half is the chance of a like."""
+    seconds = np.where(np.arange(len(world.rated_train)) % 2, 500.0, 100.0).astype(np.float32)  # spread 200
+    told = with_events(world, context={**world.rated_train.context, "hour": seconds})
+    model = build_ranking(quick(targets=[HOUR | {"weight": 2.0}, LIKED], prior="none"), told, reporter).model
+    spread = model.network.starts[0].scale
+    assert spread == pytest.approx(200, abs=1)
+    nothing = np.nan
+    inputs = {
+        "weight": tf.constant([1.0, 3, 9, 9, 9, 9, 9, 9]),
+        "label_hour": tf.constant([300 + spread, 300 - 3 * spread, *[nothing] * 6], tf.float32),
+        "label_liked": tf.constant([nothing, 1, 1, 0, 0, 0, nothing, nothing], tf.float32),
+    }
+    outputs = tf.constant([[300.0, 0.0]] * 8)
+    sums = model.sums(inputs, outputs)
+    np.testing.assert_allclose(sums, [[1 * 1 + 3 * 9, 4], [39 * np.log(2), 39]], rtol=1e-5)
+    assert float(model.mixed([sums])) == pytest.approx(2 * 28 / 4 + np.log(2), rel=1e-5)
+    unlabelled = {name: column[6:] for name, column in inputs.items()}
+    np.testing.assert_array_equal(model.sums(unlabelled, outputs[6:]), np.zeros((2, 2)))
+    assert float(model.mixed([model.sums(unlabelled, outputs[6:])])) == 0
+    halves = [
+        model.sums({k: v[part] for k, v in inputs.items()}, outputs[:4]) for part in (slice(4), slice(4, 8))
+    ]
+    assert float(model.mixed(halves)) == pytest.approx(float(model.mixed([sums])))
+
+
+def test_the_unit_of_a_target_does_not_matter_to_the_loss(world: Prepared, reporter: Reporter) -> None:
+    def losses(unit: float) -> tuple[float, float]:
+        told = dataclasses.replace(
+            world,
+            **{
+                part: dataclasses.replace(
+                    events, context={**events.context, "hour": events.context["hour"] * unit}
+                )
+                for part, events in (
+                    ("rated_train", world.rated_train),
+                    ("rated_validation", world.rated_validation),
+                )
+            },
+        )
+        ready = build_ranking(quick(targets=[LIKED, HOUR], id_dropout=0, dropout=0), told, reporter)
+        training = float(ready.model.compute_loss(next(iter(ready.batches(0, 1)))))
+        return training, validator(ready.model, told.rated_validation)()["loss"]
+
+    assert losses(3600.0) == pytest.approx(losses(1.0), rel=1e-4)
+
+
+def test_validation_weighs_labels_and_not_events(world: Prepared, reporter: Reporter) -> None:
+    """Twenty unlabelled events more, and the loss is as before; of none that is labelled it is not a number."""
+    ready = build_ranking(quick(targets=[RATING]), world, reporter)
+    events = world.rated_validation
+    half = np.where(np.arange(len(events)) % 2, events.rating, np.nan).astype(np.float32)
+    some = dataclasses.replace(events, rating=half)
+    found = validator(ready.model, some)()
+    assert found["loss"] == pytest.approx(validator(ready.model, some.take(np.isfinite(half)))()["loss"])
+    scale = ready.model.network.starts[0].scale
+    raw = ready.model.network({"user": some.user, "item": some.item} | encoded_context(ready, some))[
+        :, 0
+    ].numpy()
+    assert found["loss"] == pytest.approx(np.nanmean((raw - half) ** 2) / scale**2, rel=1e-4)
+    unrated = dataclasses.replace(events, rating=np.full(len(events), np.nan, np.float32))
+    assert np.isnan(validator(ready.model, unrated)()["loss"])
+
+
+def encoded_context(ready: RankingFit, events: Events) -> dict[str, tf.Tensor]:
+    return ready.model.network.encode_context({name: tf.constant(c) for name, c in events.context.items()})
 
 
 def test_a_dislike_weighs_much_and_is_no_like(reporter: Reporter, tmp_path: Path) -> None:

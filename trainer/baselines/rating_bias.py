@@ -1,4 +1,4 @@
-"""Ratings without taste: the mean of all, and the mean with what a user and an item add to it."""
+"""Ratings, or labels in their place, without taste: the mean of all, and the mean with what a user and an item add to it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class Biases:
 
 @register("rating_baseline", "global_mean")
 class GlobalMean:
-    """The mean of the training ratings for every event."""
+    """The mean of the training ratings for every event: for labels 0 and 1, the share of 1."""
 
     def __init__(self) -> None:
         self.chosen: dict[str, float] = {}

@@ -53,6 +53,7 @@ KINDS: dict[str, Kind] = {
     "weight": "weight",
 }
 TARGETS = {"user": "user_id", "item": "item_id"}
+TIME = "timestamp"  # a context feature of this name and kind "time" is the event's own time
 TYPES = {"timestamp": pl.Int64, "rating": pl.Float32, "weight": pl.Float32}
 
 Name = str | int
@@ -90,7 +91,8 @@ class Table(Layout):
 
     path: str
     columns: Columns = Columns()
-    context: dict[str, Declared] = Field(default_factory=dict)  # column -> kind, or {kind = ..., ...}
+    # column -> kind, or {kind = ..., ...}; timestamp = "time" is the moment of the event, whatever its column is called
+    context: dict[str, Declared] = Field(default_factory=dict)
     bag_separator: str = "|"
     users: SideTable | None = None
     items: SideTable | None = None
@@ -104,7 +106,9 @@ class Table(Layout):
 
         Raises `UserError` naming the file, and the line and value where a row is at fault.
         """
-        for name in self.context:
+        for name, feature in self.context.items():
+            if name == TIME and feature.kind == "time":
+                continue
             if name in RESERVED or (name == "behaviour" and self.columns.behaviour not in (None, name)):
                 raise UserError(
                     f"a context feature cannot be called {name!r}: that column has a meaning of its own"
@@ -115,6 +119,11 @@ class Table(Layout):
             for part, path in (("train", self.path), ("validation", self.validation), ("test", self.test))
             if path is not None
         }
+        if TIME in self.context and not all(part.has_time for part in parts.values()):
+            raise UserError(
+                f"the context feature {TIME!r} is the time of the event, and the events have none; leave it out, or set "
+                "data.source.columns.timestamp"
+            )
         everything = [part.frame for part in parts.values()]
         users = self._corpus(self.users, "user", everything, bad)
         items = self._corpus(self.items, "item", everything, bad)
@@ -159,7 +168,8 @@ class Table(Layout):
             found = _find_column(path, self, there, "behaviour", behaviour)
             kinds["behaviour"] = (str(found), "id")
         for name, feature in self.context.items():
-            kinds[name] = (_present(path, there, name, "data.source.context"), feature.kind)
+            if name != TIME:
+                kinds[name] = (_present(path, there, name, "data.source.context"), feature.kind)
         frame = _typed(path, self, kinds, self.bag_separator, self.on_bad_rows == "skip", bad)
         absent = [pl.lit(None, kind).alias(role) for role, kind in TYPES.items() if role not in frame.columns]
         columns = [*(TARGETS.get(role, role) for role in USUAL), *(["behaviour"] if behaviour else [])]

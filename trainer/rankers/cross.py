@@ -1,4 +1,4 @@
-"""Deep & cross: products of the inputs of a bounded degree, learned, beside or below dense layers."""
+"""Deep & cross: products of ids, features and other inputs, of a bounded degree, learned, beside or below dense layers."""
 
 from typing import Literal
 
@@ -12,11 +12,14 @@ from trainer.registry import register
 
 @register("ranking_network", "cross")
 class DeepCross(tf.keras.layers.Layer):
-    """DCN-V2 (Wang et al., 2021): `crosses` layers of `tfrs.layers.dcn.Cross` and the dense `ranking.layers`.
+    """DCN-V2 (Wang et al., 2021) over ids and each feature apart: `crosses` layers of `tfrs.layers.dcn.Cross` and
+    the dense `ranking.layers`.
 
     `structure`: the dense layers read what the inputs are ("parallel") or what the crosses make of them ("stacked").
     `projection`: the rank of the cross matrices; none for full ones.
     """
+
+    apart = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Dot products of all pairs of inputs, and dense layers above."""
+"""Dot products of all pairs of inputs, features among them, and dense layers above."""
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -9,9 +9,11 @@ from trainer.registry import register
 
 @register("ranking_network", "dot")
 class DotProducts(tf.keras.layers.Layer):
-    """DLRM (Naumov et al., 2019): every part a vector as long as an id's, the dot products of all pairs of them
-    (`tfrs.layers.feature_interaction.DotInteraction`) and the vectors themselves through `ranking.layers`.
+    """DLRM (Naumov et al., 2019): every part, each feature for itself, a vector as long as an id's, the dot products of
+    all pairs of them (`tfrs.layers.feature_interaction.DotInteraction`) and the vectors themselves through `ranking.layers`.
     """
+
+    apart = True
 
     def __init__(self, layers: tuple[int, ...] = (64,), dropout: float = 0.0) -> None:
         super().__init__()

@@ -8,7 +8,9 @@ from trainer.registry import register
 
 @register("ranking_network", "mlp")
 class MLP(tf.keras.layers.Layer):
-    """All parts and user * item side by side, through `ranking.layers`."""
+    """All parts, features summed by side, and user * item side by side, through `ranking.layers`."""
+
+    apart = False
 
     def __init__(self, layers: tuple[int, ...] = (64,), dropout: float = 0.0) -> None:
         super().__init__()

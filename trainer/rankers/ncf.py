@@ -14,6 +14,8 @@ class NeuralCollaborativeFiltering(tf.keras.layers.Layer):
     `ranking.layers`: the paper's two embeddings an id, each of half of `ranking.embedding_dimension`.
     """
 
+    apart = False
+
     def __init__(self, layers: tuple[int, ...] = (64,), dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = dropout
