@@ -24,6 +24,9 @@ NO_SCANN = (
     "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
     "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
 )
+ROOM = (
+    2  # times as many items as are fetched: what the leaves that are searched hold, and what is scored again
+)
 BLOCK = 32  # queries whose exact scores are held at a time
 
 
@@ -178,7 +181,8 @@ class Scann:
 class ScannIndex(tf.Module):
     """A built ScaNN index; it fetches as many more as are excluded and drops those.
 
-    `leaves_to_search` and `reorder` may be set until the index is traced.
+    Its lists are as long as exact ones: more leaves are searched where more is fetched, and where they hold too few even so, the
+    batch is answered exactly. `leaves_to_search` and `reorder` may be set until the index is traced.
     """
 
     def __init__(self, layer: Any, candidates: tf.Tensor, leaves: int) -> None:
@@ -192,6 +196,16 @@ class ScannIndex(tf.Module):
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
+        barred = self._barred(excluded)
+        left = self.items - 1 - tf.reduce_sum(tf.cast(barred[:, 1:] != barred[:, :-1], tf.int32), axis=1)
+        near = self.near(queries, excluded, k)
+        there = tf.reduce_sum(tf.cast(near[1] > LOWEST, tf.int32), axis=1)
+        full = tf.reduce_all(there >= tf.minimum(k, left))
+        found: Top = tf.cond(full, lambda: near, lambda: best(self.vectors.scores(queries), excluded, k))
+        return found
+
+    def near(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
+        """Returns what `top` does of what the leaves hold alone: fewer rows than `k` where those searched hold no more."""
         most = tf.cast(tf.reduce_max(tf.concat([excluded.row_lengths(), [0]], axis=0)), tf.int32)
         fetch = tf.minimum(k + most + 1, self.items)
         if queries.shape.rank == 3:
@@ -200,24 +214,29 @@ class ScannIndex(tf.Module):
             rows, scores = merged(*(tf.reshape(one, [-1, interests * fetch]) for one in (rows, scores)))
         else:
             rows, scores = self._nearest(queries, fetch)
-        barred = tf.sort(
-            tf.concat([excluded.to_tensor(0), tf.zeros([tf.shape(rows)[0], 1], tf.int32)], axis=1)
-        )
+        barred = self._barred(excluded)
         nearest = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
         scores = tf.where(hit, LOWEST, scores)
         found, places = tf.math.top_k(scores, k=tf.minimum(k, fetch))
         return _blank(tf.gather(rows, places, batch_dims=1), found)
 
+    @staticmethod
+    def _barred(excluded: tf.RaggedTensor) -> tf.Tensor:
+        """Returns the excluded rows in order `[batch, n]`, row 0 always among them."""
+        return tf.sort(tf.pad(excluded.to_tensor(0), [[0, 0], [1, 0]]), axis=1)
+
     def _nearest(self, queries: tf.Tensor, fetch: tf.Tensor) -> Top:
         """Returns rows and scores `[n, fetch]`; where the leaves hold no more, ScaNN gives NaN, or fewer columns."""
         from scann.scann_ops.py import scann_ops
 
+        share = tf.cast(fetch, tf.float32) * (ROOM / self.items)  # of all items, what the leaves are to hold
+        enough = tf.cast(tf.math.ceil(share * self.leaves), tf.int32)
         found = scann_ops.searcher_from_module(self.layer._serialized_searcher).search_batched_parallel(
             queries,
             final_num_neighbors=fetch,
-            pre_reorder_num_neighbors=tf.maximum(fetch, self.reorder),
-            leaves_to_search=self.leaves_to_search,
+            pre_reorder_num_neighbors=tf.minimum(tf.maximum(ROOM * fetch, self.reorder), self.items),
+            leaves_to_search=tf.clip_by_value(enough, self.leaves_to_search, self.leaves),
         )
         rows, scores = (tf.ensure_shape(one, [None, None]) for one in (found.indices, found.distances))
         lacking = [[0, 0], [0, fetch - tf.shape(rows)[1]]]
@@ -280,9 +299,9 @@ def exact_rows(vectors: Vectors, queries: tf.Tensor) -> list[set[int]]:
 
 
 def recalls(index: ScannIndex, queries: tf.Tensor, wanted: list[set[int]]) -> Floats:
-    """Returns the share `[n]` of each query's `wanted` rows that the index finds; without queries, one that misses nothing."""
+    """Returns the share `[n]` of each query's `wanted` rows that the leaves give; without queries, one that misses nothing."""
     nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [0] * len(queries))
-    rows = index.top(queries, nothing, tf.constant(RECALL_AT))[0].numpy().tolist()
+    rows = index.near(queries, nothing, tf.constant(RECALL_AT))[0].numpy().tolist()
     hits = [len({*some} & their) / len(their) for some, their in zip(rows, wanted, strict=True)]
     return np.asarray(hits or [1.0], np.float32)
 
