@@ -74,7 +74,9 @@ class ServingModel(tf.Module):
         users = query_table(retriever, prepared, histories)
         self.index = index.build_index(tf.constant(vectors), users.sample(SAMPLE))
         self.alike = SimilarItems(retriever, self.index, vectors)
-        self.alike_users = SimilarUsers(users, prepared) if settings.similar_users and users.fits else None
+        self.alike_users = (
+            SimilarUsers(retriever, users, prepared) if settings.similar_users and users.fits else None
+        )
         self.left_out: dict[str, str] = {}  # signatures that are asked for and not there, with the reason
         if settings.similar_users and not users.fits:
             self.left_out["similar_users"] = (
@@ -221,7 +223,11 @@ class ServingModel(tf.Module):
         return self._listed(self.alike.top(self._rows(self.item_lookup, item_id), self._width(k)), k)
 
     def similar_users(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
-        """Gives the `k` users whose query vectors have the highest cosine with each user's; unknown users get none."""
+        """Gives the `k` users most like each user; unknown users get none.
+
+        The cosine of the query vectors without popularity, each part weighed as in a score; of towers alone with euclidean
+        similarity, the negated squared distance.
+        """
         assert self.alike_users is not None
         rows, scores = self.alike_users.top(
             self._rows(self.user_lookup, user_id), tf.reduce_max(tf.concat([k, [0]], axis=0))
@@ -251,7 +257,7 @@ class ServingModel(tf.Module):
             top = best(scores, self._excluded(request, exclude), self._at_most(tf.maximum(fetch, POOL)))
         top = self.cascade.order(request, top)
         if wish is not None:
-            top = diversified(top, self.index.vectors, wish.diversity, width)
+            top = diversified(top, self.alike, wish.diversity, width)
         return self._listed((top[0][:, :width], top[1][:, :width]), k) | {"path": self._path(request)}
 
     def _ranked(self, request: Request, item_id: tf.Tensor) -> Answer:
