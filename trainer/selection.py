@@ -15,6 +15,7 @@ from trainer.index import LOWEST, Top
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter
+MOST_POPULARITY = 1e3  # either way of that dial: beyond it the log of popularity alone orders a list, and float32 loses the score
 POOL = 200  # places of a list that are made more diverse; further ones follow as they are
 
 

@@ -21,7 +21,16 @@ from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known
 from trainer.retriever import PATHS, Retriever
-from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
+from trainer.selection import (
+    MOST_POPULARITY,
+    POOL,
+    Categories,
+    Wish,
+    allowed,
+    diversified,
+    finite,
+    log_popularity,
+)
 from trainer.settings import ExportSettings
 
 STRINGS = tf.TensorSpec([None], tf.string)
@@ -152,8 +161,9 @@ class ServingModel(tf.Module):
         """Recommends with every wish a request can have; what is "", 0 or NaN is no wish.
 
         A row's `history` stands for the one remembered; neither's items come back, and only items that it allows, by id and by
-        category. `popularity` times the log of an item's popularity is added to its score (below 0: less of the popular), and
-        `diversity` (0 to 1) orders the best of the list so that it repeats itself less. All items are scored, whatever the index.
+        category. `popularity`, cut to -1,000..1,000, times the log of an item's popularity is added to its score (below 0: less of the
+        popular), and `diversity` (0 to 1) orders the best of the list so that it repeats itself less. All items are scored, whatever
+        the index.
         """
         request = self.request(user_id, self._own_names(context), history)
         return self._answer(request, k, exclude, Wish(allow, category, diversity, popularity))
@@ -166,7 +176,7 @@ class ServingModel(tf.Module):
         }
 
     def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> Answer:
-        """Scores the given candidates for each user: by the ranking model, else by retrieval."""
+        """Scores the given candidates for each user: by the ranking model, else by retrieval; unknown ones have the lowest."""
         return self._ranked(self.request(user_id), item_id)
 
     def rank_with(
@@ -266,7 +276,7 @@ class ServingModel(tf.Module):
             scores = score_some(self._queries(request), self.index.vectors.of(items))
         else:
             scores = self.cascade.deep(request, items)
-        return {"score": tf.where(item_id == "", LOWEST, scores)}
+        return {"score": tf.where(items > 0, scores, LOWEST)}
 
     def candidates(self, request: Request, exclude: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns the first stage's rows and scores `[batch, k]`, without the history and without the ids of `exclude`."""
@@ -277,7 +287,8 @@ class ServingModel(tf.Module):
         """Returns the scores with the dial of popularity, the lowest where an item is not asked for."""
         open_to = allowed(self._rows(self.item_lookup, wish.allow), wish.allow, len(self.item_ids))
         open_to &= self.categories.eligible(wish.category)
-        return tf.where(open_to, scores + finite(wish.popularity)[:, None] * self.popularity, LOWEST)
+        dial = tf.clip_by_value(finite(wish.popularity), -MOST_POPULARITY, MOST_POPULARITY)[:, None]
+        return tf.where(open_to, scores + dial * self.popularity, LOWEST)
 
     def _listed(self, top: Top, k: tf.Tensor) -> Answer:
         rows, scores = top

@@ -122,6 +122,19 @@ def test_the_dial_of_popularity_adds_the_log_of_it(run, wish, users, items):
     assert heads[0] < heads[1] < heads[2]
 
 
+@pytest.mark.parametrize("dial", [1e30, 3e38, -3e38])
+def test_a_dial_of_popularity_beyond_all_measure_is_the_largest(run, wish, users, items, dial):
+    """Scores are numbers, and the order is that of popularity."""
+    found = wish(users[:3], k=300, popularity=[dial])
+    limit = wish(users[:3], k=300, popularity=[float(np.copysign(1e3, dial))])
+    assert np.isfinite(found["score"]).all()
+    assert found["item_id"].tolist() == limit["item_id"].tolist()
+    count = dict(zip(items, np.bincount(run.prepared.before_test.item, minlength=301)[1:], strict=True))
+    for row in found["item_id"].tolist():
+        counts = np.array([count[item] for item in row if item])
+        assert (np.diff(np.sign(dial) * counts) <= 0).all()
+
+
 def test_the_dial_of_diversity_makes_lists_less_alike(ask, wish, users):
     def alikeness(found):
         vectors = [ask("embed_items", item_id=row.tolist())["embedding"] for row in found["item_id"]]
