@@ -5,6 +5,7 @@ empty id and the lowest float32 score. Ids never seen are answered too: an unkno
 popularity, and `path` says by which; an unknown item in a history or an exclude list is passed over.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -372,8 +373,25 @@ class ServingModel(tf.Module):
     @staticmethod
     def _trace(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
         named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
+
+        @functools.wraps(function)
+        def checked(*inputs: tf.Tensor, **others: tf.Tensor) -> Any:
+            with tf.control_dependencies(same_rows(dict(zip(specs, inputs, strict=False)) | others)):
+                return function(*inputs, **others)
+
         # Half the seconds of an export go without AutoGraph: an encoder branches with tf.cond and tf.where.
-        return tf.function(function, autograph=False).get_concrete_function(**named)
+        return tf.function(checked, autograph=False).get_concrete_function(**named)
+
+
+def same_rows(inputs: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
+    """Returns the operation, none for one input, that refuses inputs unless all have as many rows; it tells how many each has."""
+    if len(inputs) == 1:
+        return []
+    rows = tf.stack([tf.shape(column)[0] for column in inputs.values()])
+    told = f"every input has a row for each request, and the rows of {', '.join(inputs)} are"
+    return [
+        tf.raw_ops.Assert(condition=tf.reduce_all(rows == rows[0]), data=[told, rows], summarize=len(inputs))
+    ]
 
 
 def _of_users(offsets: tf.Tensor, items: tf.Tensor, user: tf.Tensor) -> tf.RaggedTensor:
