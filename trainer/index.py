@@ -3,7 +3,9 @@
 Queries are `[batch, D]`, or `[batch, interests, D]`: then an item's score is its best interest's, and it is returned once.
 """
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from trainer.errors import UserError
 from trainer.registry import register
 
 Top = tuple[tf.Tensor, tf.Tensor]
+Part = Callable[[Any], Any]  # gives of a tensor, or a ragged one, some of its rows
 LOWEST = tf.float32.min  # the score of a place that holds no item
 RECALL_AT = 10  # the depth at which an approximate index is compared with the exact one
 SAMPLE = 1_024  # queries of that comparison
@@ -28,6 +31,10 @@ ROOM = (
     2  # times as many items as are fetched: what the leaves that are searched hold, and what is scored again
 )
 BLOCK = 32  # queries whose exact scores are held at a time
+MOST_SCORES = 1 << 24  # that an answer holds at a time, 64 MB: wider batches are answered in turn
+
+# A branch that is seldom taken stays a call: in the graph itself, even its untaken operations would cost each query some time.
+apart = functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 class Vectors(tf.Module):
@@ -87,7 +94,7 @@ class BruteForce(tfrs.layers.factorized_top_k.TopK):
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
-        return best(self.vectors.scores(queries), excluded, k)
+        return exactly(self.vectors, queries, excluded, k)
 
     def describe(self) -> dict[str, Any]:
         """Returns what was chosen while building, for the manifest: nothing."""
@@ -200,8 +207,12 @@ class ScannIndex(tf.Module):
         left = self.items - 1 - tf.reduce_sum(tf.cast(barred[:, 1:] != barred[:, :-1], tf.int32), axis=1)
         near = self.near(queries, excluded, k)
         there = tf.reduce_sum(tf.cast(near[1] > LOWEST, tf.int32), axis=1)
-        full = tf.reduce_all(there >= tf.minimum(k, left))
-        found: Top = tf.cond(full, lambda: near, lambda: best(self.vectors.scores(queries), excluded, k))
+
+        @apart
+        def exact() -> Top:
+            return exactly(self.vectors, queries, excluded, k)
+
+        found: Top = tf.cond(tf.reduce_all(there >= tf.minimum(k, left)), lambda: near, exact)
         return found
 
     def near(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
@@ -275,6 +286,36 @@ def best(scores: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         tf.reshape(tf.gather(runs, chosen, batch_dims=1), tf.shape(rows)), k=tf.minimum(k, items)
     )
     return _blank(tf.gather(rows, places, batch_dims=1), found)
+
+
+def exactly(vectors: Vectors, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
+    """Returns rows and scores `[batch, k]` of the items that score highest for queries, without row 0 and the `excluded` rows."""
+
+    def some(part: Part) -> Top:
+        return best(vectors.scores(part(queries)), part(excluded), k)
+
+    return in_turn(some, tf.shape(queries)[0], vectors.items)
+
+
+def in_turn(answer: Callable[[Part], Top], batch: tf.Tensor, items: int) -> Top:
+    """Returns what `answer` gives for a batch: for all of it, or for as many rows at a time as have `MOST_SCORES` scores of `items`."""
+    rows = max(MOST_SCORES // items, 1)
+
+    @apart
+    def one_by_one() -> Top:
+        blocks = -(-batch // rows)
+
+        def step(block: tf.Tensor, *lists: tf.TensorArray) -> tuple[Any, ...]:
+            first = block * rows
+            found = answer(lambda column: column[first : first + rows])
+            return (block + 1, *(array.write(block, one) for array, one in zip(lists, found, strict=True)))
+
+        start = tuple(tf.TensorArray(kind, blocks, infer_shape=False) for kind in (tf.int32, tf.float32))
+        lists = tf.while_loop(lambda block, *_: block < blocks, step, (0, *start), parallel_iterations=1)[1:]
+        return tuple(tf.ensure_shape(array.concat(), [None, None]) for array in lists)
+
+    found: Top = tf.cond(batch <= rows, lambda: answer(lambda column: column), one_by_one)
+    return found
 
 
 def merged(rows: tf.Tensor, scores: tf.Tensor) -> Top:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists, Prepared
-from trainer.index import LOWEST, Top, Vectors, best
+from trainer.index import LOWEST, Part, Top, Vectors, best, in_turn
 from trainer.inference import graph, in_blocks, ragged, times_read
 from trainer.retriever import Retriever
 from trainer.similarity import between_candidates, candidate_side
@@ -30,7 +30,11 @@ class SimilarItems(tf.Module):
     def top(self, items: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` of item rows `[batch]`, without the item itself; row 0 has none."""
         vectors: Vectors = self.index.vectors
-        return _others(vectors.scores(self.as_queries(vectors.of(items))) / self.lengths, items, k)
+
+        def scores(some: tf.Tensor) -> tf.Tensor:
+            return vectors.scores(self.as_queries(vectors.of(some))) / self.lengths
+
+        return _others(scores, items, k, vectors.items)
 
     def among(self, rows: tf.Tensor, there: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
         """Returns what gives the similarity, -1 to 1, of places `[batch, n]` of lists of item rows with one place `[batch]` of each.
@@ -83,8 +87,12 @@ class SimilarUsers(tf.Module):
     def top(self, users: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` of user rows `[batch]`, without the user; row 0, and rows without a vector, have none."""
         users = tf.where(users < len(self.ids), users, 0)
-        asked = between_candidates(self.table.of(users), self.similarity)
-        return _others(self.table.scores(asked), users, tf.clip_by_value(k, 0, len(self.ids) - 1))
+        k = tf.clip_by_value(k, 0, len(self.ids) - 1)
+
+        def scores(some: tf.Tensor) -> tf.Tensor:
+            return self.table.scores(between_candidates(self.table.of(some), self.similarity))
+
+        return _others(scores, users, k, self.table.items)
 
 
 def query_table(retriever: Retriever, prepared: Prepared, histories: Lists) -> Queries:
@@ -109,8 +117,13 @@ def query_table(retriever: Retriever, prepared: Prepared, histories: Lists) -> Q
     return Queries(vectors(users) if fits else chosen[:0], fits, chosen)
 
 
-def _others(scores: tf.Tensor, rows: tf.Tensor, k: tf.Tensor) -> Top:
-    """Returns the best rows without each row itself; row 0, the unknown, has none."""
-    itself = tf.RaggedTensor.from_row_lengths(rows, tf.ones_like(rows), validate=False)
-    scores = tf.where((rows == 0)[:, None], LOWEST, scores)
-    return best(scores, itself.with_row_splits_dtype(tf.int64), k)
+def _others(scores: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor, k: tf.Tensor, number: int) -> Top:
+    """Returns the best of the `number` rows by their `scores` with each row, without itself; row 0, the unknown, has none."""
+
+    def some(part: Part) -> Top:
+        own = part(rows)
+        itself = tf.RaggedTensor.from_row_lengths(own, tf.ones_like(own), validate=False)
+        known = tf.where((own == 0)[:, None], LOWEST, scores(own))
+        return best(known, itself.with_row_splits_dtype(tf.int64), k)
+
+    return in_turn(some, tf.shape(rows)[0], number)

@@ -1,8 +1,9 @@
 """What TensorFlow Serving runs: the whole recommender as signatures over raw string ids.
 
 Every input shares its first axis (the batch), so that server-side batching and row-format JSON work. Places that hold no item carry the
-empty id and the lowest float32 score. Ids never seen are answered too: an unknown user by history, features or context, else by
-popularity, and `path` says by which; an unknown item in a history or an exclude list is passed over.
+empty id and the lowest float32 score; an answer has up to `MOST_PLACES` places, and lists are cut where more are asked for. Ids never seen
+are answered too: an unknown user by history, features or context, else by popularity, and `path` says by which; an unknown item in a
+history or an exclude list is passed over.
 """
 
 import functools
@@ -17,7 +18,7 @@ from trainer.data.examples import Lists, Prepared
 from trainer.data.request_names import CONTEXT, beside_wishes
 from trainer.explain import Explainer, Question
 from trainer.features import missing
-from trainer.index import LOWEST, SAMPLE, Top, best, score_some
+from trainer.index import LOWEST, SAMPLE, Part, Top, best, in_turn, score_some
 from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known
@@ -40,6 +41,7 @@ COUNTS = tf.TensorSpec([None], tf.int32)
 DIALS = tf.TensorSpec([None], tf.float32)
 
 Answer = dict[str, tf.Tensor]
+MOST_PLACES = 1 << 22  # rows times columns of an answer: a list of four million items, or 3,000 of 1,398
 
 
 class ServingModel(tf.Module):
@@ -240,9 +242,7 @@ class ServingModel(tf.Module):
         similarity, the negated squared distance.
         """
         assert self.alike_users is not None
-        rows, scores = self.alike_users.top(
-            self._rows(self.user_lookup, user_id), tf.reduce_max(tf.concat([k, [0]], axis=0))
-        )
+        rows, scores = self.alike_users.top(self._rows(self.user_lookup, user_id), longest(k))
         inside = (tf.range(tf.shape(rows)[1])[None, :] < k[:, None]) & (rows > 0)
         found = tf.gather(self.alike_users.ids, tf.where(inside, rows, 0))
         return {"user_id": found, "score": tf.where(inside, scores, LOWEST)}
@@ -254,7 +254,7 @@ class ServingModel(tf.Module):
     def history(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
         """Gives each known user's last `k` items, the newest first."""
         newest = tf.reverse(self._known_history(self._rows(self.user_lookup, user_id)), [1])
-        rows = newest.to_tensor(0)[:, : tf.reduce_max(tf.concat([k, [0]], axis=0))]
+        rows = newest[:, : longest(k)].to_tensor(0)
         inside = tf.range(tf.shape(rows)[1])[None, :] < k[:, None]
         return {"item_id": tf.gather(self.item_ids, tf.where(inside, rows, 0))}
 
@@ -264,8 +264,7 @@ class ServingModel(tf.Module):
         if wish is None:
             top = self.candidates(request, exclude, fetch)
         else:
-            scores = self._wished(self.index.vectors.scores(self._queries(request)), wish)
-            top = best(scores, self._excluded(request, exclude), self._at_most(tf.maximum(fetch, POOL)))
+            top = self._eligible(request, exclude, wish, self._at_most(tf.maximum(fetch, POOL)))
         top = self.cascade.order(request, top)
         if wish is not None:
             top = diversified(top, self.alike, wish.diversity, width)
@@ -284,6 +283,16 @@ class ServingModel(tf.Module):
         top: Top = self.index.top(self._queries(request), self._excluded(request, exclude), k)
         return top
 
+    def _eligible(self, request: Request, exclude: tf.Tensor, wish: Wish, k: tf.Tensor) -> Top:
+        """Returns the first stage's rows and scores `[batch, k]` as `candidates` does, of what a wish allows, by its scores."""
+        queries, excluded = self._queries(request), self._excluded(request, exclude)
+
+        def some(part: Part) -> Top:
+            own = Wish(part(wish.allow), part(wish.category), part(wish.diversity), part(wish.popularity))
+            return best(self._wished(self.index.vectors.scores(part(queries)), own), part(excluded), k)
+
+        return in_turn(some, tf.shape(queries)[0], self.index.vectors.items)
+
     def _wished(self, scores: tf.Tensor, wish: Wish) -> tf.Tensor:
         """Returns the scores with the dial of popularity, the lowest where an item is not asked for."""
         open_to = allowed(self._rows(self.item_lookup, wish.allow), wish.allow, len(self.item_ids))
@@ -300,7 +309,8 @@ class ServingModel(tf.Module):
         }
 
     def _width(self, k: tf.Tensor) -> tf.Tensor:
-        return self._at_most(tf.reduce_max(tf.concat([k, [0]], axis=0)))
+        """Returns how many items the lists of a request have at most."""
+        return self._at_most(longest(k))
 
     def _at_most(self, k: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(k, 0, len(self.item_ids) - 1)
@@ -392,6 +402,12 @@ def same_rows(inputs: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
     return [
         tf.raw_ops.Assert(condition=tf.reduce_all(rows == rows[0]), data=[told, rows], summarize=len(inputs))
     ]
+
+
+def longest(k: tf.Tensor) -> tf.Tensor:
+    """Returns the largest `k`, 0 of none, and no more than an answer of as many rows may have columns: `MOST_PLACES` over the rows."""
+    most = tf.maximum(MOST_PLACES // tf.maximum(tf.size(k), 1), 1)
+    return tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), most)
 
 
 def _of_users(offsets: tf.Tensor, items: tf.Tensor, user: tf.Tensor) -> tf.RaggedTensor:

@@ -329,3 +329,32 @@ def test_scann_holds_its_target_on_queries_that_it_was_not_set_with():
 def test_a_recall_target_that_is_no_share_is_told(target):
     with pytest.raises(UserError, match=r"export\.index\.recall_target=.* at most 1"):
         registry.build("index", "scann", {"recall_target": target})
+
+
+@pytest.mark.parametrize("most", [39, 3 * 40, 7 * 40])
+@pytest.mark.parametrize("interests", [1, 2])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_a_wide_batch_is_answered_in_turn_as_it_is_at_once(monkeypatch, vectors, most, interests, rows):
+    """One row at a time, three with one left over, or all seven."""
+    index = built("brute_force", vectors)
+    random = np.random.default_rng(0)
+    queries = random.normal(size=(rows, interests, 6)).astype(np.float32)
+    queries = queries if interests > 1 else queries[:, 0]
+    excluded = tf.RaggedTensor.from_row_lengths(
+        tf.constant(random.integers(0, 40, 3 * rows), tf.int32), [3] * rows
+    )
+    asked = tf.constant(queries), excluded, tf.constant(9)
+    at_once = index.top(*asked)
+
+    def few(scores, *others):
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.size(scores), max(most, 40))]):
+            return best(scores, *others)
+
+    monkeypatch.setattr("trainer.index.MOST_SCORES", most)
+    monkeypatch.setattr("trainer.index.best", few)
+    shape = [None, 6] if interests == 1 else [None, interests, 6]
+    ragged, number = tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
+    ask = tf.function(index.top, input_signature=[tf.TensorSpec(shape), ragged, number], autograph=False)
+    for one, other in zip(ask(*asked), at_once, strict=True):
+        assert one.shape == other.shape == (rows, 9)
+        np.testing.assert_array_equal(one, other)
