@@ -3,7 +3,9 @@
 Queries are `[batch, D]`, or `[batch, interests, D]`: then an item's score is its best interest's, and it is returned once.
 """
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from trainer.errors import UserError
 from trainer.registry import register
 
 Top = tuple[tf.Tensor, tf.Tensor]
+Part = Callable[[Any], Any]  # gives of a tensor, or a ragged one, some of its rows
 LOWEST = tf.float32.min  # the score of a place that holds no item
 RECALL_AT = 10  # the depth at which an approximate index is compared with the exact one
 SAMPLE = 1_024  # queries of that comparison
@@ -24,7 +27,14 @@ NO_SCANN = (
     "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
     "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
 )
+ROOM = (
+    2  # times as many items as are fetched: what the leaves that are searched hold, and what is scored again
+)
 BLOCK = 32  # queries whose exact scores are held at a time
+MOST_SCORES = 1 << 24  # that an answer holds at a time, 64 MB: wider batches are answered in turn
+
+# A branch that is seldom taken stays a call: in the graph itself, even its untaken operations would cost each query some time.
+apart = functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 class Vectors(tf.Module):
@@ -84,7 +94,7 @@ class BruteForce(tfrs.layers.factorized_top_k.TopK):
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
-        return best(self.vectors.scores(queries), excluded, k)
+        return exactly(self.vectors, queries, excluded, k)
 
     def describe(self) -> dict[str, Any]:
         """Returns what was chosen while building, for the manifest: nothing."""
@@ -178,7 +188,8 @@ class Scann:
 class ScannIndex(tf.Module):
     """A built ScaNN index; it fetches as many more as are excluded and drops those.
 
-    `leaves_to_search` and `reorder` may be set until the index is traced.
+    Its lists are as long as exact ones: more leaves are searched where more is fetched, and where they hold too few even so, the
+    batch is answered exactly. `leaves_to_search` and `reorder` may be set until the index is traced.
     """
 
     def __init__(self, layer: Any, candidates: tf.Tensor, leaves: int) -> None:
@@ -192,6 +203,20 @@ class ScannIndex(tf.Module):
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
+        barred = self._barred(excluded)
+        left = self.items - 1 - tf.reduce_sum(tf.cast(barred[:, 1:] != barred[:, :-1], tf.int32), axis=1)
+        near = self.near(queries, excluded, k)
+        there = tf.reduce_sum(tf.cast(near[1] > LOWEST, tf.int32), axis=1)
+
+        @apart
+        def exact() -> Top:
+            return exactly(self.vectors, queries, excluded, k)
+
+        found: Top = tf.cond(tf.reduce_all(there >= tf.minimum(k, left)), lambda: near, exact)
+        return found
+
+    def near(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
+        """Returns what `top` does of what the leaves hold alone: fewer rows than `k` where those searched hold no more."""
         most = tf.cast(tf.reduce_max(tf.concat([excluded.row_lengths(), [0]], axis=0)), tf.int32)
         fetch = tf.minimum(k + most + 1, self.items)
         if queries.shape.rank == 3:
@@ -200,24 +225,29 @@ class ScannIndex(tf.Module):
             rows, scores = merged(*(tf.reshape(one, [-1, interests * fetch]) for one in (rows, scores)))
         else:
             rows, scores = self._nearest(queries, fetch)
-        barred = tf.sort(
-            tf.concat([excluded.to_tensor(0), tf.zeros([tf.shape(rows)[0], 1], tf.int32)], axis=1)
-        )
+        barred = self._barred(excluded)
         nearest = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
         scores = tf.where(hit, LOWEST, scores)
         found, places = tf.math.top_k(scores, k=tf.minimum(k, fetch))
         return _blank(tf.gather(rows, places, batch_dims=1), found)
 
+    @staticmethod
+    def _barred(excluded: tf.RaggedTensor) -> tf.Tensor:
+        """Returns the excluded rows in order `[batch, n]`, row 0 always among them."""
+        return tf.sort(tf.pad(excluded.to_tensor(0), [[0, 0], [1, 0]]), axis=1)
+
     def _nearest(self, queries: tf.Tensor, fetch: tf.Tensor) -> Top:
         """Returns rows and scores `[n, fetch]`; where the leaves hold no more, ScaNN gives NaN, or fewer columns."""
         from scann.scann_ops.py import scann_ops
 
+        share = tf.cast(fetch, tf.float32) * (ROOM / self.items)  # of all items, what the leaves are to hold
+        enough = tf.cast(tf.math.ceil(share * self.leaves), tf.int32)
         found = scann_ops.searcher_from_module(self.layer._serialized_searcher).search_batched_parallel(
             queries,
             final_num_neighbors=fetch,
-            pre_reorder_num_neighbors=tf.maximum(fetch, self.reorder),
-            leaves_to_search=self.leaves_to_search,
+            pre_reorder_num_neighbors=tf.minimum(tf.maximum(ROOM * fetch, self.reorder), self.items),
+            leaves_to_search=tf.clip_by_value(enough, self.leaves_to_search, self.leaves),
         )
         rows, scores = (tf.ensure_shape(one, [None, None]) for one in (found.indices, found.distances))
         lacking = [[0, 0], [0, fetch - tf.shape(rows)[1]]]
@@ -258,6 +288,36 @@ def best(scores: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
     return _blank(tf.gather(rows, places, batch_dims=1), found)
 
 
+def exactly(vectors: Vectors, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
+    """Returns rows and scores `[batch, k]` of the items that score highest for queries, without row 0 and the `excluded` rows."""
+
+    def some(part: Part) -> Top:
+        return best(vectors.scores(part(queries)), part(excluded), k)
+
+    return in_turn(some, tf.shape(queries)[0], vectors.items)
+
+
+def in_turn(answer: Callable[[Part], Top], batch: tf.Tensor, items: int) -> Top:
+    """Returns what `answer` gives for a batch: for all of it, or for as many rows at a time as have `MOST_SCORES` scores of `items`."""
+    rows = max(MOST_SCORES // items, 1)
+
+    @apart
+    def one_by_one() -> Top:
+        blocks = -(-batch // rows)
+
+        def step(block: tf.Tensor, *lists: tf.TensorArray) -> tuple[Any, ...]:
+            first = block * rows
+            found = answer(lambda column: column[first : first + rows])
+            return (block + 1, *(array.write(block, one) for array, one in zip(lists, found, strict=True)))
+
+        start = tuple(tf.TensorArray(kind, blocks, infer_shape=False) for kind in (tf.int32, tf.float32))
+        lists = tf.while_loop(lambda block, *_: block < blocks, step, (0, *start), parallel_iterations=1)[1:]
+        return tuple(tf.ensure_shape(array.concat(), [None, None]) for array in lists)
+
+    found: Top = tf.cond(batch <= rows, lambda: answer(lambda column: column), one_by_one)
+    return found
+
+
 def merged(rows: tf.Tensor, scores: tf.Tensor) -> Top:
     """Returns rows and scores `[batch, n]`, best first, in which a row that is there again has the lowest score."""
     scores, places = tf.math.top_k(scores, k=tf.shape(scores)[1])
@@ -280,9 +340,9 @@ def exact_rows(vectors: Vectors, queries: tf.Tensor) -> list[set[int]]:
 
 
 def recalls(index: ScannIndex, queries: tf.Tensor, wanted: list[set[int]]) -> Floats:
-    """Returns the share `[n]` of each query's `wanted` rows that the index finds; without queries, one that misses nothing."""
+    """Returns the share `[n]` of each query's `wanted` rows that the leaves give; without queries, one that misses nothing."""
     nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [0] * len(queries))
-    rows = index.top(queries, nothing, tf.constant(RECALL_AT))[0].numpy().tolist()
+    rows = index.near(queries, nothing, tf.constant(RECALL_AT))[0].numpy().tolist()
     hits = [len({*some} & their) / len(their) for some, their in zip(rows, wanted, strict=True)]
     return np.asarray(hits or [1.0], np.float32)
 

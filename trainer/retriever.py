@@ -157,7 +157,7 @@ class Retriever(tf.Module):
         similarity (of dot products, the cosine), with blocks beside them the cosine is taken, of each part times the root of its weight, so
         that it counts as in a score. Popularity has no say in what is alike.
         """
-        if self._by_distance:
+        if self.by_distance:
             queries = between_candidates(candidates[:, : -1 if self.blocks else None], self.similarity)
             return tf.pad(queries, [[0, 0], [0, candidates.shape[1] - queries.shape[1]]])
         weights = self._weights(candidates.shape[1])
@@ -165,14 +165,26 @@ class Retriever(tf.Module):
 
     def lengths(self, candidates: tf.Tensor) -> tf.Tensor:
         """Returns what the products with candidate vectors `[n, D]` are divided by `[n]`, see `similar`."""
-        if self._by_distance:
+        if self.by_distance:
             return tf.ones_like(candidates[:, 0])
         return tf.maximum(tf.norm(candidates * tf.sqrt(self._weights(candidates.shape[1])), axis=1), 1e-6)
 
+    def points(self, queries: tf.Tensor) -> tf.Tensor:
+        """Returns what of query vectors `[n, D]` tells two users apart: each part times the root of its weight, without popularity.
+
+        Users are compared by its cosine; where items are by their distance, users are too, and it is the point that the towers give.
+        """
+        weights = self._weights(queries.shape[1])
+        if self.by_distance:
+            width = int(queries.shape[1]) - (3 if self.blocks else 2)
+            return queries[:, :width] / weights[:width]
+        return queries * tf.where(weights > 0, tf.math.rsqrt(weights), 0.0)  # they carry the weight itself
+
     @property
-    def _by_distance(self) -> bool:
+    def by_distance(self) -> bool:
         """Returns whether items are compared by their distance: of towers with that similarity, and no factorised block beside them."""
-        return self.similarity == "euclidean" and len(self.blocks) == int(self.prior is not None)
+        alone = bool(self.tower_scale) and len(self.blocks) == int(self.prior is not None)
+        return alone and self.similarity == "euclidean"
 
     def _weights(self, dimension: int) -> tf.Tensor:
         """Returns what each of a candidate vector's numbers weighs `[dimension]` where two are compared."""
@@ -181,6 +193,7 @@ class Retriever(tf.Module):
         scales = np.repeat([0.0 if block.constant else block.scale for block in blocks], widths)
         towers = np.full(dimension - sum(widths), self.tower_scale)
         if self.similarity == "euclidean":
+            towers *= 2.0  # as it has the product of two points
             towers[-2:] = 0.0  # the squared length and the 1 beside it are no direction
         return tf.constant(np.concatenate([towers, scales]), tf.float32)
 

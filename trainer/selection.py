@@ -1,8 +1,8 @@
 """What a request may ask beyond k: only some items or categories, more or less popular ones, a list that repeats itself less."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -11,10 +11,11 @@ from trainer.data.examples import Floats, Prepared
 from trainer.data.interactions import Feature
 from trainer.errors import UserError
 from trainer.features import as_raw
-from trainer.index import LOWEST, Top, Vectors
+from trainer.index import LOWEST, Top
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter
+MOST_POPULARITY = 1e3  # either way of that dial: beyond it the log of popularity alone orders a list, and float32 loses the score
 POOL = 200  # places of a list that are made more diverse; further ones follow as they are
 
 
@@ -26,6 +27,14 @@ class Wish:
     category: tf.Tensor
     diversity: tf.Tensor
     popularity: tf.Tensor
+
+
+class Alike(Protocol):
+    """What tells how much items are alike."""
+
+    def among(self, rows: tf.Tensor, there: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns what gives the similarity, -1 to 1, of places `[batch, n]` of lists of item rows with one place `[batch]` of each."""
+        ...
 
 
 def filter_feature(prepared: Prepared, name: str) -> Feature | None:
@@ -97,29 +106,28 @@ def allowed(rows: tf.Tensor, ids: tf.Tensor, size: int) -> tf.Tensor:
     return marked(rows, size) | tf.reduce_all(ids == "", axis=1, keepdims=True)
 
 
-def diversified(top: Top, vectors: Vectors, dial: tf.Tensor, k: tf.Tensor) -> Top:
+def diversified(top: Top, alike: Alike, dial: tf.Tensor, k: tf.Tensor) -> Top:
     """Returns a list in the order of maximal marginal relevance (Carbonell & Goldstein 1998), each item with its own score.
 
     The next item is the one with the highest `(1 - dial) * relevance - dial * similarity`: relevance is the score within 0 and 1,
-    similarity the highest cosine with what already stands in the list. `dial` `[batch]` is cut to 0..1, and 0 changes nothing. The first
-    `POOL` places take part, of which the best `k` are chosen.
+    similarity the highest with what already stands in the list, as `similar_items` compares them. `dial` `[batch]` is cut to 0..1, and 0
+    changes nothing. The first `POOL` places take part, of which the best `k` are chosen.
     """
     rows, scores = top
     pool, steps = (tf.minimum(size, tf.shape(rows)[1]) for size in (POOL, tf.minimum(k, POOL)))
-    unit = tf.math.l2_normalize(vectors.of(rows[:, :pool]), axis=2)
     there = scores[:, :pool] > LOWEST
+    similarity = alike.among(rows[:, :pool], there)
     dial = tf.clip_by_value(finite(dial), 0.0, 1.0)[:, None]
     relevance = (1.0 - dial) * _within_one(scores[:, :pool], there)
     filled = tf.where(there, 0.0, -10.0)  # empty places come last, but before what is in the list already
 
     def step(place: tf.Tensor, order: tf.Tensor, taken: tf.Tensor, nearest: tf.Tensor) -> tuple[Any, ...]:
         chosen = tf.argmax(relevance - dial * nearest + filled - 100.0 * taken, axis=1, output_type=tf.int32)
-        cosines = tf.linalg.matvec(unit, tf.gather(unit, chosen, batch_dims=1))
         return (
             place + 1,
             tf.concat([order, chosen[:, None]], axis=1),
             taken + tf.one_hot(chosen, pool),
-            tf.maximum(nearest, cosines),
+            tf.maximum(nearest, similarity(chosen)),
         )
 
     start = (0, rows[:, :0], tf.zeros_like(relevance), -tf.ones_like(relevance))

@@ -1,10 +1,12 @@
 """What TensorFlow Serving runs: the whole recommender as signatures over raw string ids.
 
 Every input shares its first axis (the batch), so that server-side batching and row-format JSON work. Places that hold no item carry the
-empty id and the lowest float32 score. Ids never seen are answered too: an unknown user by history, features or context, else by
-popularity, and `path` says by which; an unknown item in a history or an exclude list is passed over.
+empty id and the lowest float32 score; an answer has up to `MOST_PLACES` places, and lists are cut where more are asked for. Ids never seen
+are answered too: an unknown user by history, features or context, else by popularity, and `path` says by which; an unknown item in a
+history or an exclude list is passed over.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -16,12 +18,21 @@ from trainer.data.examples import Lists, Prepared
 from trainer.data.request_names import CONTEXT, beside_wishes
 from trainer.explain import Explainer, Question
 from trainer.features import missing
-from trainer.index import LOWEST, SAMPLE, Top, best, score_some
+from trainer.index import LOWEST, SAMPLE, Part, Top, best, in_turn, score_some
 from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known
 from trainer.retriever import PATHS, Retriever
-from trainer.selection import POOL, Categories, Wish, allowed, diversified, finite, log_popularity
+from trainer.selection import (
+    MOST_POPULARITY,
+    POOL,
+    Categories,
+    Wish,
+    allowed,
+    diversified,
+    finite,
+    log_popularity,
+)
 from trainer.settings import ExportSettings
 
 STRINGS = tf.TensorSpec([None], tf.string)
@@ -30,6 +41,7 @@ COUNTS = tf.TensorSpec([None], tf.int32)
 DIALS = tf.TensorSpec([None], tf.float32)
 
 Answer = dict[str, tf.Tensor]
+MOST_PLACES = 1 << 22  # rows times columns of an answer: a list of four million items, or 3,000 of 1,398
 
 
 class ServingModel(tf.Module):
@@ -74,7 +86,9 @@ class ServingModel(tf.Module):
         users = query_table(retriever, prepared, histories)
         self.index = index.build_index(tf.constant(vectors), users.sample(SAMPLE))
         self.alike = SimilarItems(retriever, self.index, vectors)
-        self.alike_users = SimilarUsers(users, prepared) if settings.similar_users and users.fits else None
+        self.alike_users = (
+            SimilarUsers(retriever, users, prepared) if settings.similar_users and users.fits else None
+        )
         self.left_out: dict[str, str] = {}  # signatures that are asked for and not there, with the reason
         if settings.similar_users and not users.fits:
             self.left_out["similar_users"] = (
@@ -153,8 +167,9 @@ class ServingModel(tf.Module):
         """Recommends with every wish a request can have; what is "", 0 or NaN is no wish.
 
         A row's `history` stands for the one remembered; neither's items come back, and only items that it allows, by id and by
-        category. `popularity` times the log of an item's popularity is added to its score (below 0: less of the popular), and
-        `diversity` (0 to 1) orders the best of the list so that it repeats itself less. All items are scored, whatever the index.
+        category. `popularity`, cut to -1,000..1,000, times the log of an item's popularity is added to its score (below 0: less of the
+        popular), and `diversity` (0 to 1) orders the best of the list so that it repeats itself less. All items are scored, whatever
+        the index.
         """
         request = self.request(user_id, self._own_names(context), history)
         return self._answer(request, k, exclude, Wish(allow, category, diversity, popularity))
@@ -167,7 +182,7 @@ class ServingModel(tf.Module):
         }
 
     def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> Answer:
-        """Scores the given candidates for each user: by the ranking model, else by retrieval."""
+        """Scores the given candidates for each user: by the ranking model, else by retrieval; unknown ones have the lowest."""
         return self._ranked(self.request(user_id), item_id)
 
     def rank_with(
@@ -224,11 +239,13 @@ class ServingModel(tf.Module):
         return self._listed(self.alike.top(self._rows(self.item_lookup, item_id), self._width(k)), k)
 
     def similar_users(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
-        """Gives the `k` users whose query vectors have the highest cosine with each user's; unknown users get none."""
+        """Gives the `k` users most like each user; unknown users get none.
+
+        The cosine of the query vectors without popularity, each part weighed as in a score; of towers alone with euclidean
+        similarity, the negated squared distance.
+        """
         assert self.alike_users is not None
-        rows, scores = self.alike_users.top(
-            self._rows(self.user_lookup, user_id), tf.reduce_max(tf.concat([k, [0]], axis=0))
-        )
+        rows, scores = self.alike_users.top(self._rows(self.user_lookup, user_id), longest(k))
         inside = (tf.range(tf.shape(rows)[1])[None, :] < k[:, None]) & (rows > 0)
         found = tf.gather(self.alike_users.ids, tf.where(inside, rows, 0))
         return {"user_id": found, "score": tf.where(inside, scores, LOWEST)}
@@ -240,7 +257,7 @@ class ServingModel(tf.Module):
     def history(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
         """Gives each known user's last `k` items, the newest first."""
         newest = tf.reverse(self._known_history(self._rows(self.user_lookup, user_id)), [1])
-        rows = newest.to_tensor(0)[:, : tf.reduce_max(tf.concat([k, [0]], axis=0))]
+        rows = newest[:, : longest(k)].to_tensor(0)
         inside = tf.range(tf.shape(rows)[1])[None, :] < k[:, None]
         return {"item_id": tf.gather(self.item_ids, tf.where(inside, rows, 0))}
 
@@ -250,11 +267,10 @@ class ServingModel(tf.Module):
         if wish is None:
             top = self.candidates(request, exclude, fetch)
         else:
-            scores = self._wished(self.index.vectors.scores(self._queries(request)), wish)
-            top = best(scores, self._excluded(request, exclude), self._at_most(tf.maximum(fetch, POOL)))
+            top = self._eligible(request, exclude, wish, self._at_most(tf.maximum(fetch, POOL)))
         top = self.cascade.order(request, top)
         if wish is not None:
-            top = diversified(top, self.index.vectors, wish.diversity, width)
+            top = diversified(top, self.alike, wish.diversity, width)
         return self._listed((top[0][:, :width], top[1][:, :width]), k) | {"path": self._path(request)}
 
     def _ranked(self, request: Request, item_id: tf.Tensor) -> Answer:
@@ -263,18 +279,29 @@ class ServingModel(tf.Module):
             scores = score_some(self._queries(request), self.index.vectors.of(items))
         else:
             scores = self.cascade.deep(request, items)
-        return {"score": tf.where(item_id == "", LOWEST, scores)}
+        return {"score": tf.where(items > 0, scores, LOWEST)}
 
     def candidates(self, request: Request, exclude: tf.Tensor, k: tf.Tensor) -> Top:
         """Returns the first stage's rows and scores `[batch, k]`, without the history and without the ids of `exclude`."""
         top: Top = self.index.top(self._queries(request), self._excluded(request, exclude), k)
         return top
 
+    def _eligible(self, request: Request, exclude: tf.Tensor, wish: Wish, k: tf.Tensor) -> Top:
+        """Returns the first stage's rows and scores `[batch, k]` as `candidates` does, of what a wish allows, by its scores."""
+        queries, excluded = self._queries(request), self._excluded(request, exclude)
+
+        def some(part: Part) -> Top:
+            own = Wish(part(wish.allow), part(wish.category), part(wish.diversity), part(wish.popularity))
+            return best(self._wished(self.index.vectors.scores(part(queries)), own), part(excluded), k)
+
+        return in_turn(some, tf.shape(queries)[0], self.index.vectors.items)
+
     def _wished(self, scores: tf.Tensor, wish: Wish) -> tf.Tensor:
         """Returns the scores with the dial of popularity, the lowest where an item is not asked for."""
         open_to = allowed(self._rows(self.item_lookup, wish.allow), wish.allow, len(self.item_ids))
         open_to &= self.categories.eligible(wish.category)
-        return tf.where(open_to, scores + finite(wish.popularity)[:, None] * self.popularity, LOWEST)
+        dial = tf.clip_by_value(finite(wish.popularity), -MOST_POPULARITY, MOST_POPULARITY)[:, None]
+        return tf.where(open_to, scores + dial * self.popularity, LOWEST)
 
     def _listed(self, top: Top, k: tf.Tensor) -> Answer:
         rows, scores = top
@@ -285,7 +312,8 @@ class ServingModel(tf.Module):
         }
 
     def _width(self, k: tf.Tensor) -> tf.Tensor:
-        return self._at_most(tf.reduce_max(tf.concat([k, [0]], axis=0)))
+        """Returns how many items the lists of a request have at most."""
+        return self._at_most(longest(k))
 
     def _at_most(self, k: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(k, 0, len(self.item_ids) - 1)
@@ -358,8 +386,31 @@ class ServingModel(tf.Module):
     @staticmethod
     def _trace(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
         named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
+
+        @functools.wraps(function)
+        def checked(*inputs: tf.Tensor, **others: tf.Tensor) -> Any:
+            with tf.control_dependencies(same_rows(dict(zip(specs, inputs, strict=False)) | others)):
+                return function(*inputs, **others)
+
         # Half the seconds of an export go without AutoGraph: an encoder branches with tf.cond and tf.where.
-        return tf.function(function, autograph=False).get_concrete_function(**named)
+        return tf.function(checked, autograph=False).get_concrete_function(**named)
+
+
+def same_rows(inputs: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
+    """Returns the operation, none for one input, that refuses inputs unless all have as many rows; it tells how many each has."""
+    if len(inputs) == 1:
+        return []
+    rows = tf.stack([tf.shape(column)[0] for column in inputs.values()])
+    told = f"every input has a row for each request, and the rows of {', '.join(inputs)} are"
+    return [
+        tf.raw_ops.Assert(condition=tf.reduce_all(rows == rows[0]), data=[told, rows], summarize=len(inputs))
+    ]
+
+
+def longest(k: tf.Tensor) -> tf.Tensor:
+    """Returns the largest `k`, 0 of none, and no more than an answer of as many rows may have columns: `MOST_PLACES` over the rows."""
+    most = tf.maximum(MOST_PLACES // tf.maximum(tf.size(k), 1), 1)
+    return tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), most)
 
 
 def _of_users(offsets: tf.Tensor, items: tf.Tensor, user: tf.Tensor) -> tf.RaggedTensor:

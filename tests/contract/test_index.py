@@ -163,14 +163,68 @@ def test_recall_beside_exact_search_on_clustered_data(name):
     assert recall == 1 if name == "brute_force" else recall > 0.7
 
 
-def test_scann_gives_what_its_leaves_hold_where_k_is_more():
-    vectors = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
-    rows, scores = top(built("scann", vectors, leaves=20, leaves_to_search=2), vectors[:2], [[], []], 300)
-    assert np.isfinite(scores).all()
-    for one, values in zip(rows, scores, strict=True):
-        real = one[values > LOWEST]
-        assert 2 <= len(set(real)) == len(real) < 300
-        assert (real > 0).all()
+@pytest.fixture(scope="module")
+def clustered() -> np.ndarray:
+    """Two thousand items in forty clusters: the leaf of a query holds about fifty."""
+    rng = np.random.default_rng(5)
+    return (np.repeat(rng.normal(size=(40, 8)), 50, axis=0) + 0.1 * rng.normal(size=(2000, 8))).astype(
+        np.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def narrow(clustered):
+    """ScaNN over them, which searches one leaf of forty where nothing asks for more."""
+    return built("scann", clustered, leaves=40, leaves_to_search=1)
+
+
+@pytest.mark.parametrize(("barred", "k"), [(0, 10), (200, 10), (0, 500), (1_995, 10), (0, 2_000)])
+def test_scann_lists_are_as_long_as_exact_ones(clustered, narrow, barred, k):
+    queries = clustered[1:2000:40]
+    excluded = exact(clustered, queries, [[]] * 50, barred)[0].tolist()
+    rows, scores = top(narrow, queries, excluded, k)
+    assert rows.shape == scores.shape == (50, k)
+    for one, values, out in zip(rows, scores, excluded, strict=True):
+        real = one[values > LOWEST].tolist()
+        assert len(real) == min(k, 1999 - barred) == len({*real} - {0, *out})
+        assert not one[values == LOWEST].any()
+
+
+@pytest.mark.parametrize("interests", [1, 2])
+def test_scann_answers_exactly_where_the_leaves_hold_too_few(vectors, queries, interests, tmp_path):
+    """Leaves that hold three items together, asked through the graph as it is exported."""
+    module = tf.Module()
+    module.index = index = built("scann", vectors, leaves=4)
+    nearest = index._nearest
+
+    def three(some, fetch):
+        rows, scores = nearest(some, fetch)
+        return rows, tf.where(tf.range(fetch) < 3, scores, LOWEST)
+
+    index._nearest = three
+    spec = tf.TensorSpec([None, 6] if interests == 1 else [None, interests, 6])
+    specs = [spec, tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)]
+    module.ask = tf.function(index.top, input_signature=specs)
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    tf.saved_model.save(module, str(tmp_path / "saved"), options=options)
+    reloaded = tf.saved_model.load(str(tmp_path / "saved"))
+    excluded = [[3, 4, 4], [], [30]]
+    barred = tf.ragged.constant(excluded, dtype=tf.int32, ragged_rank=1)
+    some = tf.constant(queries if interests == 1 else np.stack([queries] * interests, axis=1))
+    assert (index.near(some, barred, tf.constant(10))[1].numpy() == LOWEST).any()
+    rows, scores = reloaded.ask(some, barred, tf.constant(10))
+    wanted, theirs = exact(vectors, queries, excluded, 10)
+    np.testing.assert_array_equal(rows, wanted)
+    np.testing.assert_allclose(scores, theirs, rtol=1e-4)
+
+
+def test_scann_searches_more_leaves_for_more_items_and_scores_no_other(clustered, narrow, monkeypatch):
+    def unwanted(*_):
+        raise AssertionError("all items were scored")
+
+    monkeypatch.setattr("trainer.index.best", unwanted)
+    rows, _ = top(narrow, clustered[1:2000:40], [[]] * 50, 1000)  # twice as many: all leaves
+    assert (rows > 0).all()
 
 
 def test_vectors_are_what_was_indexed(index, vectors):
@@ -275,3 +329,32 @@ def test_scann_holds_its_target_on_queries_that_it_was_not_set_with():
 def test_a_recall_target_that_is_no_share_is_told(target):
     with pytest.raises(UserError, match=r"export\.index\.recall_target=.* at most 1"):
         registry.build("index", "scann", {"recall_target": target})
+
+
+@pytest.mark.parametrize("most", [39, 3 * 40, 7 * 40])
+@pytest.mark.parametrize("interests", [1, 2])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_a_wide_batch_is_answered_in_turn_as_it_is_at_once(monkeypatch, vectors, most, interests, rows):
+    """One row at a time, three with one left over, or all seven."""
+    index = built("brute_force", vectors)
+    random = np.random.default_rng(0)
+    queries = random.normal(size=(rows, interests, 6)).astype(np.float32)
+    queries = queries if interests > 1 else queries[:, 0]
+    excluded = tf.RaggedTensor.from_row_lengths(
+        tf.constant(random.integers(0, 40, 3 * rows), tf.int32), [3] * rows
+    )
+    asked = tf.constant(queries), excluded, tf.constant(9)
+    at_once = index.top(*asked)
+
+    def few(scores, *others):
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.size(scores), max(most, 40))]):
+            return best(scores, *others)
+
+    monkeypatch.setattr("trainer.index.MOST_SCORES", most)
+    monkeypatch.setattr("trainer.index.best", few)
+    shape = [None, 6] if interests == 1 else [None, interests, 6]
+    ragged, number = tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
+    ask = tf.function(index.top, input_signature=[tf.TensorSpec(shape), ragged, number], autograph=False)
+    for one, other in zip(ask(*asked), at_once, strict=True):
+        assert one.shape == other.shape == (rows, 9)
+        np.testing.assert_array_equal(one, other)

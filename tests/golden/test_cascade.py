@@ -1,6 +1,7 @@
 """The stages and dials of a recommendation on lists small enough to work out by hand."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from trainer.cascade import Cascade, Request, Weights, reordered, standardised, 
 from trainer.cascade_choice import Retrieved, over_budget
 from trainer.data.examples import Cases
 from trainer.index import LOWEST, Vectors
+from trainer.neighbours import SimilarItems
 from trainer.selection import Categories, allowed, diversified
 from trainer.settings import CascadeSettings
 
@@ -18,6 +20,16 @@ ROOT = np.sqrt(1.5)  # three scores one apart: their spread is sqrt(2 / 3)
 
 def top(rows, scores):
     return tf.constant(rows, tf.int32), tf.constant(scores, tf.float32)
+
+
+def cosines(vectors) -> SimilarItems:
+    """Items that are alike by the cosine of their vectors."""
+    plain = SimpleNamespace(
+        similar=lambda rows: tf.math.l2_normalize(rows, axis=1),
+        lengths=lambda rows: tf.norm(rows, axis=1) + 1e-6,
+        by_distance=False,
+    )
+    return SimilarItems(plain, SimpleNamespace(vectors=Vectors(tf.constant(vectors))), vectors)
 
 
 def lists(found):
@@ -70,9 +82,9 @@ def test_without_weights_the_list_is_left_as_it_is():
 
 def test_the_list_that_repeats_itself_less():
     """Rows 1 and 2 point the same way, 3 another: relevance 1, .8, 0; after 1 row 2 has .4 - .5 and row 3 has 0 - 0."""
-    vectors = tf.constant([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    vectors = np.float32([[0, 0], [1, 0], [2, 0], [0, 1]])
     given = top([[1, 2, 3], [1, 2, 3]], [[1.0, 0.9, 0.5]] * 2)
-    rows, scores = lists(diversified(given, Vectors(vectors), tf.constant([0.5, 0.0]), tf.constant(3)))
+    rows, scores = lists(diversified(given, cosines(vectors), tf.constant([0.5, 0.0]), tf.constant(3)))
     assert rows == [[1, 3, 2], [1, 2, 3]]
     np.testing.assert_allclose(scores, [[1.0, 0.5, 0.9], [1.0, 0.9, 0.5]])
 
@@ -83,9 +95,7 @@ def test_diversity_equals_a_plain_loop_and_keeps_empty_places_last(dial):
     vectors = rng.normal(size=(30, 4)).astype(np.float32)
     rows = np.array([[*rng.permutation(np.arange(1, 30))[:12], 0, 0]], np.int32)
     scores = np.array([[*np.sort(rng.normal(size=12))[::-1], LOWEST, LOWEST]], np.float32)
-    found, _ = lists(
-        diversified(top(rows, scores), Vectors(tf.constant(vectors)), tf.constant([dial], tf.float32), 14)
-    )
+    found, _ = lists(diversified(top(rows, scores), cosines(vectors), tf.constant([dial], tf.float32), 14))
     share = 0.0 if np.isnan(dial) else min(dial, 1.0)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     relevance = (scores[0, :12] - scores[0, 11]) / (scores[0, 0] - scores[0, 11])

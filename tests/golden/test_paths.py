@@ -1,5 +1,7 @@
 """Which path answers a query, and what popularity says of one that brings nothing, beside towers of every similarity."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,10 +10,13 @@ from trainer.blending import combine, popularity_block
 from trainer.blocks import Block
 from trainer.data.interactions import Feature, Schema
 from trainer.errors import UserError
+from trainer.index import LOWEST, Vectors
 from trainer.inference import in_blocks
+from trainer.neighbours import Queries, SimilarItems, SimilarUsers
 from trainer.retriever import PATHS, Retriever
-from trainer.selection import filter_feature
+from trainer.selection import diversified, filter_feature
 from trainer.settings import RetrievalSettings
+from trainer.similarity import candidate_side, query_side
 
 HISTORIES = [[1, 2, 3, 4], [3, 2, 1, 5], [3, 1, 2, 4], [3, 4, 5, 1]]
 
@@ -68,10 +73,62 @@ def test_beside_blocks_items_are_alike_by_the_cosine_of_the_parts_weighed(retrie
     made.combine(0.2, [*blocks, popularity_block(degree, 100.0)])
     vectors = tf.constant(in_blocks(made.candidates, 6))
     found = made.similar(vectors).numpy() @ vectors.numpy().T / made.lengths(vectors).numpy()
-    parts = [(made.candidate_tower(tf.range(6)).numpy()[:, :4], 0.2), *zip(tables, scales, strict=True)]
+    weight = 0.4 if made.similarity == "euclidean" else 0.2  # that has twice the product
+    parts = [(made.candidate_tower(tf.range(6)).numpy()[:, :4], weight), *zip(tables, scales, strict=True)]
     products = sum(scale * table @ table.T for table, scale in parts)
     length = np.sqrt(np.diag(products))
     np.testing.assert_allclose(found, products / length / length[:, None], atol=1e-5)
+
+
+POINTS = np.float32([[1, 0, 0, 0], [1, 1, 0, 0], [0, 3, 0, 0], [-1, 0, 0, 0]])
+
+
+def test_users_are_alike_as_the_towers_say(retriever):
+    """Whatever the weight of popularity, which all queries carry. From the first, the others are 1, 10 and 4 squared away."""
+    made, prepared = retriever
+    made.combine(0.5, [popularity_block(np.arange(1.0, 7.0), 100.0)])
+    popular = np.full((4, 1), 100, np.float32)
+    vectors = np.concatenate([0.5 * query_side(tf.constant(POINTS), made.similarity), popular], axis=1)
+    rows, scores = SimilarUsers(made, Queries(vectors, True, vectors), prepared).top(tf.constant([1]), 3)
+    if made.similarity == "euclidean":
+        assert rows.numpy().tolist() == [[2, 4, 3]]
+        np.testing.assert_allclose(scores, [[-1, -4, -10]], atol=1e-5)
+    else:
+        assert rows.numpy().tolist() == [[2, 3, 4]]
+        np.testing.assert_allclose(scores, [[0.5**0.5, 0, -1]], atol=1e-6)
+
+
+def test_beside_blocks_users_are_alike_by_the_cosine_of_the_parts_weighed(retriever):
+    made, _ = retriever
+    own = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    block = Block("taste", np.zeros((6, 2), np.float32), np.zeros((6, 2), np.float32), scale=4.0)
+    made.combine(0.2, [block, popularity_block(np.arange(1.0, 7.0), 100.0)])
+    towers = query_side(tf.constant(POINTS), made.similarity)
+    vectors = np.concatenate([0.2 * towers, 4.0 * own, np.full((4, 1), 100, np.float32)], axis=1)
+    found = made.points(tf.constant(vectors)).numpy()
+    unit = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
+    side, weight = {"cosine": (unit, 0.2), "dot": (POINTS, 0.2), "euclidean": (POINTS, 0.4)}[made.similarity]
+    np.testing.assert_allclose(found @ found.T, weight * side @ side.T + 4.0 * own @ own.T, atol=1e-5)
+
+
+def test_a_list_repeats_itself_less_by_what_makes_items_alike(retriever):
+    """Row 2 is like row 1 and row 3 is not; all have one popularity, which by length is nearly all of a vector.
+
+    Of distances, 1 and 100 squared from row 1, row 2 has .98 and row 3 -1: worth .4 - .49 and 0 + .5.
+    """
+    made, _ = retriever
+    made.combine(0.5, [popularity_block(np.arange(1.0, 7.0), 100.0)])
+    places = {"euclidean": [0, 1, 10, 0], "cosine": [1, 1, 0, 1], "dot": [1, 2, 0, 1]}[made.similarity]
+    plain = np.zeros((5, 4), np.float32)
+    plain[1:, 0], plain[3, 1] = places, float(made.similarity != "euclidean")
+    towers = candidate_side(tf.constant(plain), made.similarity)
+    vectors = np.concatenate([towers, np.full((5, 1), 50, np.float32)], axis=1)
+    alike = SimilarItems(made, SimpleNamespace(vectors=Vectors(tf.constant(vectors))), vectors)
+    top = tf.constant([[1, 2, 3, 0]]), tf.constant([[1.0, 0.9, 0.5, LOWEST]])
+    rows, _ = diversified(top, alike, tf.constant([0.5]), tf.constant(3))
+    assert rows.numpy().tolist() == [[1, 3, 2]]
+    near = alike.among(top[0], top[1] > LOWEST)(tf.constant([0])).numpy()[0, :3]
+    np.testing.assert_allclose(near, [1, 0.98, -1] if made.by_distance else [1, 1, 0], atol=1e-5)
 
 
 def test_the_feature_that_filters(make_prepared):

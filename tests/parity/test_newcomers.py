@@ -12,7 +12,7 @@ from trainer.cascade import Cascade
 from trainer.experiment import histories
 from trainer.index import BruteForce
 from trainer.retriever import Retriever
-from trainer.serving_model import ServingModel
+from trainer.serving_model import ServingModel, longest
 from trainer.settings import CascadeSettings, ExportSettings
 
 HAD = [5, 3, 8]  # item rows
@@ -57,3 +57,41 @@ def test_one_batch_holds_a_newcomer_a_known_user_and_a_stranger(serving, tiny_pr
     found = serving.recommend(users, tf.constant([3] * 3), tf.fill([3, 0], ""))
     assert found["path"].numpy().tolist() == [b"history", b"known", b"popularity"]
     assert (found["item_id"].numpy() != b"").all()
+
+
+def test_answers_one_row_at_a_time_are_those_at_once(serving, tiny_prepared, monkeypatch):
+    """With and without wishes, and of what is alike: wide batches hold no more scores than that."""
+    users, items = ["new", *tiny_prepared.users.values[:2]], list(tiny_prepared.items.values[:3])
+    k, nothing = tf.constant([4, 300, 2]), tf.fill([3, 1], "")
+    wishes = [tf.constant([[items[0], items[2]], ["", ""], ["", ""]]), nothing, tf.constant([0.0, 0.5, 0.0])]
+    dials = tf.constant([0.0, 1.0, -1.0])
+
+    excluded = tf.constant([[items[1]], ["x"], [""]])
+
+    def answers():
+        return [
+            serving.recommend(tf.constant(users), k, nothing),
+            serving.recommend_with(tf.constant(users), nothing, k, excluded, *wishes, dials),
+            serving.similar_items(tf.constant(items), k),
+        ]
+
+    at_once = answers()
+    monkeypatch.setattr("trainer.index.MOST_SCORES", 1)
+    for one, other in zip(answers(), at_once, strict=True):
+        assert one["item_id"].numpy().tolist() == other["item_id"].numpy().tolist()
+        np.testing.assert_allclose(one["score"], other["score"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "columns"),
+    [
+        ([5, 3], 5),
+        ([-2], 0),
+        ([], 0),
+        ([2**31 - 1], 4_194_304),
+        ([2**31 - 1] * 3_000, 1_398),
+        ([7] * 5_000_000, 1),
+    ],
+)
+def test_an_answer_has_four_million_places_at_most(k, columns):
+    assert longest(tf.constant(k, tf.int32)).numpy() == columns

@@ -122,6 +122,19 @@ def test_the_dial_of_popularity_adds_the_log_of_it(run, wish, users, items):
     assert heads[0] < heads[1] < heads[2]
 
 
+@pytest.mark.parametrize("dial", [1e30, 3e38, -3e38])
+def test_a_dial_of_popularity_beyond_all_measure_is_the_largest(run, wish, users, items, dial):
+    """Scores are numbers, and the order is that of popularity."""
+    found = wish(users[:3], k=300, popularity=[dial])
+    limit = wish(users[:3], k=300, popularity=[float(np.copysign(1e3, dial))])
+    assert np.isfinite(found["score"]).all()
+    assert found["item_id"].tolist() == limit["item_id"].tolist()
+    count = dict(zip(items, np.bincount(run.prepared.before_test.item, minlength=301)[1:], strict=True))
+    for row in found["item_id"].tolist():
+        counts = np.array([count[item] for item in row if item])
+        assert (np.diff(np.sign(dial) * counts) <= 0).all()
+
+
 def test_the_dial_of_diversity_makes_lists_less_alike(ask, wish, users):
     def alikeness(found):
         vectors = [ask("embed_items", item_id=row.tolist())["embedding"] for row in found["item_id"]]
@@ -181,10 +194,11 @@ def test_retrieve_is_the_first_stage(ask, users):
     np.testing.assert_allclose(found["score"][:, 0], scores, rtol=1e-4)
 
 
-def test_similar_users_are_others_by_cosine(run, ask):
+def test_similar_users_are_others_by_the_cosine_of_what_tells_them_apart(run, ask):
     users = list(run.prepared.users.values[: run.prepared.users.trained])
     found = ask("similar_users", user_id=users, k=[len(users)] * len(users))
-    vectors = ask("embed_users", user_id=users)["embedding"]
+    vectors = run.retrieval.retriever.points(ask("embed_users", user_id=users)["embedding"]).numpy()
+    assert not vectors[:, -1].any()  # popularity
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     place = {user: row for row, user in enumerate(users)}
     for row, user in enumerate(users):

@@ -113,6 +113,29 @@ def test_an_empty_batch_gives_an_empty_answer(ask, model):
         assert all(len(column) == 0 for column in found.values()), name
 
 
+@pytest.mark.parametrize(
+    ("signature", "inputs", "told"),
+    [
+        ("recommend", {"k": [5] * 2, "exclude": [[""]]}, r"user_id, k, exclude are\] \[2 2 1\]"),
+        ("recommend", {"k": [5] * 2, "exclude": tf.zeros([0, 0], tf.string)}, r"\[2 2 0\]"),
+        ("retrieve", {"k": [5], "exclude": [[""]] * 2}, r"\[2 1 2\]"),
+        ("rank", {"item_id": [["i", "j", "k"]]}, r"user_id, item_id are\] \[2 1\]"),
+        ("similar_users", {"k": [5] * 3}, r"user_id, k are\] \[2 3\]"),
+        ("history", {"k": []}, r"user_id, k are\] \[2 0\]"),
+        (
+            "explain",
+            {"item_id": ["i"] * 2, "history": [[""]] * 3},
+            r"user_id, item_id, history are\] \[2 2 3\]",
+        ),
+    ],
+)
+def test_inputs_whose_rows_differ_are_told_by_name(ask, users, signature, inputs, told):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="every input has a row for each request.*" + told
+    ):
+        ask(signature, user_id=users[:2], **inputs)
+
+
 def test_serving_default_is_recommend_with_the_default_k(ask, run, users):
     found = ask("serving_default", user_id=users[:3])
     wanted = ask("recommend", user_id=users[:3], k=[run.config.export.default_k] * 3, exclude=[[""]] * 3)
@@ -140,11 +163,11 @@ def test_similar_items_of_an_unknown_one_are_none(ask):
     assert (found["score"] == LOWEST).all()
 
 
-def test_rank_answers_unknown_ids_and_puts_the_empty_one_last(ask, users, items):
+def test_rank_puts_unknown_ids_last_as_the_empty_one(ask, users, items):
     candidates = [[items[0], "nothing", ""], [items[0], items[1], items[2]]]
     scores = ask("rank", user_id=[users[0], "nobody"], item_id=candidates)["score"]
-    assert scores[0, 2] == LOWEST
-    assert (np.delete(scores.ravel(), 2) > LOWEST).all() and np.isfinite(scores).all()
+    assert (scores == LOWEST).tolist() == [[False, True, True], [False] * 3]
+    assert np.isfinite(scores).all()
     alone = ask("rank", user_id=users[:1], item_id=[[items[0]]])["score"]
     np.testing.assert_allclose(scores[0, 0], alone[0, 0], rtol=1e-6)
 
