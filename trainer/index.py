@@ -27,9 +27,8 @@ NO_SCANN = (
     "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
     "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
 )
-ROOM = (
-    2  # times as many items as are fetched: what the leaves that are searched hold, and what is scored again
-)
+# How many times as many items as are fetched: the leaves that are searched hold, and are scored again.
+ROOM = 4
 BLOCK = 32  # queries whose exact scores are held at a time
 MOST_SCORES = 1 << 24  # that an answer holds at a time, 64 MB: wider batches are answered in turn
 
