@@ -171,7 +171,7 @@ class Scann:
         while reached[0] < self.recall_target:
             wider = [
                 tuple(
-                    min(size + size // 2 + 1, end) if place == side else size
+                    min(size + size // 4 + 1, end) if place == side else size
                     for place, (size, end) in enumerate(zip(width, most, strict=True))
                 )
                 for side in (0, 1)

@@ -6,7 +6,6 @@ are answered too: an unknown user by history, features or context, else by popul
 history or an exclude list is passed over.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -34,6 +33,7 @@ from trainer.selection import (
     log_popularity,
 )
 from trainer.settings import ExportSettings
+from trainer.signatures import longest, of_users, traced
 
 STRINGS = tf.TensorSpec([None], tf.string)
 STRING_LISTS = tf.TensorSpec([None, None], tf.string)
@@ -41,7 +41,6 @@ COUNTS = tf.TensorSpec([None], tf.int32)
 DIALS = tf.TensorSpec([None], tf.float32)
 
 Answer = dict[str, tf.Tensor]
-MOST_PLACES = 1 << 22  # rows times columns of an answer: a list of four million items, or 3,000 of 1,398
 
 
 class ServingModel(tf.Module):
@@ -60,9 +59,7 @@ class ServingModel(tf.Module):
         # Functions are not tracked: of the retriever only the parts that have a say are saved.
         self.ask, self.encode_context, self.path = retriever.queries, retriever.encode_context, retriever.path
         self.with_towers = bool(retriever.tower_scale)
-        self.modelled = (
-            retriever.users
-        )  # rows of users; newcomers, who have the rows after them, have a history alone
+        self.modelled = retriever.users  # newcomers have the rows after them, and a history alone
         self.cascade = cascade
         self.default_k = min(settings.default_k, len(prepared.items) - 1)
         self.user_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.users.values))
@@ -105,32 +102,30 @@ class ServingModel(tf.Module):
         wishes = {"allow": STRING_LISTS, "category": STRING_LISTS, "diversity": DIALS, "popularity": DIALS}
         taken = {**user, **history, **lists, **wishes}
         made = {
-            "serving_default": self._trace(self.serving_default, **user),
-            "recommend": self._trace(self.recommend, **user, **lists),
-            "recommend_history": self._trace(self.recommend_history, **history, **lists),
-            "recommend_with": self._trace(self.recommend_with, **taken),
-            "retrieve": self._trace(self.retrieve, **user, **lists),
-            "rank": self._trace(self.rank, **user, item_id=STRING_LISTS),
-            "rank_with": self._trace(self.rank_with, **user, **history, item_id=STRING_LISTS),
-            "explain": self._trace(self.explain, **user, **items, **history),
-            "embed_users": self._trace(self.embed_users, **user),
-            "embed_histories": self._trace(self.embed_histories, **history),
-            "embed_items": self._trace(self.embed_items, **items),
-            "similar_items": self._trace(self.similar_items, **items, k=COUNTS),
-            "titles": self._trace(self.titles, **items),
-            "history": self._trace(self.history, **user, k=COUNTS),
+            "serving_default": traced(self.serving_default, **user),
+            "recommend": traced(self.recommend, **user, **lists),
+            "recommend_history": traced(self.recommend_history, **history, **lists),
+            "recommend_with": traced(self.recommend_with, **taken),
+            "retrieve": traced(self.retrieve, **user, **lists),
+            "rank": traced(self.rank, **user, item_id=STRING_LISTS),
+            "rank_with": traced(self.rank_with, **user, **history, item_id=STRING_LISTS),
+            "explain": traced(self.explain, **user, **items, **history),
+            "embed_users": traced(self.embed_users, **user),
+            "embed_histories": traced(self.embed_histories, **history),
+            "embed_items": traced(self.embed_items, **items),
+            "similar_items": traced(self.similar_items, **items, k=COUNTS),
+            "titles": traced(self.titles, **items),
+            "history": traced(self.history, **user, k=COUNTS),
         }
         if self.context:
             free = {beside_wishes(name): spec for name, spec in self.context.items()}
-            made["recommend_in_context"] = self._trace(
-                self.recommend_in_context, **user, **lists, **self.context
-            )
-            made["recommend_with_context"] = self._trace(self.recommend_with, **taken, **free)
-            made["rank_with_context"] = self._trace(
+            made["recommend_in_context"] = traced(self.recommend_in_context, **user, **lists, **self.context)
+            made["recommend_with_context"] = traced(self.recommend_with, **taken, **free)
+            made["rank_with_context"] = traced(
                 self.rank_with, **user, **history, item_id=STRING_LISTS, **free
             )
         if self.alike_users is not None:
-            made["similar_users"] = self._trace(self.similar_users, **user, k=COUNTS)
+            made["similar_users"] = traced(self.similar_users, **user, k=COUNTS)
         return made
 
     def serving_default(self, user_id: tf.Tensor) -> Answer:
@@ -329,9 +324,9 @@ class ServingModel(tf.Module):
         user = tf.where(row < self.modelled, row, 0)
         known, times, had = self._known_history(row), None, []
         if len(self.disliked_items):
-            had.append(_of_users(self.disliked_offsets, self.disliked_items, row))
+            had.append(of_users(self.disliked_offsets, self.disliked_items, row))
         if self.history_times is not None:
-            times = _of_users(self.offsets, self.history_times, row)
+            times = of_users(self.offsets, self.history_times, row)
         if history is not None:
             given = self._present(history)
             had.append(known)
@@ -369,7 +364,7 @@ class ServingModel(tf.Module):
         return tf.concat(excluded, axis=1)
 
     def _known_history(self, user: tf.Tensor) -> tf.RaggedTensor:
-        return _of_users(self.offsets, self.history_items, user)
+        return of_users(self.offsets, self.history_items, user)
 
     def _present(self, ids: tf.Tensor) -> tf.RaggedTensor:
         rows = self._rows(self.item_lookup, ids)
@@ -382,40 +377,3 @@ class ServingModel(tf.Module):
     @staticmethod
     def _rows(lookup: tf.keras.layers.StringLookup, ids: tf.Tensor) -> tf.Tensor:
         return tf.cast(lookup(ids), tf.int32)
-
-    @staticmethod
-    def _trace(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
-        named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
-
-        @functools.wraps(function)
-        def checked(*inputs: tf.Tensor, **others: tf.Tensor) -> Any:
-            with tf.control_dependencies(same_rows(dict(zip(specs, inputs, strict=False)) | others)):
-                return function(*inputs, **others)
-
-        # Half the seconds of an export go without AutoGraph: an encoder branches with tf.cond and tf.where.
-        return tf.function(checked, autograph=False).get_concrete_function(**named)
-
-
-def same_rows(inputs: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
-    """Returns the operation, none for one input, that refuses inputs unless all have as many rows; it tells how many each has."""
-    if len(inputs) == 1:
-        return []
-    rows = tf.stack([tf.shape(column)[0] for column in inputs.values()])
-    told = f"every input has a row for each request, and the rows of {', '.join(inputs)} are"
-    return [
-        tf.raw_ops.Assert(condition=tf.reduce_all(rows == rows[0]), data=[told, rows], summarize=len(inputs))
-    ]
-
-
-def longest(k: tf.Tensor) -> tf.Tensor:
-    """Returns the largest `k`, 0 of none, and no more than an answer of as many rows may have columns: `MOST_PLACES` over the rows."""
-    most = tf.maximum(MOST_PLACES // tf.maximum(tf.size(k), 1), 1)
-    return tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), most)
-
-
-def _of_users(offsets: tf.Tensor, items: tf.Tensor, user: tf.Tensor) -> tf.RaggedTensor:
-    """Returns the lists of user rows `[batch]`, of lists end to end."""
-    places = tf.ragged.range(
-        tf.gather(offsets, user), tf.gather(offsets, user + 1), row_splits_dtype=tf.int64
-    )
-    return places.with_flat_values(tf.gather(items, places.flat_values))

@@ -12,8 +12,9 @@ from trainer.cascade import Cascade
 from trainer.experiment import histories
 from trainer.index import BruteForce
 from trainer.retriever import Retriever
-from trainer.serving_model import ServingModel, longest
+from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings, ExportSettings
+from trainer.signatures import longest
 
 HAD = [5, 3, 8]  # item rows
 

@@ -22,6 +22,7 @@ def staged(run):
     from trainer.cascade import Cascade, Weights
     from trainer.experiment import histories
     from trainer.serving_model import COUNTS, STRING_LISTS, STRINGS, ServingModel
+    from trainer.signatures import traced
 
     class Two(ServingModel):
         """Of the signatures, those that are asked: tracing all takes long."""
@@ -29,7 +30,7 @@ def staged(run):
         @cached_property
         def signatures(self):
             lists = {"user_id": STRINGS, "k": COUNTS, "exclude": STRING_LISTS}
-            return {name: self._trace(getattr(self, name), **lists) for name in ("recommend", "retrieve")}
+            return {name: traced(getattr(self, name), **lists) for name in ("recommend", "retrieve")}
 
     cascade = Cascade(
         run.ranking.network, CascadeSettings(retrieve=RETRIEVE, prerank=PRERANK), Weights(LIGHT, DEEP)
