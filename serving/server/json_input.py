@@ -11,6 +11,7 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,7 @@ class _Column:
             self._fill(element, shape, level + 1)
 
 
+@cache
 def _leaf_reader(kind: tf.DType) -> Callable[[Any], Any]:
     """What turns one JSON value into a value of a type, or raises."""
     name = type_name(kind)

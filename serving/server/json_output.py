@@ -3,8 +3,9 @@
 import base64
 import json
 import math
+from array import array
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,8 @@ from serving.server.errors import invalid
 from serving.server.json_input import RANGES, type_name
 from serving.server.servable import Arrays
 
+OBJECT, FLOAT, DOUBLE, BOOL = map(np.dtype, ("object", "float32", "float64", "bool"))
+SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 QUOTED = json.JSONEncoder(ensure_ascii=False).encode  # made once: `dumps` would make one for every value
 
 
@@ -22,7 +25,7 @@ def write_outputs(outputs: Arrays, rows: bool) -> bytes:
 
     Raises INVALID_ARGUMENT where row format is asked of outputs that do not share a dimension 0.
     """
-    texts = {alias: _texts(alias, array) for alias, array in outputs.items()}
+    texts = {alias: _texts(alias, tensor) for alias, tensor in outputs.items()}
     if not rows:
         members = {alias: _nested(text, outputs[alias].shape) for alias, text in texts.items()}
         return f'{{\n    "outputs": {_object(members, 4)}\n}}'.encode("utf-8", "surrogateescape")
@@ -44,13 +47,13 @@ def write_outputs(outputs: Arrays, rows: bool) -> bytes:
 
 def _row_count(outputs: Arrays) -> int:
     size = -1
-    for alias, array in outputs.items():
-        if array.ndim == 0:
+    for alias, tensor in outputs.items():
+        if tensor.ndim == 0:
             raise invalid(f"Tensor name: {alias} has no shape information ")
-        if size not in (-1, array.shape[0]):
-            text = f"Tensor name: {alias} has inconsistent batch size: {array.shape[0]} expecting: {size}"
+        if size not in (-1, tensor.shape[0]):
+            text = f"Tensor name: {alias} has inconsistent batch size: {tensor.shape[0]} expecting: {size}"
             raise invalid(text)
-        size = array.shape[0]
+        size = tensor.shape[0]
     return size
 
 
@@ -73,31 +76,27 @@ def _nested(flat: list[str], shape: tuple[int, ...]) -> str:
     return flat[0]
 
 
-def _texts(alias: str, array: NDArray[Any]) -> list[str]:
+def _texts(alias: str, tensor: NDArray[Any]) -> list[str]:
     """Each value of a tensor as JSON."""
-    values, kind = array.ravel().tolist(), array.dtype.name
-    if kind == "object":
+    values, kind = tensor.ravel().tolist(), tensor.dtype
+    if kind == OBJECT:
         if alias.endswith("_bytes"):
             return [json.dumps({"b64": base64.b64encode(value).decode()}) for value in values]
         return [QUOTED(value.decode("utf-8", "surrogateescape")) for value in values]
-    if kind in ("float32", "float64"):
-        return _decimals(array.ravel(), values)
-    if kind == "bool":
+    if kind in (FLOAT, DOUBLE):
+        return _decimals(values, "f" if kind == FLOAT else "d")
+    if kind == BOOL:
         return ["true" if value else "false" for value in values]
-    if values and kind not in RANGES:
-        raise invalid(f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(array.dtype))}")
+    if values and kind.name not in RANGES:
+        raise invalid(f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(kind))}")
     return list(map(str, values))
 
 
-def _decimals(array: NDArray[Any], values: list[float]) -> list[str]:
-    """Floats in six digits where these give the same float back, else in 9 (or 17); whole ones end in `.0`."""
+def _decimals(values: list[float], code: Literal["f", "d"]) -> list[str]:
+    """Floats of an `array` code in six digits where these give the same float back, else in 9 (or 17); whole ones end in `.0`."""
     texts = [f"{value:.6g}" for value in values]
-    digits = 9 if array.dtype == np.float32 else 17
-    with np.errstate(over="ignore"):
-        same = np.asarray(list(map(float, texts)), dtype=array.dtype) == array
-    for place in np.flatnonzero(~same):
-        value = values[place]
-        if math.isfinite(value):
+    digits = 9 if code == "f" else 17
+    for place, (value, again) in enumerate(zip(values, array(code, map(float, texts)), strict=True)):
+        if value != again and math.isfinite(value):
             texts[place] = f"{value:.{digits}g}"
-    special = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-    return [special.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in texts]
+    return [SPECIAL.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in texts]
