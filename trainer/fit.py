@@ -38,17 +38,22 @@ class Adagrad(tf.keras.optimizers.Adagrad):
     and the batch say, and whole epochs would go by before .1 no longer held the steps back.
     """
 
-    def __init__(self, learning_rate: float) -> None:
-        super().__init__(learning_rate, initial_accumulator_value=0.0, epsilon=1e-12)
+    def __init__(self, learning_rate: float, variables: list[tf.Variable], gradients: list[Any]) -> None:
+        """Starts the sums of `variables` by the first `gradients`; one that these do not reach by the mean of the others.
 
-    def start(self, variables: list[tf.Variable], gradients: list[Any]) -> None:
-        """Starts the sums of `variables`; one that the batch does not reach starts from the mean of the others."""
-        self.build(variables)
+        They are made as they start: assigned later, those of a large table would for a moment be there twice.
+        """
+        super().__init__(learning_rate, epsilon=1e-12)
         squares = [mean_square(gradient) for gradient in gradients]
         reached = [square for square in squares if square > 0]
         usual = sum(reached) / max(len(reached), 1)
-        for sums, square in zip(self._accumulators, squares, strict=True):
-            sums.assign(tf.fill(sums.shape, FIRST_SQUARES * (square or usual)))
+        tf.keras.optimizers.Optimizer.build(self, variables)
+        self._built, self._accumulators = True, []
+        for variable, square in zip(variables, squares, strict=True):
+            start = tf.fill(variable.shape, FIRST_SQUARES * (square or usual))
+            self._accumulators.append(
+                self.add_variable_from_reference(variable, "accumulator", initial_value=start)
+            )
 
 
 def mean_square(gradient: Any) -> float:
@@ -73,8 +78,8 @@ def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: i
     else:
         with tf.GradientTape() as tape:
             loss = model.compute_loss(batch)
-        optimizer, variables = Adagrad(learning_rate), model.trainable_variables
-        optimizer.start(variables, tape.gradient(loss, variables))
+        variables = model.trainable_variables
+        optimizer = Adagrad(learning_rate, variables, tape.gradient(loss, variables))
     model.compile(optimizer=optimizer, steps_per_execution=min(STEPS_PER_EXECUTION, steps))
 
 

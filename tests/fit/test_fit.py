@@ -250,8 +250,7 @@ def test_what_adagrad_does_is_the_same_whatever_unit_the_loss_is_in(scale):
             loss = scale * (tf.reduce_sum(tf.gather(row, [0])) + 4.0 * weight)
         return tape.gradient(loss, [row, weight])
 
-    adagrad = Adagrad(0.1)
-    adagrad.start([row, weight], gradients())
+    adagrad = Adagrad(0.1, [row, weight], gradients())
     adagrad.apply_gradients(zip(gradients(), [row, weight], strict=True))
     step = 0.1 / 101**0.5
     np.testing.assert_allclose(row, [[-step], [5.0]], rtol=1e-5)
@@ -261,8 +260,7 @@ def test_what_adagrad_does_is_the_same_whatever_unit_the_loss_is_in(scale):
 def test_a_variable_that_the_first_batch_does_not_reach_starts_from_the_mean_of_the_others():
     variables = [tf.Variable(0.0) for _ in range(4)]
     gradients = [tf.constant(1.0), tf.constant(0.0), None, tf.constant(3.0)]
-    adagrad = Adagrad(0.1)
-    adagrad.start(variables, gradients)
+    adagrad = Adagrad(0.1, variables, gradients)
     late = [tf.constant(5.0)] * 4
     adagrad.apply_gradients(zip(late, variables, strict=True))
     steps = [0.1 * 5 / (start + 25) ** 0.5 for start in (100, 500, 500, 900)]
