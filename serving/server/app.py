@@ -102,6 +102,7 @@ class _Rest(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing asks for the client's address
             timeout_keep_alive=60,
             timeout_graceful_shutdown=options.drain_seconds,
             limit_concurrency=options.max_connections + 1,  # uvicorn refuses from this many on
