@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import Arrays
 
-FAULT = re.compile(r"Parse error at offset (?P<place>\d+): (?P<reason>.*)", re.DOTALL)
+FAULT = re.compile(r"(?:Parse error at offset (?P<place>\d+): )?(?P<reason>.*)", re.DOTALL)
 REASONS = {  # rapidjson's words of today, and those of the version in TensorFlow Serving
     "Missing a comma or '}' after an object member.": "Missing a comma or } after an object member.",
     "Missing a comma or ']' after an array element.": "Missing a comma or ] after an array element.",
-    "Invalid integer value": "Number too big to be stored in double.",  # one of thousands of digits
+    "Invalid integer value": "Number too big to be stored in double.",  # thousands of digits; Python 3.12 names no place
 }
 DEEPEST = 32  # dimensions of a tensor
 SHOWN = 2_000  # characters of a wrong value that an error repeats
@@ -53,7 +53,7 @@ def parse(body: bytes) -> dict[str, Any]:
         fault = FAULT.fullmatch(str(error))
         assert fault is not None, error
         reason = REASONS.get(fault["reason"], fault["reason"])
-        raise _unparsable(reason, start + int(fault["place"])) from None
+        raise _unparsable(reason, start + int(fault["place"] or 0)) from None
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {shown(document)} Is not object")
     if not isinstance(document.get("signature_name", ""), str):
