@@ -22,6 +22,7 @@ from trainer.data.examples import Ints, Prepared
 from trainer.data.prepare import load_dataset
 from trainer.errors import UserError
 from trainer.evaluate import Report
+from trainer.metrics import SMALLER
 from trainer.progress import Reporter
 from trainer.significance import Sample, intervals, paired
 from trainer.targets import labels
@@ -38,7 +39,6 @@ METRICS = {
 }
 OF_KIND = {"regression": ("rmse",), "binary": ("log_loss", "auc")}  # a first target's metrics, by its kind
 CUTOFFS = (5, 10, 20)  # those of the metrics, beside the presets' own
-SMALLER = ("rmse", "log_loss")  # is better
 OWN = ("history_length",)  # settings of the data in which presets may differ: the test cases stay the same
 RESAMPLES = 1_000
 FIGURES = "figures.npz"

@@ -9,6 +9,7 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
+from trainer.metrics import SMALLER
 from trainer.workdir import replace
 
 matplotlib.use("Agg")
@@ -23,7 +24,6 @@ TITLES = {
     "auc": "AUC",
 }
 ORDER = ("ndcg@10", "rmse", "log_loss")  # what rows are sorted by: the first that there is
-SMALLER = ("rmse", "log_loss")
 MARKS = {"better": " ▲", "worse": " ▼", "unsure": " ≈"}
 LEGEND = "mean ± standard deviation over seeds; ▲ better, ▼ worse than the best baseline of the column, ≈ not sure "
 LEGEND += "(paired bootstrap over users, 95 %). Baselines stand in italics."

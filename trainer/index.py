@@ -202,9 +202,9 @@ class ScannIndex(tf.Module):
 
     def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
         """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
-        barred = self._barred(excluded)
+        barred = tf.sort(tf.pad(excluded.to_tensor(0), [[0, 0], [1, 0]]), axis=1)
         left = self.items - 1 - tf.reduce_sum(tf.cast(barred[:, 1:] != barred[:, :-1], tf.int32), axis=1)
-        near = self.near(queries, excluded, k)
+        near = self.near(queries, barred, k)
         there = tf.reduce_sum(tf.cast(near[1] > LOWEST, tf.int32), axis=1)
 
         @apart
@@ -214,27 +214,23 @@ class ScannIndex(tf.Module):
         found: Top = tf.cond(tf.reduce_all(there >= tf.minimum(k, left)), lambda: near, exact)
         return found
 
-    def near(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
-        """Returns what `top` does of what the leaves hold alone: fewer rows than `k` where those searched hold no more."""
-        most = tf.cast(tf.reduce_max(tf.concat([excluded.row_lengths(), [0]], axis=0)), tf.int32)
-        fetch = tf.minimum(k + most + 1, self.items)
+    def near(self, queries: tf.Tensor, barred: tf.Tensor, k: tf.Tensor) -> Top:
+        """Returns what `top` does of what the leaves hold alone: fewer rows than `k` where those searched hold no more.
+
+        `barred` `[batch, n]` are the excluded rows in order, row 0 always among them.
+        """
+        fetch = tf.minimum(k + tf.shape(barred)[1], self.items)
         if queries.shape.rank == 3:
             interests, dimension = queries.shape[1:]
             rows, scores = self._nearest(tf.reshape(queries, [-1, dimension]), fetch)
             rows, scores = merged(*(tf.reshape(one, [-1, interests * fetch]) for one in (rows, scores)))
         else:
             rows, scores = self._nearest(queries, fetch)
-        barred = self._barred(excluded)
         nearest = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
         scores = tf.where(hit, LOWEST, scores)
         found, places = tf.math.top_k(scores, k=tf.minimum(k, fetch))
         return _blank(tf.gather(rows, places, batch_dims=1), found)
-
-    @staticmethod
-    def _barred(excluded: tf.RaggedTensor) -> tf.Tensor:
-        """Returns the excluded rows in order `[batch, n]`, row 0 always among them."""
-        return tf.sort(tf.pad(excluded.to_tensor(0), [[0, 0], [1, 0]]), axis=1)
 
     def _nearest(self, queries: tf.Tensor, fetch: tf.Tensor) -> Top:
         """Returns rows and scores `[n, fetch]`; where the leaves hold no more, ScaNN gives NaN, or fewer columns."""
@@ -340,8 +336,9 @@ def exact_rows(vectors: Vectors, queries: tf.Tensor) -> list[set[int]]:
 
 def recalls(index: ScannIndex, queries: tf.Tensor, wanted: list[set[int]]) -> Floats:
     """Returns the share `[n]` of each query's `wanted` rows that the leaves give; without queries, one that misses nothing."""
-    nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [0] * len(queries))
-    rows = index.near(queries, nothing, tf.constant(RECALL_AT))[0].numpy().tolist()
+    rows = (
+        index.near(queries, tf.zeros([len(queries), 1], tf.int32), tf.constant(RECALL_AT))[0].numpy().tolist()
+    )
     hits = [len({*some} & their) / len(their) for some, their in zip(rows, wanted, strict=True)]
     return np.asarray(hits or [1.0], np.float32)
 

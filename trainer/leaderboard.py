@@ -16,6 +16,7 @@ from trainer.data.examples import Prepared
 from trainer.errors import UserError
 from trainer.evaluate import Report, compare
 from trainer.memory import Cost, costing
+from trainer.metrics import SMALLER
 from trainer.progress import Reporter
 from trainer.workdir import replace
 
@@ -24,7 +25,6 @@ _SHOWN = {
     "retrieval": ("recall@10", "ndcg@10", "hit_rate@10", "mrr", "coverage@10"),
     "ranking": ("rmse", "mae", "auc", "log_loss", "list_ndcg"),
 }
-_SMALLER = ("rmse", "mae", "log_loss")
 _OURS = (MODEL, "bundle", "server")
 _LEFT_OUT = "left_out"
 _Report = TypeVar("_Report", bound=Report)
@@ -133,7 +133,7 @@ def rows(reports: Mapping[str, Report], costs: Mapping[str, Cost], objective: st
 
 
 def _sorted(found: list[dict[str, Any]], objective: str) -> list[dict[str, Any]]:
-    sign = 1 if objective in _SMALLER else -1
+    sign = 1 if objective in SMALLER else -1
     return sorted(found, key=lambda row: sign * row[objective] if objective in row else float("inf"))
 
 

@@ -15,6 +15,7 @@ Values = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
 Offsets = npt.NDArray[np.int64]
 MISSED = int(np.iinfo(np.int64).max)
+SMALLER = frozenset({"rmse", "mae", "log_loss"})  # is better; of all others, more
 
 
 def per_case(values: npt.NDArray[np.generic], offsets: Offsets) -> Values:

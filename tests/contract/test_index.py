@@ -211,7 +211,8 @@ def test_scann_answers_exactly_where_the_leaves_hold_too_few(vectors, queries, i
     excluded = [[3, 4, 4], [], [30]]
     barred = tf.ragged.constant(excluded, dtype=tf.int32, ragged_rank=1)
     some = tf.constant(queries if interests == 1 else np.stack([queries] * interests, axis=1))
-    assert (index.near(some, barred, tf.constant(10))[1].numpy() == LOWEST).any()
+    in_order = tf.constant([[0, 3, 4, 4], [0, 0, 0, 0], [0, 0, 0, 30]])  # as `near` takes them
+    assert (index.near(some, in_order, tf.constant(10))[1].numpy() == LOWEST).any()
     rows, scores = reloaded.ask(some, barred, tf.constant(10))
     wanted, theirs = exact(vectors, queries, excluded, 10)
     np.testing.assert_array_equal(rows, wanted)

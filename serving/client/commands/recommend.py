@@ -28,22 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="item ids, oldest first, in place of what the model remembers of the user",
     )
     parser.add_argument("--k", type=int, default=10, metavar="N", help="how many items (default: 10)")
-    parser.add_argument(
-        "--exclude",
-        type=id_list,
-        action="extend",
-        default=[],
-        metavar="ID,ID",
-        help="item ids that must not come",
-    )
-    parser.add_argument(
-        "--allow",
-        type=id_list,
-        action="extend",
-        default=[],
-        metavar="ID,ID",
-        help="item ids, beside which none may come",
-    )
+    for flag, told in (
+        ("exclude", "item ids that must not come"),
+        ("allow", "item ids, beside which none may come"),
+    ):
+        parser.add_argument(
+            f"--{flag}", type=id_list, action="extend", default=[], metavar="ID,ID", help=told
+        )
     parser.add_argument(
         "--category",
         action="append",
@@ -51,20 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a category, beside which none may come; may be given several times",
     )
-    parser.add_argument(
-        "--diversity",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="from 0 to 1: how much less the list repeats itself (default: 0)",
-    )
-    parser.add_argument(
-        "--popularity",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="how much the popular gain; below 0 they lose (default: 0)",
-    )
+    for flag, told in (
+        ("diversity", "from 0 to 1: how much less the list repeats itself (default: 0)"),
+        ("popularity", "how much the popular gain; below 0 they lose (default: 0)"),
+    ):
+        parser.add_argument(f"--{flag}", type=float, default=0.0, metavar="X", help=told)
     parser.add_argument(
         "--context",
         type=name_and_value,
