@@ -54,9 +54,9 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
-        """Returns the recipe that `write` left."""
+        """Returns the recipe that `write` left; a family that it did not know yet has no weight."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        choice = tuple(type(one)(**values["blocks"][one.family]) for one in START)
+        choice = tuple(type(one)(**values["blocks"].get(one.family, {"scale": 0.0})) for one in START)
         return cls(choice, values["spreads"], values["towers"], values["popularity"])
 
 

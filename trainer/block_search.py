@@ -14,18 +14,18 @@ import numpy.typing as npt
 from trainer import metrics
 from trainer.blocks import Block
 from trainer.data.examples import Cases, Floats, Lists
-from trainer.factorisation import BlockSettings, Ease, Factorisation, Spectral, Transitions
+from trainer.factorisation import BlockSettings, Ease, Factorisation, Spectral, Successors, Transitions
 from trainer.progress import Advance
 
 Choice = tuple[BlockSettings, ...]
 Parts = Sequence[tuple[Floats, float]]  # score matrices `[cases, items]` and their weights
 INF = float("inf")
 HALF_LIVES = (INF, 50.0, 20.0, 8.0, 5.0, 3.0, 2.0, 1.0)
-SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5)
 L2 = (10.0, 25.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
 PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
-START: Choice = (Ease(), Transitions(), Spectral())
-EASE, TRANSITIONS, SPECTRAL = range(3)  # places in a choice
+START: Choice = (Ease(), Transitions(), Spectral(), Successors())
+EASE, TRANSITIONS, SPECTRAL, SUCCESSORS = range(4)  # places in a choice
 MIN_GAIN = 1.002  # a step is taken for a relative gain above this
 CUTOFFS = (10, 20)
 CASES_AT_A_TIME = 64  # in each thread
@@ -95,6 +95,12 @@ FEW_DIRECTIONS = Step(  # a coarse picture of taste beside the fine one of the r
     ),
     tuple(product((1.0,), (0.3,), (0.0,), (32, 128), (INF, 5.0), (0.1, 0.2, 0.4))),
 )
+WHAT_SURELY_FOLLOWS = (
+    _grid(SUCCESSORS, popularity=(0.0, 0.2, 0.4), scale=(0.3, 0.7, 1.5)),
+    _line(SUCCESSORS, "half_life", (0.5, 1.0, 2.0, 4.0)),
+    _line(SUCCESSORS, "damping", (0.25, 0.5, 0.75, 1.0)),
+    _line(SUCCESSORS, "scale", SCALES),
+)
 WHAT_FOLLOWS = (
     _grid(TRANSITIONS, symmetric=(False, True), half_life=(INF, 3.0, 1.0), scale=(0.3, 0.7, 1.2)),
     _line(TRANSITIONS, "damping", (0.25, 0.5)),
@@ -110,13 +116,17 @@ AGAIN = (
     _grid(SPECTRAL, damping=(0.3, 0.4), rank=(128, 512), penalty=(1.0, 3.0), scale=(0.2, 0.5, 1.0)),
     _line(SPECTRAL, "penalty", PENALTIES),
     _line(TRANSITIONS, "scale", SCALES),
+    _line(SUCCESSORS, "scale", SCALES),
 )
-ORDERED = Plan({EASE: EASE_ALONE, SPECTRAL: SPECTRAL_ALONE}, (MIX, *WHAT_FOLLOWS, FEW_DIRECTIONS, *AGAIN))
+ORDERED = Plan(
+    {EASE: EASE_ALONE, SPECTRAL: SPECTRAL_ALONE},
+    (MIX, *WHAT_SURELY_FOLLOWS, *WHAT_FOLLOWS, FEW_DIRECTIONS, *AGAIN),
+)
 
 
 def _without_order(steps: Sequence[Step]) -> tuple[Step, ...]:
     """Returns the steps that read no order, for events without times: their order in the file may mean nothing."""
-    kept = (step.unordered() for step in steps if step.names[0][0] != TRANSITIONS)
+    kept = (step.unordered() for step in steps if step.names[0][0] not in (TRANSITIONS, SUCCESSORS))
     return tuple(step for step in kept if len(step.grid) > 1)
 
 

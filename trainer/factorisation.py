@@ -1,6 +1,6 @@
 """Item vectors straight from the interactions, in closed form: no training, seconds where the towers take minutes.
 
-Three families, each a history table and a candidate table `[items, rank]` for a `Block`. With the SVD X = U S V' of the interactions:
+Four families, each a history table and a candidate table `[items, rank]` for a `Block`. With the SVD X = U S V' of the interactions:
 
 * `ease`: the ridge regression of every item on all others (Steck, "Embarrassingly shallow autoencoders", 2019), which is of low rank but
   for its diagonal: off the diagonal B = V f V' D with f = s^2 / (s^2 + l2) and D_jj = 1 / (1 - sum_k V_jk^2 f_k). The diagonal only
@@ -8,7 +8,8 @@ Three families, each a history table and a candidate table `[items, rank]` for a
 * `spectral`: a filter on the interactions damped by degree on both sides, d_j^-b V f V' d_i^b. Without a penalty an ideal low pass,
   with a large one the linear filter of graph convolution (Levy and Jurafsky; Shen et al., "How powerful is graph convolution for
   recommendation?", 2021).
-* `transitions`: what comes next (`trainer/transitions.py`).
+* `transitions`: what comes next, by ridge regression of low rank (`trainer/transitions.py`).
+* `successors`: what comes next, the counts themselves by random projection (same file).
 """
 
 from collections.abc import Callable
@@ -72,7 +73,18 @@ class Spectral:
     scale: float = 0.0
 
 
-BlockSettings = Ease | Transitions | Spectral
+@dataclass(frozen=True)
+class Successors:
+    """`damping`: frequent items count less by the sum of what follows them ** -damping; `popularity`: what follows is damped by it."""
+
+    family: ClassVar[str] = "successors"
+    damping: float = 0.5
+    popularity: float = 0.0
+    half_life: float = 1.0  # events
+    scale: float = 0.0
+
+
+BlockSettings = Ease | Transitions | Spectral | Successors
 
 
 class Factorisation:
@@ -130,6 +142,13 @@ class Factorisation:
             lambda: transitions.basis(self.lists, self.degree**-damping, rank, symmetric),
         )
         return basis.history(settings.l2), basis.following * self._popularity(settings.popularity)
+
+    def _successors(self, settings: Successors) -> Tables:
+        counts = self._once(("following",), lambda: transitions.following(self.lists, self.items))
+        sums = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0) ** -settings.damping
+        candidates = transitions.sketch(self.items, min(self.rank, USUAL_RANK))
+        weighed = sparse.diags(sums) @ counts @ sparse.diags(self.degree**-settings.popularity)
+        return np.asarray(weighed.astype(np.float32) @ candidates), candidates
 
     def _svd(self, user_power: float, damping: float, rank: int) -> tuple[npt.NDArray[np.float64], Floats]:
         """Returns singular values and right vectors of the interactions, damped by the degrees of users and items."""

@@ -1,7 +1,10 @@
-"""What comes next, as a factorisation: the ridge regression of the decayed future on the decayed past.
+"""What comes next, in two ways that see different things.
 
-It is solved in the basis of the leading left singular vectors of the damped transition counts (of the kind of Rendle et al., "Factorizing
-personalized Markov chains", 2010).
+* `basis`: the ridge regression of the decayed future on the decayed past, in the basis of the leading left singular vectors of the damped
+  transition counts (of the kind of Rendle et al., "Factorizing personalized Markov chains", 2010). It smooths: what follows items alike.
+* `following` and `sketch`: the counts themselves by random projection (Achlioptas, "Database-friendly random projections", 2003). Where
+  each of thousands of items has successors of its own, the counts are of full rank, and the leading directions hold other things; random
+  ones keep every inner product but for noise of rank ** -0.5 of its row's length, and what clearly follows stands out of that.
 """
 
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ GRAM_EVENTS = 400_000  # behind the Gram matrix, which is rank x rank and needs 
 GRAM_BLOCK = 20_000
 ITERATIONS = 1  # of the basis: more of them fit it to the counts' noise
 MOST_COUNTS = 4_000_000  # transition counts that the basis is read from: of more, the largest
+SOON_HALF_LIFE = 2.0  # in events, of what follows an item among its `FUTURE` next
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,22 @@ def basis(lists: Lists, damp: Floats, rank: int, symmetric: bool) -> Basis:
     directions = np.ascontiguousarray(damp[:, None] * left, dtype=np.float32)
     values, vectors = np.linalg.eigh(_gram(past, directions))
     return Basis(directions, np.maximum(values, 0.0), vectors, np.asarray(counts.T @ directions))
+
+
+def following(lists: Lists, items: int) -> sparse.csr_matrix:
+    """Returns how often each item (column) came soon after each other (row) `[items, items]`."""
+    lists = _sampled(lists)
+    now = lagged(lists, items, range(0, 1), SOON_HALF_LIFE)
+    soon = lagged(lists, items, range(-1, -1 - FUTURE, -1), SOON_HALF_LIFE, lists.weights)
+    return _largest((now.T @ soon).tocsr(), MOST_COUNTS)
+
+
+def sketch(items: int, rank: int) -> Floats:
+    """Returns random directions of length 1 `[items, rank]`, nearly orthogonal to each other; none for the unknown."""
+    drawn = np.random.default_rng(0).standard_normal((items, rank), dtype=np.float32)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    drawn[0] = 0
+    return drawn
 
 
 def lagged(

@@ -9,7 +9,7 @@ import scipy.sparse as sparse
 from trainer import factorisation, svd, transitions
 from trainer.blocks import Block
 from trainer.data.examples import Lists
-from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
+from trainer.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
 from trainer.svd import truncated_svd
 from trainer.transitions import lagged
 
@@ -225,6 +225,45 @@ def test_transitions_learn_a_chain(make_lists):
     assert (asked @ candidates[1:].T).argmax(axis=1).tolist() == [3, 4, 0]
 
 
+def test_following_by_hand(make_lists):
+    """The next event counts 1, the second 2 ** -1/2, the third 1/2, and nobody's events follow another's."""
+    counts = transitions.following(make_lists([[1, 2, 3, 1, 2], [3, 2]]), 4).toarray()
+    second = 0.5**0.5
+    wanted = np.zeros((4, 4))
+    wanted[1, [1, 2, 3]] = [0.5, 1 + 1, second]  # 1 2 3 1 2: 2 is next twice
+    wanted[2, [1, 2, 3]] = [second, 0.5, 1]
+    wanted[3, [1, 2]] = [1, second + 1]  # and 2 follows 3 at the second user's
+    np.testing.assert_allclose(counts, wanted, rtol=1e-6)
+
+
+def test_successors_are_the_damped_counts_but_for_the_noise_of_the_projection(make_lists):
+    """Scores are s_j ** -damping * count_ji * degree_i ** -popularity, off by about rank ** -0.5 of the row's length."""
+    lists = make_lists([[1, 2, 3, 1, 2], [3, 2]])
+    made = Factorisation(lists, 4, 512)
+    history, candidates = made.tables(Successors(damping=1.0, popularity=1.0))
+    counts = transitions.following(lists, 4).toarray()
+    exact = counts / np.maximum(counts.sum(axis=1), 1)[:, None] / made.degree
+    noise = np.linalg.norm(exact, axis=1, keepdims=True) / 512**0.5
+    assert (abs(history @ candidates.T - exact) <= 4 * noise + 1e-6).all()
+
+
+def test_successors_keep_what_no_few_directions_hold():
+    """After each item comes one of its own, 300 times after each of 100 and 3 times after the others: those 100 take all 32 directions."""
+    rng, rare, items = np.random.default_rng(0), 300, 401
+    next_of = np.concatenate([rng.permutation(rare) + 1, rng.permutation(items - 1 - rare) + 1 + rare])
+    pairs = np.stack([np.arange(1, items), next_of], axis=1)
+    walks = pairs.repeat([3] * rare + [300] * (items - 1 - rare), axis=0).astype(np.int32)
+    lists = Lists(np.arange(0, walks.size + 1, 2), walks.ravel(), np.arange(walks.size))
+    made = Factorisation(lists, items, 32)
+
+    def found(settings):
+        history, candidates = made.tables(settings)
+        return ((history @ candidates.T)[1 : rare + 1, 1:].argmax(axis=1) + 1 == next_of[:rare]).mean()
+
+    assert found(Successors()) > 0.9
+    assert found(Transitions()) < 0.5
+
+
 def test_an_event_counts_by_the_logarithm_of_its_weight(make_lists):
     """Users by items: a pair as its heaviest event, and of what comes next, each event times what it counts: log2(1 + weight / mean)."""
     lists = dataclasses.replace(
@@ -254,7 +293,8 @@ def test_only_weights_that_differ_change_a_block(make_events, settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [Ease(), Transitions(), Transitions(symmetric=True), Spectral(), Spectral(penalty=1.0)]
+    "settings",
+    [Ease(), Transitions(), Transitions(symmetric=True), Spectral(), Spectral(penalty=1.0), Successors()],
 )
 def test_the_unknown_item_has_no_say(settings):
     lists = Lists(np.array([0, 3, 6]), np.array([0, 1, 2, 3, 0, 1], np.int32), np.arange(6))

@@ -10,7 +10,7 @@ from trainer import blending, block_search
 from trainer.blocks import Block
 from trainer.config import with_settings
 from trainer.evaluate import measure
-from trainer.factorisation import Ease, Factorisation, Spectral, Transitions
+from trainer.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
 from trainer.inference import ragged, scorer
 from trainer.rehearsal import rehearsal
 from trainer.retriever import Retriever
@@ -112,7 +112,7 @@ def test_choosing_never_ends_below_its_start(tiny_prepared):
     choice, spreads = block_search.choose(factorisation, cases, lambda done, note: None)
     assert board.value(choice) >= begin
     assert set(spreads) == {settings.family for settings in choice if settings.scale}
-    assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral]
+    assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral, Successors]
 
 
 def test_what_has_no_order_is_searched_without_reading_any():
@@ -122,7 +122,7 @@ def test_what_has_no_order_is_searched_without_reading_any():
     for step in steps:
         for values in step.grid:
             for (family, name), value in zip(step.names, values, strict=True):
-                assert family != block_search.TRANSITIONS
+                assert family not in (block_search.TRANSITIONS, block_search.SUCCESSORS)
                 assert name != "half_life" or value == float("inf")
 
 
