@@ -7,6 +7,7 @@ data's. Beside `bench.json` it leaves a table, `growth.md`, and a picture, `grow
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 INTERACTIONS, ITEMS = (100_000, 1_000_000, 10_000_000), (10_000, 100_000, 1_000_000)
 USERS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 2_048, 64, 40, 5
 FIXED_INTERACTIONS, FIXED_ITEMS = 1_000_000, 40_000
+PASSES = 3  # whose median counts
 PEAKS = 4  # processes whose least peak counts
 FLAT = 1.25  # largest over smallest
 GIVE_BACK = {
@@ -30,9 +32,9 @@ Row = dict[str, float]
 
 def run() -> dict[str, float]:
     """Returns how much of the allowed spread is left, by cost: 1.25 * smallest / largest, at least 1 where it is flat."""
-    by_events = [measured(count, FIXED_ITEMS) for count in INTERACTIONS]
-    by_items = [measured(FIXED_INTERACTIONS, count) for count in ITEMS]
-    series = {"interactions": (INTERACTIONS, by_events), "items": (ITEMS, by_items)}
+    events = [(count, FIXED_ITEMS) for count in INTERACTIONS]
+    rows = measured([*events, *((FIXED_INTERACTIONS, count) for count in ITEMS)])
+    series = {"interactions": (INTERACTIONS, rows[: len(events)]), "items": (ITEMS, rows[len(events) :])}
     found = {}
     for name, (sizes, rows) in series.items():
         for row, added in zip(rows[1:], marginal(sizes, [row["peak"] for row in rows]), strict=True):
@@ -57,16 +59,17 @@ def marginal(sizes: Sequence[int], peaks: Sequence[float]) -> list[float]:
     ]
 
 
-def measured(interactions: int, items: int) -> Row:
-    """Returns the microseconds an example takes, and the peak of memory in bytes, each of a process of its own.
+def measured(sizes: Sequence[tuple[int, int]]) -> list[Row]:
+    """Returns the microseconds an example takes, and the peak of memory in bytes, of each size, every time in a process of its own.
 
-    For the peak glibc gives freed arrays back at once: otherwise what it keeps for later is as much as the data. What the timing of
-    threads adds on top differs by run, so the least of some counts.
+    Times are medians of passes over all sizes in turn, so that a busy minute of the machine slows all alike. For the peak glibc gives
+    freed arrays back at once: otherwise what it keeps for later is as much as the data. What the timing of threads adds on top differs
+    by run, so the least of some counts.
     """
-    return {
-        "microseconds": _process(interactions, items, ROUNDS, {})["microseconds"],
-        "peak": min(_process(interactions, items, 1, GIVE_BACK)["peak"] for _ in range(PEAKS)),
-    }
+    passes = [[_process(*size, ROUNDS, {})["microseconds"] for size in sizes] for _ in range(PASSES)]
+    times = map(statistics.median, zip(*passes, strict=True))
+    peaks = [min(_process(*size, 1, GIVE_BACK)["peak"] for _ in range(PEAKS)) for size in sizes]
+    return [{"microseconds": took, "peak": peak} for took, peak in zip(times, peaks, strict=True)]
 
 
 def _process(interactions: int, items: int, rounds: int, settings: dict[str, str]) -> Row:
