@@ -65,7 +65,7 @@ def answer(
             parts.append(_from_lists(model, some, items, depth))
         if progress is not None:
             progress(start + len(some), len(cases))
-    return _join(parts, 0 if exact and only_ranks else depth, truncated=not exact)
+    return _join(parts, 0 if exact and only_ranks else depth, truncated=not exact and depth < items)
 
 
 def _join(parts: Sequence[Answers], depth: int, truncated: bool) -> Answers:
@@ -147,11 +147,15 @@ def _blas() -> ThreadpoolController:
 
 
 def _orders(scores: Floats) -> npt.NDArray[np.uint64]:
-    """Returns one number a case, equal for cases that order some items spread over the corpus alike."""
+    """Returns one number a case, equal for cases that have one best item and order some items spread over the corpus alike.
+
+    Those alone would be alike wherever a scorer knows little: of a large corpus most scores are then 0.
+    """
     probes = np.unique(
         np.linspace(min(1, scores.shape[1] - 1), scores.shape[1] - 1, _PROBES).astype(np.int64)
     )
-    return _digest(np.argsort(scores[:, probes], axis=1, kind="stable"))
+    order = np.argsort(scores[:, probes], axis=1, kind="stable")
+    return _digest(np.column_stack([order, scores.argmax(axis=1)]))
 
 
 def _digest(rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:

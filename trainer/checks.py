@@ -32,6 +32,11 @@ def check(config: Config) -> None:
     for kind, where, part, given in parts:
         registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
     _check_history(config)
+    if (retrieval.loss.name, retrieval.similarity) == ("squared_error", "euclidean"):
+        raise UserError(
+            "retrieval.loss.name=squared_error wants a score of 1 of the positive, and with retrieval.similarity=euclidean no score is "
+            "above 0: everything would fall on one point; take dot or cosine, or another loss"
+        )
     index = config.export.index
     registry.build("index", index.name, index.settings, "export.index")
     for name in config.evaluate.baselines:

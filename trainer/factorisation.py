@@ -98,8 +98,9 @@ class Factorisation:
         lengths = np.bincount(owner, minlength=len(lists))
         lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
         self.lists = lists if lists.weights is None else replace(lists, weights=worth(lists.weights))
-        self.lengths = np.maximum(lengths, 1).astype(np.float64)
-        self.degree = np.bincount(self.lists.items, minlength=items) + 1.0
+        pairs = self.interactions
+        self.lengths = np.maximum(np.diff(pairs.indptr), 1).astype(np.float64)
+        self.degree = np.bincount(pairs.indices, minlength=items) + 1.0
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def tables(self, settings: BlockSettings) -> Tables:
@@ -174,4 +175,4 @@ class Factorisation:
 
 def worth(weights: Floats) -> Floats:
     """Returns what events of such weights count: 1 at their mean, and by the logarithm, for a thousand plays are no thousand tastes."""
-    return np.asarray(np.log2(1.0 + weights / (weights.mean() or 1.0)), np.float32)
+    return np.asarray(np.log2(1.0 + weights / (weights.mean(dtype=np.float64) or 1.0)), np.float32)

@@ -143,8 +143,11 @@ def _comparable(first: Report, second: Report, metric: str) -> bool:
 
 def _cells(board: list[dict[str, Any]], task: str, objective: str) -> tuple[list[str], list[list[str]]]:
     """Returns the header and the rows of the table that a person reads."""
-    names = list(dict.fromkeys([objective, *_SHOWN[task]]))
-    names = [name for name in names if any(name in row for row in board)]
+    there = {name: None for row in board for name in row}  # in order
+    cutoffs = [name.partition("@")[2] for name in there if name.startswith("recall@")]
+    k = "10" if "10" in cutoffs or not cutoffs else cutoffs[0]
+    shown = [name.replace("@10", f"@{k}") for name in _SHOWN[task]]
+    names = [name for name in dict.fromkeys([objective, *shown]) if name in there]
     header = ["", names[0], f"{objective} - {MODEL}", *names[1:], "seconds", "MB"]
     lines = []
     for row in board:

@@ -7,11 +7,11 @@ Functions that take `items` are given the size of the corpus.
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import tensorflow as tf
+from pydantic import Field
 
-from trainer.errors import UserError
 from trainer.registry import check_settings, get, register
 
 LossFunction = Callable[..., tf.Tensor]
@@ -32,13 +32,13 @@ def bpr(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 
 
 @register("loss", "hinge")
-def hinge(labels: tf.Tensor, scores: tf.Tensor, margin: float = 1.0, hardest: bool = False) -> tf.Tensor:
+def hinge(
+    labels: tf.Tensor, scores: tf.Tensor, margin: Annotated[float, Field(gt=0)] = 1.0, hardest: bool = False
+) -> tf.Tensor:
     """Returns the triplet loss max(0, margin - positive + negative): the mean over the negatives, or of the `hardest` one.
 
     Weinberger and Saul 2009; the margin is in units of the score over the temperature.
     """
-    if margin <= 0:
-        raise UserError(f"retrieval.loss.margin is {margin}; it must be above 0")
     positive, negative = _parts(labels, scores)
     triplets = tf.where(negative, tf.nn.relu(margin - positive + scores), 0.0)
     return tf.reduce_max(triplets, axis=1) if hardest else _mean(triplets, negative)
@@ -46,7 +46,7 @@ def hinge(labels: tf.Tensor, scores: tf.Tensor, margin: float = 1.0, hardest: bo
 
 @register("loss", "binary_cross_entropy")
 def binary_cross_entropy(
-    labels: tf.Tensor, scores: tf.Tensor, items: int, calibration: float = 0.0
+    labels: tf.Tensor, scores: tf.Tensor, items: int, calibration: Annotated[float, Field(ge=0, le=1)] = 0.0
 ) -> tf.Tensor:
     """Returns the binary cross-entropy of the positive, and the sum of its negatives'.
 
@@ -55,8 +55,6 @@ def binary_cross_entropy(
     `calibration` t in 0..1 is gBCE's (Petrov and Macdonald, "gSASRec", 2023): the positive's probability is raised to the power
     a (t (1 - 1/a) + 1/a), a the share of the corpus that was sampled, which undoes the overconfidence that few negatives give.
     """
-    if not 0 <= calibration <= 1:
-        raise UserError(f"retrieval.loss.calibration is {calibration}; it must be from 0 to 1")
     positive, negative = _parts(labels, scores)
     count = tf.reduce_sum(tf.cast(negative, tf.float32), axis=1)
     sampled = tf.clip_by_value(count / max(items - 1, 1), 1e-9, 1.0)
@@ -67,10 +65,10 @@ def binary_cross_entropy(
 
 
 @register("loss", "squared_error")
-def squared_error(labels: tf.Tensor, scores: tf.Tensor, unobserved: float = 1.0) -> tf.Tensor:
+def squared_error(
+    labels: tf.Tensor, scores: tf.Tensor, unobserved: Annotated[float, Field(ge=0)] = 1.0
+) -> tf.Tensor:
     """Returns (1 - positive)^2 + `unobserved` times the mean of negative^2 (Hu et al. 2008, with sampled zeros)."""
-    if unobserved < 0:
-        raise UserError(f"retrieval.loss.unobserved is {unobserved}; it must not be below 0")
     positive, negative = _parts(labels, scores)
     zeros = _mean(tf.square(tf.where(negative, scores, 0.0)), negative)
     return tf.square(1.0 - positive[:, 0]) + unobserved * zeros

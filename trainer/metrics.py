@@ -41,8 +41,9 @@ def ndcg(ranks: Ranks, offsets: Offsets, k: int) -> Values:
     trec_eval.
     """
     gain = np.where(ranks <= k, 1 / np.log2(np.minimum(ranks, k) + 1.0), 0.0)
-    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
-    return _share(per_case(gain, offsets), ideal[np.minimum(np.diff(offsets), k)])
+    most = np.minimum(np.diff(offsets), k)
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, most.max(initial=0) + 2)))])
+    return _share(per_case(gain, offsets), ideal[most])
 
 
 def reciprocal_rank(ranks: Ranks, offsets: Offsets) -> Values:

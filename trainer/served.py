@@ -1,8 +1,8 @@
 """An exported bundle or a running server as something to evaluate: it is asked by raw ids, and answers with lists.
 
 A user that the run knows is asked for by id, with the request's context where the model takes one, and is
-recommended from the history that was exported; anybody else is asked for by the history itself. So offline
-and served figures come from one evaluator, on the same cases.
+recommended from the history that was exported; anybody else is asked for by the history itself, in the same context.
+So offline and served figures come from one evaluator, on the same cases.
 """
 
 import json
@@ -20,7 +20,7 @@ from trainer.scoring import Asked, IdLists
 
 Call = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]  # signature, inputs -> outputs, as nested lists
 Answer = tuple[list[list[str]], list[list[float]]]
-IN_CONTEXT = "recommend_in_context"
+IN_CONTEXT, WITH_CONTEXT = "recommend_in_context", "recommend_with_context"
 PROBED = 200  # users whose served history is looked at
 ROWS = 256  # asked for in one request
 TIMEOUT = 120.0  # seconds that one request may take
@@ -92,15 +92,26 @@ class Served:
         inputs: dict[str, Any] = {"user_id": [asked.users[row] for row in rows]}
         if not self.in_context:
             return "recommend", inputs
-        context = {name: column[[*rows]].tolist() for name, column in asked.context.items()}
-        return IN_CONTEXT, inputs | context
+        return IN_CONTEXT, inputs | _context(asked, rows)
 
     def _of_histories(self, asked: Asked, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
         histories = [asked.histories[row] for row in rows]
         width = max(1, *(len(history) for history in histories))
-        return "recommend_history", {
-            "history": [[*history, *[""] * (width - len(history))] for history in histories]
+        inputs = {"history": [[*history, *[""] * (width - len(history))] for history in histories]}
+        if not self.in_context:
+            return "recommend_history", inputs
+        words, numbers = [""] * len(rows), [0.0] * len(rows)
+        no_wishes = {
+            "allow": [[""]] * len(rows),
+            "category": words,
+            "diversity": numbers,
+            "popularity": numbers,
         }
+        return WITH_CONTEXT, {"user_id": words} | inputs | no_wishes | _context(asked, rows)
+
+
+def _context(asked: Asked, rows: Sequence[int]) -> dict[str, Any]:
+    return {name: column[[*rows]].tolist() for name, column in asked.context.items()}
 
 
 def bundle(path: Path, model: str) -> Served:

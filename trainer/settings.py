@@ -1,16 +1,15 @@
 """The sections of the settings, typed: each setting with its one default and its unit. `trainer/config.py` puts them together."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
 class Settings(BaseModel):
     """The base of all settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +44,7 @@ class SplitSettings(Settings):
     method: Literal["auto", "leave_last_out", "time", "random", "predefined"] = "auto"
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of all events; for `time` and `random`
     validation_fraction: float = Field(0.1, gt=0, lt=1)  # of the events that are not test
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
 
 
 class DataSettings(Settings):
@@ -67,9 +66,6 @@ class DataSettings(Settings):
         least, most = self.min_rating, self.dislike_rating
         if least is not None and most is not None and most >= least:
             raise ValueError(f"data.dislike_rating={most} must be below data.min_rating={least}")
-        wrong = [name for name, weight in self.behaviours.items() if not math.isfinite(weight)]
-        if wrong:
-            raise ValueError(f"data.behaviours.{wrong[0]} must be a finite number")
         return self
 
 
@@ -98,7 +94,7 @@ class RetrievalSettings(Settings):
     id_dropout: float = Field(
         0.1, ge=0, lt=1
     )  # share of ids hidden in training, so that features learn to carry
-    dropout: float = Field(0.0, ge=0, lt=1)  # share of an embedding's numbers hidden in training
+    dropout: float = Field(0.0, ge=0, lt=1)  # share of an item embedding's numbers hidden in training
     l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
     max_norm: float | None = Field(
         None, gt=0
@@ -121,9 +117,9 @@ class Target(Settings):
     column: str = "rating"  # rating, weight (dislikes below 0), or a context column, then no input of a model
     threshold: float | None = None  # binary: the label is 1 where the column is at least this
     weight: float = Field(1.0, gt=0)  # in the total loss, where each target's is of its labelled events alone
-    score_weight: float = Field(
-        1.0, allow_inf_nan=False
-    )  # per unit of the target, in the served score, a weighted sum; below 0: to avoid
+    score_weight: float = (
+        1.0  # per unit of the target, in the served score, a weighted sum; below 0: to avoid
+    )
 
 
 class RankingSettings(Settings):
@@ -174,7 +170,7 @@ class TrainSettings(Settings):
     learning_rate: float = Field(0.1, gt=0)
     patience: int = Field(3, ge=1)  # epochs without a better validation metric before stopping
     objective: str = "ndcg@10"  # the validation metric that early stopping and tuning maximise
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
 
 
 class EvaluateSettings(Settings):
@@ -185,7 +181,7 @@ class EvaluateSettings(Settings):
     ranking_baselines: tuple[str, ...] = ("global_mean", "user_item_bias")
     bootstrap: int = Field(200, ge=0)  # resamples behind each interval; 0: no intervals
     slices: tuple[str, ...] = ()  # schema columns to report by, beside history length and popularity
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
 
 
 class CascadeSettings(Settings):
@@ -194,8 +190,8 @@ class CascadeSettings(Settings):
     retrieve: PositiveInt = 500  # candidates of the first stage
     prerank: PositiveInt = 100  # of them, those that the deep stage sees
     # what a stage's standardised score adds to retrieval's; 0 leaves the stage out; auto: by validation
-    light_weight: FiniteFloat | Literal["auto"] = "auto"
-    deep_weight: FiniteFloat | Literal["auto"] = "auto"
+    light_weight: float | Literal["auto"] = "auto"
+    deep_weight: float | Literal["auto"] = "auto"
     # milliseconds that a stage may take for one user; more is told at export
     retrieve_budget_ms: float | None = Field(None, gt=0)
     light_budget_ms: float | None = Field(None, gt=0)

@@ -12,6 +12,7 @@ from trainer.dimension import dimension_of
 from trainer.errors import UserError
 from trainer.features import OTHERS, ContextFeatures, StaticFeatures, shared_layers
 from trainer.input_pipeline import context_key
+from trainer.memory import require
 from trainer.registry import build
 from trainer.settings import RetrievalSettings
 from trainer.similarity import candidate_side, query_side
@@ -52,12 +53,16 @@ class IdEmbedding(tf.keras.layers.Layer):
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[..., dimension]` of rows `[...]`; adds the batch's share of the L2 penalty to the losses."""
         rows = tf.where(rows > self.trained, 0, rows)
-        vectors = self.embedding(rows) if self.instead is None else tf.gather(self.instead, rows)
-        if self.max_norm is not None:
-            vectors = tf.clip_by_norm(vectors, self.max_norm, axes=-1)
+        vectors = self.limited(
+            self.embedding(rows) if self.instead is None else tf.gather(self.instead, rows)
+        )
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.reduce_sum(tf.square(vectors), axis=-1)))
         return vectors
+
+    def limited(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Returns vectors `[..., dimension]`, those longer than `max_norm` shortened."""
+        return vectors if self.max_norm is None else tf.clip_by_norm(vectors, self.max_norm, axes=-1)
 
     def start_from(self, table: npt.NDArray[np.floating]) -> None:
         """Sets the rows to those of `table` `[trained + 1, dimension]`, scaled to the length that random rows have."""
@@ -68,7 +73,9 @@ class IdEmbedding(tf.keras.layers.Layer):
 
 
 def id_embedding(settings: RetrievalSettings, trained: int, dimension: int) -> IdEmbedding:
-    """Returns a tower's id embedding as the settings regularise it."""
+    """Returns a tower's id embedding as the settings regularise it; raises `UserError` where it is larger than the memory."""
+    what = f"an embedding of {trained:,} ids in {dimension:,} dimensions"
+    require(4.0 * (trained + 1) * dimension, what, "set a smaller retrieval.embedding_dimension")
     return IdEmbedding(trained, dimension, settings.l2, settings.max_norm)
 
 

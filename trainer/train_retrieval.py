@@ -70,7 +70,7 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
         first_of_pairs(weighted(prepared.train, config.retrieval.event_half_life_days), prepared),
     )
     asked = without_outcomes(prepared, config.ranking.targets)
-    model = RetrievalModel(config.retrieval, asked, settings.seed)
+    model = RetrievalModel(config.retrieval, replace(asked, train=events), settings.seed)
     context = model.retriever.encode_context(
         {name: tf.constant(column) for name, column in events.context.items()}
     )

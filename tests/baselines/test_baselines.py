@@ -13,11 +13,11 @@ from trainer.baselines import ease as ease_file
 from trainer.baselines.ease import Ease, solve
 from trainer.baselines.fitting import choose, histories, interactions, with_validation
 from trainer.baselines.item_knn import nearest
-from trainer.baselines.popularity import RecentPopularity
+from trainer.baselines.popularity import RecentPopularity, Windowed
 from trainer.baselines.rating_bias import UserItemBias, rated_events
 from trainer.baselines.rating_factors import BiasFactorisation
 from trainer.baselines.transitions import follow
-from trainer.data.examples import Events, Lists, Prepared
+from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
@@ -211,6 +211,20 @@ def test_transitions_count_what_follows_within_three():
     np.testing.assert_allclose(
         follow(train, 5).toarray()[1], np.array([0, 0, 1, 0.7, 0.49]) / np.sqrt(sums), rtol=1e-5
     )
+
+
+def test_windowed_counts_are_those_of_each_window_alone(make_events, make_lists):
+    random = np.random.default_rng(0)
+    train = dataclasses.replace(
+        make_events(random.integers(1, 9, (20, 10)).tolist()), timestamp=random.integers(0, 100, 200)
+    )
+    moments = random.integers(0, 120, 30)
+    cases = Cases(np.ones(30, np.int32), make_lists([[]] * 30), make_lists([[]] * 30), moments)
+    for window in (0.0, 3.0, 1000.0):
+        found = Windowed(train, 9, window).scores(cases)
+        for moment, scores in zip(moments, found, strict=True):
+            inside = (train.timestamp >= moment - window) & (train.timestamp < moment)
+            np.testing.assert_array_equal(np.floor(scores), np.bincount(train.item[inside], minlength=9))
 
 
 def test_recent_popularity_sees_no_future(ring):

@@ -190,3 +190,9 @@ def test_what_training_cost_is_kept_for_a_run_that_is_opened_again(tmp_path):
     first = keep(path, {"retrieval": memory.Cost(12.0, 300.0).then(memory.Cost(3.0, 500.0))})
     assert first["retrieval"] == memory.Cost(15.0, 500.0)
     assert keep(path, {"retrieval": memory.Cost(0.1, 1.0)}) == first
+
+
+def test_other_cutoffs_have_their_columns(enter, tmp_path):
+    board_of(enter, ["popularity"], tmp_path, settings=EvaluateSettings(bootstrap=0, cutoffs=(3, 7)))
+    header = (tmp_path / "leaderboard.md").read_text().splitlines()[4]
+    assert "recall@3" in header and "coverage@3" in header

@@ -78,7 +78,7 @@ def test_a_context_column_that_can_be_no_input_is_told_before_training(train, ta
 def test_a_weight_that_is_none(train, table, rows, tmp_path, weight):
     weighed = [row.rpartition(",")[0] + "," + (weight if n == 3 else "1") for n, row in enumerate(rows)]
     line = train(table(*weighed, header="user_id,item_id,timestamp,weight")).error
-    assert line.endswith(f"line 5: column 'weight': a weight is a number of at least 0 ('{weight}')")
+    assert line.endswith(f"line 5: column 'weight': a weight is a number from 0 to 1e+15 ('{weight}')")
     assert left(tmp_path) == {"events.csv"}
 
 

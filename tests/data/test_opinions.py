@@ -1,5 +1,7 @@
 """Behaviours and ratings to likes and dislikes: what is a positive, what is a negative, and what is left out."""
 
+import logging
+
 import numpy as np
 import polars as pl
 import pytest
@@ -68,6 +70,21 @@ def test_what_is_rated_in_between_says_nothing():
     liked, disliked, _ = likes(events, 4.0)
     assert liked.tolist() == [False, False, False, True]
     assert disliked.tolist() == [False, True, True, False]  # the 3 does not make up for the 1
+
+
+def test_events_that_weigh_nothing_are_left_out(make, caplog):
+    rows = [
+        ("A", "a", 1, None, 1.0),
+        ("A", "b", 2, None, 0.0),
+        ("B", "a", 1, None, 2.0),
+        ("A", "c", 3, None, 1.0),
+    ]
+    with caplog.at_level(logging.INFO, "trainer"):
+        prepared = prepare(make(rows), of())
+    assert "1 events that weigh 0 are left out" in caplog.text
+    assert pairs(prepared, prepared.train) == [("A", "a"), ("B", "a")] and len(prepared.test) == 1
+    with pytest.raises(UserError, match="the weight is 0 in all events"):
+        prepare(make([(*row[:4], 0.0) for row in rows]), of())
 
 
 ROWS = [
@@ -183,7 +200,10 @@ def test_an_event_without_a_behaviour(behaving, make):
             {"data": {"dislike_rating": 4, "min_rating": 4}},
             "dislike_rating=4.0 must be below data.min_rating=4.0",
         ),
-        ({"data": {"behaviours": {"view": float("inf")}}}, "data.behaviours.view must be a finite number"),
+        (
+            {"data": {"behaviours": {"view": float("inf")}}},
+            "data.behaviours.view=inf: Input should be a finite number",
+        ),
         ({"data": {"behaviours": {"view": "much"}}}, "data.behaviours.view='much'"),
     ],
 )

@@ -85,6 +85,16 @@ def test_a_stranger_of_validation_has_a_history_in_the_test(make):
     assert lists(prepared, prepared.test.history) == [["a"]]
 
 
+def test_a_test_without_times_leaves_those_of_training(make, caplog):
+    data = make([("A", "b", 50), ("A", "a", 20), ("B", "b", 70)], test=[("B", "a", None), ("A", "c", None)])
+    with caplog.at_level(logging.INFO, "trainer"):
+        prepared = prepare(data, of("predefined"))
+    assert prepared.timed and "the test part has no times" in caplog.text
+    assert sorted(prepared.before_test.timestamp.tolist()) == [20, 50, 70]
+    assert lists(prepared, prepared.test.history) == [["a", "b"], ["b"]]
+    assert prepared.test.timestamp.min() > 70
+
+
 def test_a_positive_of_the_history_is_dropped_and_told(make, caplog):
     rows = [("A", "a", 1), ("A", "b", 2), ("A", "a", 3), ("B", "a", 1), ("B", "b", 2), ("B", "c", 3)]
     with caplog.at_level(logging.INFO, "trainer"):

@@ -140,6 +140,14 @@ def test_factor_scorer_is_an_inner_product_and_a_maximum_over_interests():
     np.testing.assert_allclose(one, queries[:, 0] @ candidates.T + bias, rtol=1e-5, atol=1e-5)
 
 
+def test_lists_that_differ_are_not_one_list_however_little_a_scorer_knows():
+    """Each case scores two items of 5,000: nearly all of the items that tell lists apart have 0 in every case."""
+    table = np.zeros((50, 5_001), np.float32)
+    table[np.arange(50), 1 + 7 * np.arange(50)] = 1.0
+    found = answer(Table(table), cases_of([[]] * 50, [[1]] * 50), 5_000, 5)
+    assert len(np.unique(found.orders)) == 50
+
+
 @pytest.mark.parametrize("interests", [None, 1, 3])
 def test_products_in_threads_give_the_ranks_of_a_full_sort(monkeypatch, interests):
     """Vectors of small integers: products are exact, ties are many, and any two routes must agree to the rank."""

@@ -63,6 +63,19 @@ def test_the_context_of_a_request_goes_along_where_the_model_takes_it(prepared):
     assert inputs["exclude"] == [[""]] * 4 and inputs["k"] == [2] * 4
 
 
+def test_strangers_bring_the_context_too(prepared):
+    model = Model()
+    test = prepared.test
+    cases = Cases(
+        np.array([0, 2, 3, 4], np.int32), test.history, test.positives, test.timestamp, test.context
+    )
+    Served(model, (*NEEDED, "recommend_in_context")).lists(prepared).top(cases, 2)
+    signature, inputs = model.asked[1]
+    assert (signature, inputs["user_id"], inputs["device"]) == ("recommend_with_context", [""], ["phone"])
+    assert inputs["allow"] == [[""]] and inputs["category"] == [""]
+    assert inputs["diversity"] == inputs["popularity"] == [0.0]
+
+
 def test_a_bundle_passes_over_what_it_does_not_take_as_a_server_does(prepared, tmp_path):
     """Test cases carry every column of the table, outcomes too; a signature only what a request can bring."""
 

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer.config import with_settings
 from trainer.errors import UserError
 from trainer.evaluate import measure
 from trainer.inference import scorer
-from trainer.train_retrieval import train_retrieval
+from trainer.train_retrieval import build_retrieval, train_retrieval
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,17 @@ def test_an_unknown_objective_is_one_clear_line(config, tiny_prepared, tmp_path,
     with pytest.raises(UserError, match=r"'ndgc@10'.*ndcg@k") as found:
         train_retrieval(wrong, tiny_prepared, tmp_path, quiet)
     assert "\n" not in str(found.value)
+
+
+def test_the_sampler_counts_the_events_that_are_trained(tiny_config, tiny_prepared):
+    """Without an order repeats of a pair are not drawn, and an item does not weigh by them."""
+    train = tiny_prepared.train
+    again = train.take(np.sort(np.concatenate([np.arange(len(train)), np.full(5_000, 7)])))
+    settings = with_settings(tiny_config, {"retrieval.negatives": {"name": "in_batch"}})
+
+    def share(events):
+        prepared = dataclasses.replace(tiny_prepared, train=events, ordered=False)
+        model = build_retrieval(settings, prepared).model
+        return model.sampler.probability(tf.constant(train.item[7:8]), 1).numpy()
+
+    np.testing.assert_allclose(share(again), share(train))

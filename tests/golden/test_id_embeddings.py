@@ -111,11 +111,29 @@ def test_a_graph_needs_users_and_a_layer(tiny_config, tiny_prepared):
         graph_of(layers=0)
 
 
+def test_a_dimension_beyond_the_memory_is_told_by_its_setting(tiny_config, tiny_prepared):
+    settings = with_settings(tiny_config, {"retrieval.embedding_dimension": 10**9}).retrieval
+    with pytest.raises(UserError, match=r"1,000,000,000 dimensions needs .* retrieval\.embedding_dimension"):
+        Retriever(settings, tiny_prepared)
+
+
 def test_long_vectors_are_shortened():
     table = IdEmbedding(2, 2, max_norm=1.0)
     table.embedding.build(None)
     table.embedding.set_weights([np.array([[3, 4], [0.3, 0.4], [0, 2]], np.float32)])
     np.testing.assert_allclose(table(tf.constant([0, 1, 2])), [[0.6, 0.8], [0.3, 0.4], [0, 1]], rtol=1e-6)
+
+
+def test_messages_come_from_shortened_vectors():
+    """What training reads is what messages are made of."""
+    tables = [IdEmbedding(1, 2, max_norm=1.0) for _ in range(2)]
+    pairs = (np.array([1]), np.array([1]))
+    settings = {"layers": 1, "when": "inference"}
+    made = registry.build("embedding", "lightgcn", settings, users=tables[0], items=tables[1], pairs=pairs)
+    for table in tables:
+        table.embedding.set_weights([np.array([[0, 0], [3, 4]], np.float32)])
+    made.refresh()
+    np.testing.assert_allclose(tables[0].instead[1], [0.6, 0.8], rtol=1e-6)
 
 
 def test_weight_decay_is_the_mean_square_of_what_a_batch_reads():
@@ -151,7 +169,8 @@ def test_a_start_above_the_memory_is_told_and_left_out(
 
 
 def test_a_model_goes_on_from_random_rows(tiny_config, tiny_prepared, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 0)
+    rows = max(tiny_prepared.users.trained, tiny_prepared.items.trained) + 1
+    monkeypatch.setattr(memory, "available", lambda: 4 * rows * 64)  # as much as a table takes
     vectors = []
     for name in ("svd", "random"):
         tf.keras.utils.set_random_seed(1)

@@ -37,6 +37,10 @@ def test_recall_at_one_of_a_case_with_two_positives_can_be_one():
     same(metrics.recall(array(1, 5), array(0, 2), 1), 1)
 
 
+def test_ndcg_far_beyond_the_corpus_costs_nothing():
+    same(metrics.ndcg(RANKS, OFFSETS, 10**12), *metrics.ndcg(RANKS, OFFSETS, 10))
+
+
 def test_hit_rate():
     same(metrics.hit_rate(RANKS, OFFSETS, 1), 0, 1, 0, NAN)
     same(metrics.hit_rate(RANKS, OFFSETS, 3), 1, 1, 1, NAN)

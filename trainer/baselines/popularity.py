@@ -72,11 +72,15 @@ class Windowed:
         self._tiebreak = counts / (counts.sum() + 1.0)
 
     def scores(self, cases: Cases) -> Floats:
-        """Returns scores `[cases, rows]`."""
+        """Returns scores `[cases, rows]`: from each moment to the next only what came and what went is counted."""
         start = np.searchsorted(self._times, cases.timestamp - self._window, side="left")
         end = np.searchsorted(self._times, cases.timestamp, side="left")
         found = np.empty((len(cases), len(self._tiebreak)), np.float32)
-        for case in range(len(cases)):
-            seen = self._items[start[case] : end[case]]
-            found[case] = np.bincount(seen, minlength=len(self._tiebreak)) + self._tiebreak
+        counts = np.zeros(len(self._tiebreak))
+        first = last = int(start.min(initial=len(self._times)))
+        for case in np.argsort(cases.timestamp, kind="stable"):
+            np.add.at(counts, self._items[last : end[case]], 1)
+            np.subtract.at(counts, self._items[first : start[case]], 1)
+            first, last = start[case], end[case]
+            found[case] = counts + self._tiebreak
         return found

@@ -29,6 +29,7 @@ TIME_FORMATS = (
 NO_TIME = "not a time (ISO 8601, seconds to nanoseconds since 1970, or days such as 20240131)"
 
 UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that no kind is read from
+MOST = 1e15  # of a rating or a weight: squares of larger ones leave the range of single precision
 NUMERIC = ("number", "count", "rating", "weight")
 
 ENOUGH = 20  # rows of keys that were there before, from which `follows` can tell
@@ -216,15 +217,16 @@ def _vector(column: pl.Series) -> Typed:
 
 
 def _rating(column: pl.Series) -> Typed:
-    typed = _number(column)
-    return Typed(typed.values.cast(pl.Float32), typed.bad, typed.reason)
+    number = _number(column)
+    bad = number.bad | (number.values.abs() > MOST).fill_null(False)
+    return Typed(number.values.cast(pl.Float32), bad, f"not a number from -{MOST:g} to {MOST:g}")
 
 
 def _weight(column: pl.Series) -> Typed:
     number = column.cast(pl.Float64, strict=False)
     unread = number.is_null() & _written(column)
-    bad = unread | (number.is_nan() | number.is_infinite() | (number < 0)).fill_null(False)
-    return Typed(number.fill_null(1).cast(pl.Float32), bad, "a weight is a number of at least 0")
+    bad = unread | (number.is_nan() | (number > MOST) | (number < 0)).fill_null(False)
+    return Typed(number.fill_null(1).cast(pl.Float32), bad, f"a weight is a number from 0 to {MOST:g}")
 
 
 def _written(column: pl.Series) -> pl.Series:

@@ -1,5 +1,6 @@
 """What an event says of its item: liked or disliked, how strongly, and how long ago."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,27 +14,32 @@ from trainer.errors import UserError
 from trainer.registry import did_you_mean
 from trainer.settings import DataSettings
 
+logger = logging.getLogger("trainer")
 Mask = npt.NDArray[np.bool_]
 
 DAY = 86_400.0  # seconds
 
 
 def without_weightless(dataset: Dataset, behaviours: Mapping[str, float]) -> Dataset:
-    """Returns the data set without the events whose behaviour weighs 0.
+    """Returns the data set without the events that weigh 0, or whose behaviour does.
 
-    Raises `UserError` where the events have no behaviour, or one that has no weight.
+    Raises `UserError` where the events have no behaviour, or one that has no weight, and where all weigh 0.
     """
-    if not behaviours:
-        return dataset
     dropped = [name for name, weight in behaviours.items() if not weight]
 
     def kept(part: Interactions) -> Interactions:
-        _check(part.frame, behaviours)
-        return Interactions(part.frame.filter(~pl.col("behaviour").is_in(dropped)))
+        frame = part.frame
+        if behaviours:
+            _check(frame, behaviours)
+            frame = frame.filter(~pl.col("behaviour").is_in(dropped))
+        return Interactions(frame.filter(pl.col("weight") > 0))
 
     told = kept(dataset.interactions)
     if not len(told):
-        raise UserError(f"data.behaviours gives the weight 0 to all events of data set {dataset.name!r}")
+        cause = "data.behaviours gives the weight 0 to" if behaviours else "the weight is 0 in"
+        raise UserError(f"{cause} all events of data set {dataset.name!r}")
+    if len(told) < len(dataset.interactions):
+        logger.info("%d events that weigh 0 are left out", len(dataset.interactions) - len(told))
     validation, test = (None if part is None else kept(part) for part in (dataset.validation, dataset.test))
     return replace(dataset, interactions=told, validation=validation, test=test)
 

@@ -74,7 +74,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         rated_validation=_known(validation, users, items),
         rated_test=_known(test, users, items),
         ordered=parts.ordered,
-        timed=dataset.interactions.has_time,
+        timed=parts.train.has_time,
         before_test=before_test[0],
         everything=everything[0],
         best_reachable=dataset.best_reachable if comparable else {},
@@ -129,26 +129,29 @@ def _with_strangers(parts: Splits, code: Coding) -> Coding:
 
 
 def _coded(parts: Splits, code: Coding) -> tuple[Events, Events, Events]:
-    """Returns the parts as events."""
+    """Returns the parts as events. Where training has no times, all are numbered; a later part without them is put behind all that have."""
     frames = [parts.train, parts.validation, parts.test]
-    first = np.cumsum([0, *(len(part) for part in frames)])
-    timed = all(part.has_time or not len(part) for part in frames)
-    train, validation, test = (
-        _events(part, code, int(start), timed) for part, start in zip(frames, first[:-1], strict=True)
-    )
+    timed = parts.train.has_time
+    first = 1 + max(int(part.frame["timestamp"].max()) for part in frames if part.has_time) if timed else 0  # type: ignore[arg-type]
+    found = []
+    for name, part in zip(("train", "validation", "test"), frames, strict=True):
+        own = timed and part.has_time
+        if timed and len(part) and not own:
+            logger.info("the %s part has no times, and training has: its events are taken to be later", name)
+        found.append(_events(part, code, None if own else first))
+        first += 0 if own else len(part)
+    train, validation, test = found
     return train, validation, test
 
 
-def _events(part: Interactions, code: Coding, first: int, timed: bool) -> Events:
-    """Returns a part's events by user and time; those of dislikes have a weight below 0, or -0."""
+def _events(part: Interactions, code: Coding, first: int | None) -> Events:
+    """Returns a part's events by user and time; those of dislikes have a weight below 0, or -0.
+
+    With `first` they are numbered from there, in place of their times.
+    """
     frame = part.frame
-    number = np.arange(first, first + len(part), dtype=np.int64)
-    keys = pl.DataFrame(
-        {
-            "user": code.users.encode(frame["user_id"]),
-            "timestamp": frame["timestamp"].to_numpy() if timed and len(part) else number,
-        }
-    )
+    times = frame["timestamp"] if first is None else np.arange(first, first + len(part), dtype=np.int64)
+    keys = pl.DataFrame({"user": code.users.encode(frame["user_id"]), "timestamp": times})
     order = keys.select(pl.arg_sort_by(["user", "timestamp"], maintain_order=True)).to_series().to_numpy()
     return Events(
         user=keys["user"].to_numpy()[order],

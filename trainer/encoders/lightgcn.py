@@ -69,7 +69,7 @@ class LightGCN(tf.Module):
 
     def _passed(self, graph: tf.SparseTensor) -> list[tf.Tensor]:
         """Returns both tables `[rows, dimension]` after all rounds, the average of every round and the start."""
-        now = [tf.convert_to_tensor(table.embedding.embeddings) for table in self.tables]
+        now = [table.limited(tf.convert_to_tensor(table.embedding.embeddings)) for table in self.tables]
         total = now
         for _ in range(self.layers):
             now = [product(graph, now[1]), product(graph, now[0], transposed=True)]
