@@ -156,8 +156,23 @@ def choose(
     tuned = {family: walk(_only(START, family), steps) for family, steps in plan.alone.items()}
     first = max(tuned, key=lambda family: tuned[family][1])
     merged = [tuned[place][0][place] if place in tuned else START[place] for place in range(len(START))]
-    choice, _ = walk(_only(merged, first), plan.together)
+    choice = needed(board, *walk(_only(merged, first), plan.together))
     return choice, {settings.family: board.spread(settings) for settings in choice if settings.scale}
+
+
+def needed(board: "Board", choice: Choice, best: float) -> Choice:
+    """Returns the choice without the blocks that it does without: shorter vectors, and nothing clearly lost."""
+    while sum(settings.scale > 0 for settings in choice) > 1:
+        trials = [
+            (*choice[:place], dataclasses.replace(settings, scale=0.0), *choice[place + 1 :])
+            for place, settings in enumerate(choice)
+            if settings.scale
+        ]
+        value, place = max((board.value(trial), -place) for place, trial in enumerate(trials))
+        if value * MIN_GAIN < best:
+            break
+        choice = trials[-place]
+    return choice
 
 
 def _only(choice: Sequence[BlockSettings], family: int) -> Choice:

@@ -115,6 +115,16 @@ def test_choosing_never_ends_below_its_start(tiny_prepared):
     assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral, Successors]
 
 
+def test_blocks_that_add_nothing_are_left_out():
+    class Board:
+        def value(self, choice):
+            return 1.0 * bool(choice[0].scale) + 0.5 * bool(choice[2].scale) + 0.001 * bool(choice[3].scale)
+
+    choice = (Ease(), Transitions(scale=0.3), Spectral(scale=1.0), Successors(scale=0.5))
+    kept = block_search.needed(Board(), choice, 1.501)
+    assert [settings.scale for settings in kept] == [1.0, 0.0, 1.0, 0.0]
+
+
 def test_what_has_no_order_is_searched_without_reading_any():
     plan = block_search.UNORDERED
     steps = [*plan.together, *(step for steps in plan.alone.values() for step in steps)]
