@@ -28,6 +28,7 @@ class RequestError(Exception):
             return error
         code = getattr(error, "error_code", None)  # of tf.errors.OpError
         message = str(getattr(error, "message", error)) or type(error).__name__
+        message = message.removeprefix("Graph execution error:\n\n")  # TensorFlow's Python adds it
         return cls(Code.INTERNAL if code is None else Code(code), message)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow_serving.apis import prediction_log_pb2
@@ -26,6 +27,20 @@ Feeds = list[NDArray[Any]]
 Run = Callable[[Feeds, float | None], Feeds]
 DEFAULT_SIGNATURE = "serving_default"
 MOST_WARMUP_RECORDS = 1000
+LOAD_ERRORS = {  # by words of the loader in Python: what the one in C++ says
+    "SavedModel file does not exist": (
+        Code.NOT_FOUND,
+        "Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. "
+        "Check that the directory exists and that you have the right permissions for accessing it.",
+    ),
+    "saved_model.pb': ": (Code.DATA_LOSS, "Can't parse {path}/saved_model.pb as binary proto"),
+    "saved_model.pbtxt': ": (Code.DATA_LOSS, "Can't parse {path}/saved_model.pbtxt as text proto"),
+    "MetaGraphDef associated with tags": (
+        Code.NOT_FOUND,
+        "Could not find meta graph def matching supplied tags: {{ {tags} }}. "
+        "To inspect available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+    ),
+}
 
 
 class Servable:
@@ -177,13 +192,10 @@ def overdue(waiting: Future[Feeds]) -> RequestError:
 def _load(session: Any, tags: Sequence[str], path: str) -> Any:
     try:
         return tf.compat.v1.saved_model.load(session, tags, path)
-    except OSError as error:
-        if "SavedModel file does not exist" not in str(error):
-            raise RequestError(Code.DATA_LOSS, str(error)) from None
-        text = f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. "
-        text += "Check that the directory exists and that you have the right permissions for accessing it."
-        raise RequestError(Code.NOT_FOUND, text) from None
-    except (tf.errors.NotFoundError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, tf.errors.NotFoundError) as error:
+        for words, (code, text) in LOAD_ERRORS.items():
+            if words in str(error):
+                raise RequestError(code, text.format(path=path, tags=" ".join(tags))) from None
         if "Scann" not in str(error):
             raise
     import scann  # noqa: F401  (registers the operations that this model was saved with)
@@ -192,14 +204,25 @@ def _load(session: Any, tags: Sequence[str], path: str) -> Any:
 
 
 def _warmup_requests(file: Path) -> Iterator[Any]:
-    for count, record in enumerate(tf.data.TFRecordDataset(os.fspath(file)).as_numpy_iterator(), start=1):
-        if count > MOST_WARMUP_RECORDS:
-            raise invalid(f"Number of warmup records exceeds the maximum ({MOST_WARMUP_RECORDS}): {file}")
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        if log.WhichOneof("log_type") != "predict_log":
-            text = f"Unsupported log_type for warmup: {log.WhichOneof('log_type')}"
-            raise RequestError(Code.UNIMPLEMENTED, text)
-        yield log.predict_log.request
+    try:
+        for count, record in enumerate(tf.compat.v1.io.tf_record_iterator(os.fspath(file)), start=1):
+            if count > MOST_WARMUP_RECORDS:
+                raise invalid(
+                    f"Number of warmup records exceeds the maximum ({MOST_WARMUP_RECORDS}) at {file}"
+                )
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            kind = log.WhichOneof("log_type")
+            if kind == "predict_log":
+                yield log.predict_log.request
+            elif kind:
+                number = log.DESCRIPTOR.fields_by_name[kind].number
+                raise RequestError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
+    except tf.errors.DataLossError as error:
+        text = f"{error.message}. Please verify your warmup data is in TFRecord format."
+        raise RequestError(Code.DATA_LOSS, text) from None
+    except DecodeError:
+        text = f"Failed to parse warmup record: {record.decode(errors='replace')} from {file}"
+        raise invalid(text) from None
 
 
 def _check_inputs(signature: Any, inputs: Mapping[str, Any]) -> None:
