@@ -36,7 +36,7 @@ def serve(options: ServerOptions) -> None:
     _log_to_stderr()
     _allow_connections(options.max_connections)
     _warn_of_exposure(options)
-    models = read_models(options)
+    models = read_models(options) or []
     for model in models:
         model.check()
     metrics, batching, metrics_path = Metrics(), read_batching(options), read_monitoring(options)

@@ -97,10 +97,11 @@ class Batching:
     allowed_batch_sizes: tuple[int, ...] = ()
 
 
-def read_models(options: ServerOptions) -> list[ModelConfig]:
+def read_models(options: ServerOptions) -> list[ModelConfig] | None:
     """The models that `options` name, by --bundle, --model_config_file or --model_base_path.
 
-    As in the real server a configuration file takes the place of --model_name and --model_base_path.
+    As in the real server a configuration file takes the place of --model_name and --model_base_path. None is for a file
+    without a list, which a server may start from, but which changes nothing later.
     """
     if options.bundle:
         if options.model_config_file or options.model_base_path:
@@ -130,12 +131,17 @@ def _bundled(bundle: Path) -> list[ModelConfig]:
     return [ModelConfig(folder.name, folder.absolute(), bundle=bundle) for folder in folders]
 
 
-def _configured(file: Path) -> list[ModelConfig]:
-    listed = _read(file, model_server_config_pb2.ModelServerConfig()).model_config_list.config
+def _configured(file: Path) -> list[ModelConfig] | None:
+    config = _read(file, model_server_config_pb2.ModelServerConfig())
+    kind, listed = config.WhichOneof("config"), config.model_config_list.config
+    if kind is None:
+        return None
+    if kind != "model_config_list":
+        raise StartError(f"{file}: {kind} is not supported")
     names = [model.name for model in listed]
-    if not names or "" in names or len(set(names)) < len(names):
-        raise StartError(f"{file}: models need names of their own in model_config_list")
     for model in listed:
+        if names.count(model.name) > 1:
+            raise StartError(f"{file}: Illegal to list model {model.name} multiple times in config list")
         old = model.model_type == model_server_config_pb2.TENSORFLOW and not model.model_platform
         if model.model_platform != "tensorflow" and not old:
             raise StartError(

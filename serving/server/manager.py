@@ -113,7 +113,9 @@ class Manager:
             self._take_down(name, set(aspired))
 
     def _reread(self) -> None:
-        self.configure(read_models(self._options))
+        configs = read_models(self._options)
+        if configs is not None:
+            self.configure(configs)
 
     def _repeat(self, work: Callable[[], None], seconds: int) -> None:
         """Does `work` every so many seconds in a thread of its own, one work at a time; 0 is never."""

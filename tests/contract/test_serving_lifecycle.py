@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import grpc
 import pytest
@@ -136,6 +137,27 @@ def test_specific_versions_and_a_label_that_moves(site):
     eventually(
         lambda: server.get(which).json()["model_version_status"][0]["version"] == "3", "the label has moved"
     )
+
+
+def test_a_server_starts_without_models_and_is_given_them(start, half, tmp_path):
+    """ServerCore::ReloadConfig: an empty list unloads everything, an empty file "takes no action"."""
+
+    def say(text):
+        (tmp_path / ".new").write_text(text)
+        (tmp_path / ".new").rename(tmp_path / "models.config")
+
+    listed = f'config {{ name: "half" base_path: "{half}" model_platform: "tensorflow" }}'
+    say("")
+    flags = (f"--model_config_file={tmp_path}/models.config", "--model_config_file_poll_wait_seconds=1")
+    server = start(*flags)
+    assert server.get("/v1/models/half").status_code == 404
+    say(f"model_config_list {{ {listed} }}")
+    eventually(lambda: server.get("/v1/models/half").status_code == 200, "the model is there")
+    say("")
+    time.sleep(2.5)  # two times that the file is read
+    assert answer(server, "half") == 2.0
+    say("model_config_list {}")
+    eventually(lambda: server.states("half") == {2: "END"}, "the model is unloaded")
 
 
 @pytest.mark.slow

@@ -157,11 +157,11 @@ def test_a_flag_that_nobody_has(base_path):
     ("flag", "text", "said"),
     [
         ("model_config_file", "model_config_list { config { nam", "ModelServerConfig"),
-        ("model_config_file", "", "model_config_list"),
+        ("model_config_file", "custom_model_config {}", "custom_model_config is not supported"),
         (
             "model_config_file",
             'model_config_list { config { name: "a" } config { name: "a" } }',
-            "names of their own",
+            "Illegal to list model a multiple times in config list",
         ),
         ("batching_parameters_file", "max_batch { value: 3 }", "BatchingParameters"),
         (

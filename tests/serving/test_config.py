@@ -15,6 +15,13 @@ def models(tmp_path, text, **options):
     return read_models(ServerOptions(model_config_file=file, **options))
 
 
+@pytest.mark.parametrize(("text", "found"), [("", None), ("model_config_list {}", [])])
+def test_a_file_without_models(tmp_path, text, found):
+    """ServerCore::ReloadConfig: an empty list is a list, an empty file says nothing."""
+    (tmp_path / "models.config").write_text(text)
+    assert read_models(ServerOptions(model_config_file=tmp_path / "models.config")) == found
+
+
 @pytest.mark.parametrize(
     ("policy", "loaded"),
     [
