@@ -127,14 +127,15 @@ class Batcher:
             self._metrics.observe("serving:batching_session:queuing_latency", waited, thread_pool_name="")
         latest = max(task.arrived + task.timeout for task in tasks)
         left = None if latest == math.inf else latest - now
-        padding = next((size for size in self._settings.allowed_batch_sizes if size >= rows), rows) - rows
+        size = next((size for size in self._settings.allowed_batch_sizes if size >= rows), rows)
+        padding = size - rows if rows else 0
         self._metrics.observe("serving:batching_session:processed_batch_size", rows + padding)
         if padding:
-            size = str(rows + padding)
-            self._metrics.observe("serving:batching_session:padding_size", padding, execution_batch_size=size)
+            labels = {"execution_batch_size": str(size)}
+            self._metrics.observe("serving:batching_session:padding_size", padding, **labels)
         inputs = tasks[0].inputs
         if len(tasks) > 1 or padding:
-            fill = [array[:1] for array in inputs]
+            fill = [array[:1] for array in max(tasks, key=lambda task: task.rows).inputs]
             columns = zip(*(task.inputs for task in tasks), *[fill] * padding, strict=True)
             inputs = [np.concatenate(column) for column in columns]
         self._metrics.count("serving:batching_session:wrapped_run_count")

@@ -56,6 +56,17 @@ def test_rows_are_padded_to_an_allowed_size():
     assert model.shapes == [(4,)]
 
 
+@pytest.mark.parametrize(("sent", "shape"), [([()], (0,)), ([(), (), (1, 2, 3)], (4,))])
+def test_no_row_is_made_of_none(sent, shape):
+    """A request without rows is neither padded nor what others are padded with."""
+    model, batches = Double(), batcher(max_batch_size=8, allowed_batch_sizes=(4, 8))
+    waiting = [batches.submit("key", rows(*values), model) for values in sent]
+    assert [result.result(10)[0].tolist() for result in waiting] == [
+        [2 * x for x in values] for values in sent
+    ]
+    assert model.shapes == [shape]
+
+
 def test_only_what_fits_together_meets():
     model, batches = Double(), batcher(max_batch_size=2)
     wide = [np.ones((1, 3), np.float32)]
