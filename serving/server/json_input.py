@@ -1,6 +1,7 @@
 """Arrays from JSON, by the rules and in the words of TensorFlow Serving's RESTful API.
 
-What is malformed, and where, says rapidjson, which is the real one's parser too. Row format has one element of
+What is malformed, and where, says rapidjson, which is the real one's parser too and reads numbers as it
+does: of a double of more than 15 digits the last bits may be off. Row format has one element of
 `instances` per example, columnar format one whole tensor per input; bytes travel as `{"b64": ...}`. Stricter than the
 real one in two things: text must be valid UTF-8, and nesting has a limit.
 """
@@ -9,10 +10,11 @@ import base64
 import json
 import math
 import re
+from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import rapidjson
@@ -26,7 +28,6 @@ PLACE = re.compile(r"Parse error at offset (\d+): ")
 REASONS = {  # rapidjson's words of today, and those of the version in TensorFlow Serving
     "Missing a comma or '}' after an object member.": "Missing a comma or } after an object member.",
     "Missing a comma or ']' after an array element.": "Missing a comma or ] after an array element.",
-    "Invalid integer value": "Number too big to be stored in double.",  # thousands of digits; Python 3.12 names no place
 }
 DEEPEST = 32  # dimensions of a tensor
 SHOWN = 2_000  # characters of a wrong value that an error repeats
@@ -35,6 +36,7 @@ RANGES = {
     **{"int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "uint64": (0, 2**64 - 1)},
 }
 LARGEST = {"float": (2**24 - 1, float(np.finfo(np.float32).max)), "double": (2**53 - 1, math.inf)}
+SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _BATCHED = "multiple input tensors required as per tensorinfo_map"
 
 
@@ -79,7 +81,7 @@ class _Decoder(rapidjson.Decoder):
         return found
 
 
-_decoder = _Decoder()
+_decoder = _Decoder(number_mode=rapidjson.NM_NATIVE | rapidjson.NM_NAN)
 
 
 def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[Arrays, bool]:
@@ -239,13 +241,9 @@ def _decimal(value: Any, target: str) -> float:
     if type(value) not in (int, float):
         _mistyped(value, target)
     exact, largest = LARGEST[target]
-    whole = isinstance(value, int) and -(2**63) <= value < 2**64
-    if (whole and abs(value) > exact) or (largest < abs(value) < math.inf):
+    if (isinstance(value, int) and abs(value) > exact) or (largest < abs(value) < math.inf):
         raise invalid(f"Cannot convert JSON value: {shown(value)} to {target} without loss of precision.")
-    try:
-        return float(value)
-    except OverflowError:
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
+    return float(value)
 
 
 def type_name(kind: tf.DType) -> str:
@@ -254,9 +252,13 @@ def type_name(kind: tf.DType) -> str:
 
 
 def _mistyped(value: Any, kind: str) -> Any:
+    raise invalid(f"JSON Value: {shown(value)} Type: {json_type(value)} is not of expected type: {kind}")
+
+
+def json_type(value: Any) -> str:
+    """The type of a value in error texts; true and false are types of their own."""
     kinds = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
-    name = str(value) if isinstance(value, bool) else kinds[type(value)]
-    raise invalid(f"JSON Value: {shown(value)} Type: {name} is not of expected type: {kind}")
+    return str(value) if isinstance(value, bool) else kinds[type(value)]
 
 
 def _is_base64(value: Any) -> bool:
@@ -272,12 +274,25 @@ def _unparsable(reason: str, place: int) -> RequestError:
 
 
 def shown(value: Any) -> str:
-    """A value as an error repeats it: as JSON, up to a length."""
+    """A value as an error repeats it: as JSON, up to a length, a decimal as a float has it."""
+    if isinstance(value, float):
+        small = abs(value) <= LARGEST["float"][1]
+        return decimals(array("f", [value]).tolist(), "f")[0] if small else decimals([value], "d")[0]
     try:
         text = json.dumps(value, indent=4, ensure_ascii=False)
     except RecursionError:
         return "..."
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def decimals(values: list[float], code: Literal["f", "d"]) -> list[str]:
+    """Floats of an `array` code in six digits where these give the same float back, else in 9 (or 17); whole ones end in `.0`."""
+    texts = [f"{value:.6g}" for value in values]
+    digits = 9 if code == "f" else 17
+    for place, (value, again) in enumerate(zip(values, array(code, map(float, texts)), strict=True)):
+        if value != again and math.isfinite(value):
+            texts[place] = f"{value:.{digits}g}"
+    return [SPECIAL.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in texts]
 
 
 def _brackets(shape: Iterable[int]) -> str:

@@ -3,20 +3,18 @@
 import base64
 import json
 import math
-from array import array
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from serving.server.errors import invalid
-from serving.server.json_input import RANGES, type_name
+from serving.server.json_input import RANGES, decimals, type_name
 from serving.server.servable import Arrays
 
 OBJECT, FLOAT, DOUBLE, BOOL = map(np.dtype, ("object", "float32", "float64", "bool"))
-SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 QUOTED = json.JSONEncoder(ensure_ascii=False).encode  # made once: `dumps` would make one for every value
 
 
@@ -84,19 +82,9 @@ def _texts(alias: str, tensor: NDArray[Any]) -> list[str]:
             return [json.dumps({"b64": base64.b64encode(value).decode()}) for value in values]
         return [QUOTED(value.decode("utf-8", "surrogateescape")) for value in values]
     if kind in (FLOAT, DOUBLE):
-        return _decimals(values, "f" if kind == FLOAT else "d")
+        return decimals(values, "f" if kind == FLOAT else "d")
     if kind == BOOL:
         return ["true" if value else "false" for value in values]
     if values and kind.name not in RANGES:
         raise invalid(f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(kind))}")
     return list(map(str, values))
-
-
-def _decimals(values: list[float], code: Literal["f", "d"]) -> list[str]:
-    """Floats of an `array` code in six digits where these give the same float back, else in 9 (or 17); whole ones end in `.0`."""
-    texts = [f"{value:.6g}" for value in values]
-    digits = 9 if code == "f" else 17
-    for place, (value, again) in enumerate(zip(values, array(code, map(float, texts)), strict=True)):
-        if value != again and math.isfinite(value):
-            texts[place] = f"{value:.{digits}g}"
-    return [SPECIAL.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in texts]

@@ -170,7 +170,7 @@ REFUSALS = [
         HALF,
         {"inputs": [1e39]},
         400,
-        "to float without loss of precision.",
+        "Cannot convert JSON value: 1e+39 to float without loss of precision.",
         id="a number that no float holds",
     ),
     pytest.param(
@@ -179,6 +179,22 @@ REFUSALS = [
         400,
         "JSON Value: 1.0 Type: Number is not of expected type: int32",
         id="a decimal for an integer",
+    ),
+    *(
+        pytest.param(
+            KINDS,
+            f'{{"signature_name": "echo_int64", "inputs": [{sent}]}}',
+            400,
+            f"JSON Value: {repeated} Type: Number is not of expected type: int64",
+            id=f"{sent} is repeated as a float has it (JsonValueToString)",
+        )
+        for sent, repeated in {
+            "1.23456789": "1.23456788",
+            "1e10": "1e+10",
+            "9" * 20: "1e+20",
+            "1e300": "1e+300",
+            "NaN": "NaN",
+        }.items()
     ),
     pytest.param(
         KINDS, echo("int32", [2**31]), 400, "is not of expected type: int32", id="out of int32's range"
@@ -360,6 +376,10 @@ MALFORMED = [  # "JSON Parse error: <reason> at offset: <bytes>"
     ('{"inputs": "\n"}', "Invalid encoding in string. at offset: 12"),
     ('{"inputs": [1e999]}', "Number too big to be stored in double. at offset: 12"),
     ('{"inputs": [1e999],}', "Number too big to be stored in double. at offset: 12"),
+    *(
+        (f'{{"inputs": [{number}]}}', "Number too big to be stored in double. at offset: 12")
+        for number in ("9" * 310, "-" + "9" * 310, "9" * 5000, "1" + "0" * 310 + ".5")
+    ),
     ('{"inputs": [1e3e]}', "Missing a comma or ] after an array element. at offset: 15"),
     ('{"inputs": [1]} x', "The document root must not be followed by other values."),
 ]
