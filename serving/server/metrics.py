@@ -16,6 +16,7 @@ Labels = tuple[tuple[str, str], ...]
 COUNTERS = (
     "cc:saved_model:load_attempt_count",
     "cc:saved_model:load_latency",
+    "core:graph_run_time_usecs",
     "core:graph_runs",
     "serving:batching_session:wrapped_run_count",
     "serving:request_count",

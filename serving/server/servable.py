@@ -121,6 +121,7 @@ class Servable:
         took = (time.perf_counter() - started) * 1e6
         labels = {"model_name": self.name, "API": "Predict", "runtime": "TF1"}
         self._metrics.count("core:graph_runs")
+        self._metrics.count("core:graph_run_time_usecs", int(took))
         self._metrics.observe("serving:runtime_latency", took, **labels)
         return results
 

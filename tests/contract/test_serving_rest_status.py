@@ -61,6 +61,7 @@ def test_metrics_have_the_real_names(server):
     )
     assert any(line.startswith(":tensorflow:serving:runtime_latency_count{") for line in lines)
     assert any(line.startswith(":tensorflow:core:graph_runs{") for line in lines)
+    assert sum(sample(server, ":tensorflow:core:graph_run_time_usecs{")) > 0
     assert any(
         ":tensorflow:cc:saved_model:load_attempt_count{" in line and 'status="success"' in line
         for line in lines
