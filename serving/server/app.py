@@ -93,7 +93,7 @@ class _Rest(uvicorn.Server):
     """The HTTP server, with signals left to `_run`, which stops both ports at once."""
 
     def __init__(self, api: "RestApi", options: ServerOptions) -> None:
-        _Connection.timeout = options.rest_api_timeout_in_ms / 1000
+        _Connection.timeout = max(0, options.rest_api_timeout_in_ms) / 1000
         config = uvicorn.Config(
             api,
             http=_Connection,

@@ -58,7 +58,7 @@ class ServerOptions:
     enable_batching: Annotated[bool, "merge concurrent requests along dimension 0"] = False
     batching_parameters_file: Annotated[File, "text BatchingParameters"] = None
     monitoring_config_file: Annotated[File, "text MonitoringConfig, to serve Prometheus metrics"] = None
-    rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets"] = 30_000
+    rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets; no limit below 1"] = 30_000
     rest_api_num_threads: Annotated[int, "threads that answer REST requests"] = 16
     grpc_max_threads: Annotated[int, "threads that answer gRPC requests"] = 16
     # On, where the real server's is off: probes find it.
@@ -122,6 +122,13 @@ class _Refuse(argparse.Action):
         raise StartError(f"{option_string} is not supported here; start tensorflow_model_server itself")
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"TensorFlow ModelServer: {version('tensorflow-serving-api')}")
+        print(f"TensorFlow Library: {version('tensorflow')}")
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `ServerOptions` to `parser`, and those it refuses; imports no TensorFlow."""
     for flag in fields(ServerOptions):
@@ -135,10 +142,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         }
         if isinstance(flag.default, bool):
             settings |= {"nargs": "?", "const": True, "metavar": "BOOL"}
-        if flag.name == "load_retry_interval_micros":
+        if flag.name in ("load_retry_interval_micros", "rest_api_timeout_in_ms"):
             settings["type"] = int
         parser.add_argument(f"--{flag.name}", **settings)
-    parser.add_argument("--version", action="version", version=f"TensorFlow {version('tensorflow')}")
+    parser.add_argument("--version", nargs=0, action=_Version, help="print the versions and exit")
     for name in UNSUPPORTED:
         parser.add_argument(f"--{name}", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
 

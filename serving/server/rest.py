@@ -51,7 +51,8 @@ class RestApi:
         self, manager: Manager, metrics: Metrics, options: ServerOptions, metrics_path: str | None
     ) -> None:
         self._manager, self._metrics, self._metrics_path = manager, metrics, metrics_path
-        self._limit, self._timeout = options.max_body_bytes, options.rest_api_timeout_in_ms / 1000 or None
+        self._limit = options.max_body_bytes
+        self._timeout = max(0, options.rest_api_timeout_in_ms) / 1000 or None
         key = options.api_key()
         self._credentials = None if key is None else f"Bearer {key}".encode()
         self._pool = ThreadPoolExecutor(options.rest_api_num_threads, thread_name_prefix="rest")

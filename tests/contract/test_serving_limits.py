@@ -117,10 +117,11 @@ def test_limits_are_named(batched):
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """Both addresses of a recommender that takes two rows at once."""
+    """Both addresses of a recommender that takes two rows at once, and any time."""
     root = tmp_path_factory.mktemp("narrow")
     write_recommender(root / "recommender" / "1")
     flags = ("--model_name=recommender", f"--model_base_path={root}/recommender", "--max_batch=2")
+    flags += ("--rest_api_timeout_in_ms=-1",)
     with running(root / "server.log", *flags) as server:
         yield server.rest, f"grpc://{server.grpc}"
 

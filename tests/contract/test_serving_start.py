@@ -82,9 +82,10 @@ def test_a_number_that_would_answer_nobody(flag):
         options(f"--{flag}=0")
 
 
-def test_a_wait_may_be_negative():
-    """main.cc: "If set negative, it doesn't wait" (--load_retry_interval_micros)."""
-    assert options("--load_retry_interval_micros=-1").load_retry_interval_micros == -1
+@pytest.mark.parametrize("flag", ["load_retry_interval_micros", "rest_api_timeout_in_ms"])
+def test_a_wait_may_be_negative(flag):
+    """main.cc: "If set negative, it doesn't wait"; RunOptions: only a timeout above 0 is one."""
+    assert getattr(options(f"--{flag}=-1"), flag) == -1
 
 
 def test_a_port_that_is_none(base_path):
@@ -141,7 +142,12 @@ def test_flags_that_only_the_real_server_has(base_path):
 
 def test_the_version():
     done = serve("--version")
-    assert (done.returncode, done.stdout.startswith("TensorFlow ")) == (0, True)
+    first, second = done.stdout.splitlines()
+    assert (done.returncode, first[:24], second[:20]) == (
+        0,
+        "TensorFlow ModelServer: ",
+        "TensorFlow Library: ",
+    )
 
 
 def test_half_a_flag_is_none(base_path):
