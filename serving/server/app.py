@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import json
 import logging
+import re
 import resource
 import signal
 import socket
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from serving.server.rpc import GrpcServer
 
 logger = logging.getLogger("serving.server")
+HOST = re.compile(b"^https?://[^/?#]*", re.IGNORECASE)  # in an address as a proxy sends it
 
 
 def serve(options: ServerOptions) -> None:
@@ -65,7 +67,7 @@ def serve(options: ServerOptions) -> None:
 class _Connection(HttpToolsProtocol):
     """A REST connection, closed when the headers of a request take longer to arrive than a request may take.
 
-    The application finds the address as it was sent in the scope: a lone `?` at its end counts too.
+    The application finds the path as it was sent in the scope: a lone `?` at its end counts too.
     """
 
     timeout: float = 0
@@ -76,7 +78,7 @@ class _Connection(HttpToolsProtocol):
         self.data_received(b"")  # the time of the first headers runs from here
 
     def on_headers_complete(self) -> None:
-        self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
+        self.scope["target"] = HOST.sub(b"", self.url)  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from serving.server.config import LARGEST_VERSION
 from serving.server.errors import HTTP_STATUS, Code, RequestError, invalid
-from serving.server.json_input import parse, read_inputs, shown
+from serving.server.json_input import json_type, parse, read_inputs, shown
 from serving.server.json_output import write_outputs
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
@@ -22,9 +22,10 @@ from serving.server.options import ServerOptions
 from serving.server.rpc import model_status, signature_map
 from serving.server.servable import DEFAULT_SIGNATURE, overdue
 
-_VERSION = "(?:/versions/([0-9]+)|/labels/([^/:]+))?"
-INFERENCE = re.compile(f"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE)
-STATUS = re.compile(f"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE)
+_NAME = "((?:[^/:%]|%[0-9A-F]{2})+)"
+_VERSION = f"(?:/versions/([0-9]+)|/labels/{_NAME})?"
+INFERENCE = re.compile(f"/v1/models/{_NAME}{_VERSION}:(classify|regress|predict)", re.IGNORECASE)
+STATUS = re.compile(f"/v1/models(?:/{_NAME})?{_VERSION}(?:/(metadata))?", re.IGNORECASE)
 LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up the event loop
 JSON, TEXT = b"application/json", b"text/plain"
 _EVERY_FIELD = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
@@ -89,7 +90,7 @@ class RestApi:
         if not target.lower().startswith("/v1/"):
             return 404, TEXT, b"Not Found"
         body = await self._body(receive)
-        if b"gzip" in headers.get(b"content-encoding", b""):
+        if body and b"gzip" in headers.get(b"content-encoding", b""):
             body = await self._aside(LARGE, _gunzip, body, self._limit)
         return 200, JSON, await self._counted(scope["method"], target, body)
 
@@ -158,14 +159,18 @@ class RestApi:
             wrong = "'examples' value is an empty array"
         if wrong:
             return invalid(f"JSON Value: {shown(document)} {wrong}")
+        for example in document["examples"]:
+            if not isinstance(example, dict):
+                return invalid(f"Example must be JSON object but got JSON {json_type(example)}")
         name = document.get("signature_name") or DEFAULT_SIGNATURE
         signature = self._manager.get(*which).signatures.get(name)
         if signature is None:
             return invalid(f"No signature was found with the name: {name}")
-        wanted, actual = f"tensorflow/serving/{verb}", signature.method_name
-        if actual != wanted:
+        if len(signature.inputs) != 1:
+            return invalid("Expected one input Tensor.")
+        if "inputs" not in signature.inputs:
             noun = {"classify": "classification", "regress": "regression"}[verb]
-            return invalid(f"Expected {noun} signature method_name to be {wanted}. Was: {actual}")
+            return invalid(f"No {noun} inputs found in SignatureDef: {signature}")
         text = f"{verb} is not supported by the embedded server; use predict"
         return RequestError(Code.UNIMPLEMENTED, text)
 
@@ -195,6 +200,8 @@ def _gunzip(body: bytes, limit: int) -> bytes:
     unpacker = zlib.decompressobj(wbits=31)
     try:
         plain = unpacker.decompress(body, limit + 1)
+        if not unpacker.eof and len(plain) <= limit:
+            raise zlib.error
     except zlib.error:
         raise invalid("The body is not gzip, as its content-encoding says") from None
     if len(plain) > limit:

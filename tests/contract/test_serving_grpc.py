@@ -286,7 +286,9 @@ def test_the_rest_of_the_service_is_refused_by_name(prediction):
 
 
 @EMBEDDED
-@pytest.mark.parametrize("service", ["", "tensorflow.serving.PredictionService"])
+@pytest.mark.parametrize(
+    "service", ["", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"]
+)
 def test_health(channel, service):
     """grpc.health.v1: what a Kubernetes gRPC probe asks."""
     check = health_pb2.HealthCheckRequest(service=service)

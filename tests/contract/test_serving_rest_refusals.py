@@ -395,9 +395,13 @@ def test_malformed_json_is_told_what_is_wrong(server, body, reason):
 @EMBEDDED
 @pytest.mark.parametrize(
     ("packed", "status", "text"),
-    [(b"no gzip", 400, "not gzip"), (gzip.compress(bytes(64 << 20)), 413, "(--max_body_bytes)")],
+    [
+        (b"no gzip", 400, "not gzip"),
+        (gzip.compress(b'{"instances": [1]}')[:-1], 400, "not gzip"),
+        (gzip.compress(bytes(64 << 20)), 413, "(--max_body_bytes)"),
+    ],
 )
-def test_a_compressed_body_that_is_none_or_too_much(server, packed, status, text):
+def test_a_compressed_body_that_is_none_or_cut_off_or_too_much(server, packed, status, text):
     response = server.post(f"{HALF}:predict", packed, headers={"content-encoding": "gzip"})
     assert response.status_code == status
     assert text in error(response)
@@ -448,7 +452,9 @@ CLASSIFY = [  # api_rest, "Classify and Regress API": what a model without such 
     ("/v1/models/no", EXAMPLES, 404, "Servable not found for request: Latest(no)"),
     (f"{HALF}/labels/no", EXAMPLES, 400, "Unrecognized servable version label: no"),
     (HALF, {"signature_name": "no", **EXAMPLES}, 400, "No signature was found with the name: no"),
-    (HALF, EXAMPLES, 400, ""),
+    (HALF, {"examples": [{}, 1]}, 400, "Example must be JSON object but got JSON Number"),
+    (KINDS, EXAMPLES, 400, "Expected one input Tensor."),
+    (HALF, EXAMPLES, 400, "inputs found in SignatureDef: "),
 ]
 
 

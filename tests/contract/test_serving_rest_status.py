@@ -3,6 +3,9 @@
 `SERVING_URL` points the suite at another server.
 """
 
+import contextlib
+import http.client
+
 import pytest
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
@@ -35,6 +38,28 @@ def test_metadata_describes_the_signatures(server):
     sizes = [{"size": "-1", "name": ""}, {"size": "2", "name": ""}]
     assert (pair["dtype"], pair["tensor_shape"]) == ("DT_FLOAT", {"dim": sizes, "unknown_rank": False})
     assert set(signature["outputs"]) == {"joined", "total"}
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "text"),
+    [
+        ("http://elsewhere:80/v1/models/half", 200, "AVAILABLE"),
+        ("http://elsewhere/v1/models/half?", 404, "Could not find any versions of model half?"),
+        ("/v1/models/half/labels/%73table", 200, "AVAILABLE"),
+        ("/v1/models/%zz", 400, ""),
+    ],
+)
+def test_an_address_is_taken_apart_first(server, target, status, text):
+    """evhttp_uri_parse: a proxy sends the whole address, and an escape has two digits."""
+    connection = http.client.HTTPConnection(server.rest.removeprefix("http://"), timeout=20)
+    with contextlib.closing(connection):
+        connection.request("GET", target)
+        response = connection.getresponse()
+        assert (response.status, text in response.read().decode()) == (status, True)
+
+
+def test_a_request_without_a_body_is_not_unpacked(server):
+    assert server.get(HALF, headers={"content-encoding": "gzip"}).status_code == 200
 
 
 @pytest.mark.parametrize(("which", "version"), [("versions/1/", "1"), ("labels/canary/", "2"), ("", "2")])
