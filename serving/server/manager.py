@@ -45,8 +45,9 @@ class Version:
 class Manager:
     """The models of a server. `poll` brings them in line with the disk, `get` hands one out for a request.
 
-    A version that does not load is reported as ENDed with its error while the one before it keeps serving. A version
-    that is dropped closes when the last request that holds it is done.
+    A version that does not load keeps LOADING until its retries are used up, and has then ENDed; its error is reported from
+    the first on, kinder than in the real server, and the version before it keeps serving. A version that is dropped closes
+    when the last request that holds it is done.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Manager:
         self._options, self._load, self._metrics = options, load, metrics
         self._configs = {config.name: config for config in configs}
         self._versions: dict[str, dict[int, Version]] = {}
+        self._aspired: dict[str, dict[int, Path]] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
         self._stopped, self._turn = threading.Event(), threading.Lock()
 
     def start(self) -> None:
         """Loads what is there and keeps watching; raises StartError for a model with nothing that loads."""
-        self.configure(list(self._configs.values()))
+        with self._turn:
+            self.configure(list(self._configs.values()))
         for name, versions in self._versions.items():
             if not any(version.servable for version in versions.values()):
                 worst = versions[max(versions)]
@@ -100,14 +103,17 @@ class Manager:
         return name if name in self._configs else ""
 
     def poll(self) -> None:
-        """One round: loads what is new, then drops what is no longer wanted."""
+        """One round: looks what there is, loads what is new, then drops what is no longer wanted."""
         for name in list(self._versions):
             config = self._configs.get(name)
             try:
-                aspired = config.aspired() if config else {}
+                self._aspired[name] = config.aspired() if config else {}
             except (StartError, OSError) as error:
                 logger.warning("%s", error)  # the versions in memory keep serving
-                continue
+        self._settle()
+
+    def _settle(self) -> None:
+        for name, aspired in self._aspired.items():
             for number in sorted(aspired):
                 self._bring_up(name, number, aspired[number])
             self._take_down(name, set(aspired))
@@ -118,18 +124,21 @@ class Manager:
             self.configure(configs)
 
     def _repeat(self, work: Callable[[], None], seconds: int) -> None:
-        """Does `work` every so many seconds in a thread of its own, one work at a time; 0 is never."""
+        """Does `work` every so many seconds in a thread of its own; 0 is never."""
 
         def watch() -> None:
             while not self._stopped.wait(seconds):
-                try:
-                    with self._turn:
-                        work()
-                except Exception as error:  # whatever one round meets, the next one is due
-                    logger.warning("%s", error)
+                self._in_turn(work)
 
         if seconds:
             threading.Thread(target=watch, name="poll", daemon=True).start()
+
+    def _in_turn(self, work: Callable[[], None]) -> None:
+        try:
+            with self._turn:
+                work()
+        except Exception as error:  # whatever one round meets, the next one is due
+            logger.warning("%s", error)
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:
         """Moves the labels, takes over models and policies, and loads what these ask for: all of it or nothing.
@@ -179,9 +188,16 @@ class Manager:
         except Exception as error:
             self._metrics.count("cc:saved_model:load_attempt_count", model_path=str(path), status="fail")
             reason = RequestError.of(error)
-            version.state, version.code, version.message = "END", reason.code, reason.message
-            version.retry_at = time.monotonic() + self._options.load_retry_interval_micros / 1e6
+            version.code, version.message = reason.code, reason.message
             logger.warning("%s version %d does not load: %s", name, number, reason.message)
+            if version.attempts > self._options.max_num_load_retries:
+                version.state = "END"
+                return
+            wait = max(0, self._options.load_retry_interval_micros / 1e6)
+            version.retry_at = time.monotonic() + wait
+            retry = threading.Timer(wait, self._in_turn, [self._settle])
+            retry.daemon = True
+            retry.start()
             return
         version.state, version.code, version.message = "AVAILABLE", Code.OK, ""
         took = (time.perf_counter() - started) * 1e6
@@ -194,7 +210,7 @@ class Manager:
         if aspired and not any(versions[number].servable for number in aspired):
             return
         for number, version in versions.items():
-            if number not in aspired and version.servable is not None:
+            if number not in aspired and version.state != "END":
                 version.servable, version.state = None, "END"
                 logger.info("unloaded %s version %d", name, number)
                 gc.collect()  # a graph is full of cycles, and holds its constants

@@ -57,6 +57,7 @@ def site(half, tmp_path_factory):
         f"--model_config_file={root}/models.config",
         "--model_config_file_poll_wait_seconds=1",
         "--allow_version_labels_for_unavailable_models",
+        "--max_num_load_retries=0",
     )
     with running(root / "server.log", *flags, f"--monitoring_config_file={root}/monitoring.config") as server:
         yield server, root
