@@ -45,9 +45,9 @@ class Version:
 class Manager:
     """The models of a server. `poll` brings them in line with the disk, `get` hands one out for a request.
 
-    A version that does not load keeps LOADING until its retries are used up, and has then ENDed; its error is reported from
-    the first on, kinder than in the real server, and the version before it keeps serving. A version that is dropped closes
-    when the last request that holds it is done.
+    A version that does not load is reported as ENDed with its error at once, where the real server shows LOADING until the
+    retries are used up, for minutes and without the error. It is tried again all the same, and the version before it keeps
+    serving. A version that is dropped closes when the last request that holds it is done.
     """
 
     def __init__(
@@ -188,10 +188,9 @@ class Manager:
         except Exception as error:
             self._metrics.count("cc:saved_model:load_attempt_count", model_path=str(path), status="fail")
             reason = RequestError.of(error)
-            version.code, version.message = reason.code, reason.message
+            version.state, version.code, version.message = "END", reason.code, reason.message
             logger.warning("%s version %d does not load: %s", name, number, reason.message)
             if version.attempts > self._options.max_num_load_retries:
-                version.state = "END"
                 return
             wait = max(0, self._options.load_retry_interval_micros / 1e6)
             version.retry_at = time.monotonic() + wait
@@ -210,7 +209,7 @@ class Manager:
         if aspired and not any(versions[number].servable for number in aspired):
             return
         for number, version in versions.items():
-            if number not in aspired and version.state != "END":
+            if number not in aspired and version.servable is not None:
                 version.servable, version.state = None, "END"
                 logger.info("unloaded %s version %d", name, number)
                 gc.collect()  # a graph is full of cycles, and holds its constants
