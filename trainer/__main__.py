@@ -15,8 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0, 1 for an error told in one line, 130 after Ctrl-C."""
     parsed = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "tensorflow"):  # a filter, for TensorFlow sets its logger's level when it loads
-        logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.ERROR)
+    hush_libraries()
     try:
         parsed.command(parsed)
     except UserError as error:
@@ -33,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {type(error).__name__}: {_line(error)} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
+
+
+def hush_libraries() -> None:
+    """Lets of what TensorFlow and absl log only errors through: a filter, for TensorFlow sets its logger's level when it loads."""
+    for noisy in ("absl", "tensorflow"):
+        logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def _line(error: Exception) -> str:

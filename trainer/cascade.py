@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer.index import LOWEST, Top
+from trainer.index.top import LOWEST, Top
 from trainer.settings import CascadeSettings
 
 

@@ -17,7 +17,8 @@ from trainer.cascade import Cascade, Request, Weights, reordered, standardised_t
 from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.errors import UserError
-from trainer.index import BruteForce, Top
+from trainer.index.brute_force import BruteForce
+from trainer.index.top import Top
 from trainer.inference import graph, in_blocks, ragged, scorer
 from trainer.rehearsal import sample
 from trainer.retriever import Retriever

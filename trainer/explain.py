@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.index import score_some
+from trainer.index.top import score_some
 from trainer.input_pipeline import context_key
 from trainer.retriever import Retriever
 from trainer.similarity import candidate_side

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.examples import Floats, Lists, Prepared
-from trainer.index import LOWEST, Part, Top, Vectors, best, in_turn
+from trainer.index.top import LOWEST, Part, Top, Vectors, best, in_turn
 from trainer.inference import graph, in_blocks, ragged, times_read
 from trainer.retriever import Retriever
 from trainer.similarity import between_candidates, candidate_side

@@ -11,7 +11,7 @@ from trainer.data.examples import Floats, Prepared
 from trainer.data.interactions import Feature
 from trainer.errors import UserError
 from trainer.features import as_raw
-from trainer.index import LOWEST, Top
+from trainer.index.top import LOWEST, Top
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter

@@ -17,7 +17,8 @@ from trainer.data.examples import Lists, Prepared
 from trainer.data.request_names import CONTEXT, beside_wishes
 from trainer.explain import Explainer, Question
 from trainer.features import missing
-from trainer.index import LOWEST, SAMPLE, Part, Top, best, in_turn, score_some
+from trainer.index.scann import SAMPLE
+from trainer.index.top import LOWEST, Part, Top, best, in_turn, score_some
 from trainer.inference import in_blocks
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-import trainer  # noqa: F401  selects Keras 2, before any benchmark loads TensorFlow
+from trainer.__main__ import hush_libraries  # selects Keras 2, before any benchmark loads TensorFlow
 
 RESULTS = Path("bench.json")
 BARS = {  # key -> the ratio to reach
@@ -50,6 +50,7 @@ def main(words: list[str] | None = None) -> int:
 
     `bench.json` is written after each, and keeps what benchmarks that were not asked for had put there.
     """
+    hush_libraries()
     here = Path(__file__).parent
     sys.path.insert(0, str(here))
     every = sorted(path.stem for path in here.glob("bench_*.py"))

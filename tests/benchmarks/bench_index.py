@@ -1,6 +1,6 @@
 """Top 10 of a million items at dimension 64, one query at a time: brute force, ScaNN, and the libraries beside it.
 
-Items lie in clusters, as embeddings do. Every approximate index chooses its width by one rule, that of `trainer.index`: the top
+Items lie in clusters, as embeddings do. Every approximate index chooses its width by one rule, that of `trainer/index/scann.py`: the top
 10 of sample queries surely hold the share `RECALL` of the exact one; other queries then measure recall and time. faiss and
 usearch (`make install EXTRAS=bench`) build graphs of 16 links an item, which takes them minutes; left out where not installed.
 They answer from a library call, so ScaNN's own call on one thread stands beside them; `scann` is the graph that is served.
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.index import RECALL_AT, SAMPLE, BruteForce, Scann, exact_rows, surely
+from trainer.index.brute_force import BruteForce
+from trainer.index.scann import RECALL_AT, SAMPLE, Scann, exact_rows, surely
 
 ITEMS, DIMENSION, CLUSTERS = 1_000_000, 64, 5_000
 LINKS, EXPANSION = (

@@ -28,7 +28,7 @@ from serving.client.messages import PredictRequest, PredictResponse
 from serving.demo import free_ports
 from trainer import experiment
 from trainer.config import load as load_config
-from trainer.index import BruteForce
+from trainer.index.brute_force import BruteForce
 
 USERS, ITEMS, DIMENSION = 10_000, 100_000, 64
 CLIENTS, SECONDS, ROUNDS, CALLS = 16, 3.0, 3, 400

@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.cascade import Cascade
 from trainer.config import from_values
 from trainer.data.prepare import load_dataset, prepare
-from trainer.index import BruteForce
+from trainer.index.brute_force import BruteForce
 from trainer.progress import Reporter
 from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings, ExportSettings

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from trainer import registry
 from trainer.errors import UserError
-from trainer.index import LOWEST, Vectors, best, merged, surely
+from trainer.index.scann import surely
+from trainer.index.top import LOWEST, Vectors, best, merged
 
 NONE: list[list[int]] = [[], [], []]
 
@@ -223,7 +224,7 @@ def test_scann_searches_more_leaves_for_more_items_and_scores_no_other(clustered
     def unwanted(*_):
         raise AssertionError("all items were scored")
 
-    monkeypatch.setattr("trainer.index.best", unwanted)
+    monkeypatch.setattr("trainer.index.top.best", unwanted)
     rows, _ = top(narrow, clustered[1:2000:40], [[]] * 50, 1000)  # twice as many: all leaves
     assert (rows > 0).all()
 
@@ -351,8 +352,8 @@ def test_a_wide_batch_is_answered_in_turn_as_it_is_at_once(monkeypatch, vectors,
         with tf.control_dependencies([tf.debugging.assert_less_equal(tf.size(scores), max(most, 40))]):
             return best(scores, *others)
 
-    monkeypatch.setattr("trainer.index.MOST_SCORES", most)
-    monkeypatch.setattr("trainer.index.best", few)
+    monkeypatch.setattr("trainer.index.top.MOST_SCORES", most)
+    monkeypatch.setattr("trainer.index.top.best", few)
     shape = [None, 6] if interests == 1 else [None, interests, 6]
     ragged, number = tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
     ask = tf.function(index.top, input_signature=[tf.TensorSpec(shape), ragged, number], autograph=False)

@@ -400,7 +400,11 @@ def test_malformed_json_is_told_what_is_wrong(server, body, reason):
         (gzip.compress(b'{"instances": [1]}')[:-1], 400, "not gzip"),
         (gzip.compress(bytes(64 << 20)), 413, "(--max_body_bytes)"),
     ],
-    ids=["none", "cut off", "too much"],  # packed bytes hold the time, and every process must find the same names
+    ids=[
+        "none",
+        "cut off",
+        "too much",
+    ],  # packed bytes hold the time, and every process must find the same names
 )
 def test_a_compressed_body_that_is_none_or_cut_off_or_too_much(server, packed, status, text):
     response = server.post(f"{HALF}:predict", packed, headers={"content-encoding": "gzip"})

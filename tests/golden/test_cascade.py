@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.cascade import Cascade, Request, Weights, reordered, standardised, standardised_top
 from trainer.cascade_choice import Retrieved, over_budget
 from trainer.data.examples import Cases
-from trainer.index import LOWEST, Vectors
+from trainer.index.top import LOWEST, Vectors
 from trainer.neighbours import SimilarItems
 from trainer.selection import Categories, allowed, diversified
 from trainer.settings import CascadeSettings

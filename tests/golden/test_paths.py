@@ -10,7 +10,7 @@ from trainer.blending import combine, popularity_block
 from trainer.blocks import Block
 from trainer.data.interactions import Feature, Schema
 from trainer.errors import UserError
-from trainer.index import LOWEST, Vectors
+from trainer.index.top import LOWEST, Vectors
 from trainer.inference import in_blocks
 from trainer.neighbours import Queries, SimilarItems, SimilarUsers
 from trainer.retriever import PATHS, Retriever

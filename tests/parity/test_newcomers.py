@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.blending import combine
 from trainer.cascade import Cascade
 from trainer.experiment import histories
-from trainer.index import BruteForce
+from trainer.index.brute_force import BruteForce
 from trainer.retriever import Retriever
 from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings, ExportSettings
@@ -77,7 +77,7 @@ def test_answers_one_row_at_a_time_are_those_at_once(serving, tiny_prepared, mon
         ]
 
     at_once = answers()
-    monkeypatch.setattr("trainer.index.MOST_SCORES", 1)
+    monkeypatch.setattr("trainer.index.top.MOST_SCORES", 1)
     for one, other in zip(answers(), at_once, strict=True):
         assert one["item_id"].numpy().tolist() == other["item_id"].numpy().tolist()
         np.testing.assert_allclose(one["score"], other["score"], rtol=1e-5, atol=1e-5)

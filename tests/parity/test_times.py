@@ -11,7 +11,7 @@ from trainer.cascade import Cascade
 from trainer.config import with_settings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
-from trainer.index import BruteForce
+from trainer.index.brute_force import BruteForce
 from trainer.inference import ragged, scorer, times_read
 from trainer.serving_model import ServingModel
 from trainer.settings import CascadeSettings, ExportSettings

@@ -17,7 +17,7 @@ from trainer.data.examples import Events, Prepared
 from trainer.data.interactions import Interactions
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
-from trainer.index import BruteForce
+from trainer.index.brute_force import BruteForce
 from trainer.measurement import objectives
 from trainer.progress import Reporter
 from trainer.retriever import Retriever

@@ -1,11 +1,6 @@
-"""Top-k over all candidates through the TFRS layers, with what may not be returned masked before the top-k.
+"""Approximate search with ScaNN, as wide as its recall of sample queries asks."""
 
-Queries are `[batch, D]`, or `[batch, interests, D]`: then an item's score is its best interest's, and it is returned once.
-"""
-
-import functools
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +9,12 @@ import tensorflow_recommenders as tfrs
 
 from trainer.data.examples import Floats
 from trainer.errors import UserError
+from trainer.index.top import LOWEST, Top, Vectors, apart, best, blanked, exactly, merged
 from trainer.registry import register
 
-Top = tuple[tf.Tensor, tf.Tensor]
-Part = Callable[[Any], Any]  # gives of a tensor, or a ragged one, some of its rows
-LOWEST = tf.float32.min  # the score of a place that holds no item
 RECALL_AT = 10  # the depth at which an approximate index is compared with the exact one
 SAMPLE = 1_024  # queries of that comparison
 SURE = 1.645  # standard errors below the mean: what 19 of 20 samples stay above
-RUN = 64  # neighbouring rows whose best score is looked at first
 NO_SCANN = (
     "export.index.name=scann needs the scann package, which is not installed or does not fit this TensorFlow; "
     "install it with `make install EXTRAS=scann` (Linux), or set export.index.name=brute_force"
@@ -30,74 +22,6 @@ NO_SCANN = (
 # How many times as many items as are fetched: the leaves that are searched hold, and are scored again.
 ROOM = 4
 BLOCK = 32  # queries whose exact scores are held at a time
-MOST_SCORES = 1 << 24  # that an answer holds at a time, 64 MB: wider batches are answered in turn
-
-# A branch that is seldom taken stays a call: in the graph itself, even its untaken operations would cost each query some time.
-apart = functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
-
-
-class Vectors(tf.Module):
-    """Candidate vectors, kept by column: a product streams through them, 2 to 5 times as fast for one query as by row."""
-
-    def __init__(self, vectors: tf.Tensor) -> None:
-        super().__init__()
-        self.items, self.dimension = (int(size) for size in vectors.shape)
-        self.columns = tf.Variable(tf.transpose(vectors), trainable=False, name="columns")  # [D, items]
-
-    def of(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the vectors `[..., D]` of item rows `[...]`."""
-        found = tf.gather(self.columns, rows, axis=1)
-        return tf.transpose(found, [*range(1, found.shape.rank), 0])
-
-    def scores(self, queries: tf.Tensor) -> tf.Tensor:
-        """Returns the scores `[batch, items]` of all items for queries `[batch, D]` or, the best interest's, `[batch, interests, D]`."""
-        scores = tf.matmul(tf.reshape(queries, [-1, self.dimension]), self.columns)
-        if queries.shape.rank == 2:
-            return scores
-        return tf.reduce_max(tf.reshape(scores, [-1, queries.shape[1], self.items]), axis=1)
-
-
-@register("index", "brute_force")
-class BruteForce(tfrs.layers.factorized_top_k.TopK):
-    """Exact search: every candidate is scored."""
-
-    def __init__(self, k: int = 10) -> None:
-        super().__init__(k=k)
-
-    def build_index(self, candidates: tf.Tensor, queries: Floats | None = None) -> "BruteForce":
-        """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item.
-
-        An exact index has no use for sample `queries`.
-        """
-        del queries
-        self.index(candidates)
-        self(tf.zeros([1, candidates.shape[1]]), k=1)  # an index must have been called before it is saved
-        return self
-
-    def index(self, candidates: tf.Tensor, identifiers: tf.Tensor | None = None) -> "BruteForce":
-        """Takes the candidate vectors `[items, dimension]`; raises ValueError for identifiers other than the rows."""
-        if identifiers is not None:
-            raise ValueError("the row is the identifier; identifiers cannot be given")
-        self.vectors = Vectors(candidates)
-        return self
-
-    def call(self, queries: tf.Tensor, k: int | None = None) -> Top:
-        """Returns, as TFRS has it, scores and rows `[batch, k]`, nothing excluded."""
-        depth = min(self._k if k is None else k, self.vectors.items)
-        found: Top = tf.math.top_k(self.vectors.scores(queries), k=depth)
-        return found
-
-    def is_exact(self) -> bool:
-        """Returns that nothing is missed."""
-        return True
-
-    def top(self, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
-        """Returns rows and scores `[batch, k]` without the `excluded` rows; row 0 fills what is left over."""
-        return exactly(self.vectors, queries, excluded, k)
-
-    def describe(self) -> dict[str, Any]:
-        """Returns what was chosen while building, for the manifest: nothing."""
-        return {}
 
 
 @register("index", "scann")
@@ -230,7 +154,7 @@ class ScannIndex(tf.Module):
         hit = tf.gather(barred, nearest, batch_dims=1) == rows
         scores = tf.where(hit, LOWEST, scores)
         found, places = tf.math.top_k(scores, k=tf.minimum(k, fetch))
-        return _blank(tf.gather(rows, places, batch_dims=1), found)
+        return blanked(tf.gather(rows, places, batch_dims=1), found)
 
     def _nearest(self, queries: tf.Tensor, fetch: tf.Tensor) -> Top:
         """Returns rows and scores `[n, fetch]`; where the leaves hold no more, ScaNN gives NaN, or fewer columns."""
@@ -255,75 +179,6 @@ class ScannIndex(tf.Module):
         return {**chosen, f"recall@{RECALL_AT}": round(self.recall, 4)}
 
 
-def score_some(queries: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """Returns the scores `[batch, n]` of each query's own candidate vectors `[batch, n, D]`."""
-    if queries.shape.rank == 2:
-        return tf.einsum("bd,bnd->bn", queries, vectors)
-    return tf.reduce_max(tf.einsum("bhd,bnd->bhn", queries, vectors), axis=1)
-
-
-def best(scores: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
-    """Returns rows and scores `[batch, k]` of the highest scores `[batch, items]`, without row 0 and the `excluded` rows.
-
-    Only the `k` runs of neighbouring rows with the highest maxima are sorted: they hold the `k` best, equal scores included.
-    """
-    batch, items = tf.unstack(tf.shape(scores))
-    owner = tf.concat([tf.cast(excluded.value_rowids(), tf.int32), tf.range(batch)], axis=0)
-    column = tf.concat([excluded.flat_values, tf.zeros([batch], tf.int32)], axis=0)
-    lowest = tf.fill([tf.size(owner)], LOWEST)
-    scores = tf.tensor_scatter_nd_update(scores, tf.stack([owner, column], axis=1), lowest)
-    runs = tf.pad(scores, [[0, 0], [0, -items % RUN]], constant_values=LOWEST)
-    runs = tf.reshape(runs, [batch, -(-items // RUN), RUN])
-    chosen = tf.math.top_k(tf.reduce_max(runs, axis=2), k=tf.minimum(k, tf.shape(runs)[1])).indices
-    chosen = tf.sort(chosen, axis=1)  # of equal scores, the lowest row comes first
-    rows = tf.reshape(chosen[:, :, None] * RUN + tf.range(RUN), [batch, RUN * tf.shape(chosen)[1]])
-    found, places = tf.math.top_k(
-        tf.reshape(tf.gather(runs, chosen, batch_dims=1), tf.shape(rows)), k=tf.minimum(k, items)
-    )
-    return _blank(tf.gather(rows, places, batch_dims=1), found)
-
-
-def exactly(vectors: Vectors, queries: tf.Tensor, excluded: tf.RaggedTensor, k: tf.Tensor) -> Top:
-    """Returns rows and scores `[batch, k]` of the items that score highest for queries, without row 0 and the `excluded` rows."""
-
-    def some(part: Part) -> Top:
-        return best(vectors.scores(part(queries)), part(excluded), k)
-
-    return in_turn(some, tf.shape(queries)[0], vectors.items)
-
-
-def in_turn(answer: Callable[[Part], Top], batch: tf.Tensor, items: int) -> Top:
-    """Returns what `answer` gives for a batch: for all of it, or for as many rows at a time as have `MOST_SCORES` scores of `items`."""
-    rows = max(MOST_SCORES // items, 1)
-
-    @apart
-    def one_by_one() -> Top:
-        blocks = -(-batch // rows)
-
-        def step(block: tf.Tensor, *lists: tf.TensorArray) -> tuple[Any, ...]:
-            first = block * rows
-            found = answer(lambda column: column[first : first + rows])
-            return (block + 1, *(array.write(block, one) for array, one in zip(lists, found, strict=True)))
-
-        start = tuple(tf.TensorArray(kind, blocks, infer_shape=False) for kind in (tf.int32, tf.float32))
-        lists = tf.while_loop(lambda block, *_: block < blocks, step, (0, *start), parallel_iterations=1)[1:]
-        return tuple(tf.ensure_shape(array.concat(), [None, None]) for array in lists)
-
-    found: Top = tf.cond(batch <= rows, lambda: answer(lambda column: column), one_by_one)
-    return found
-
-
-def merged(rows: tf.Tensor, scores: tf.Tensor) -> Top:
-    """Returns rows and scores `[batch, n]`, best first, in which a row that is there again has the lowest score."""
-    scores, places = tf.math.top_k(scores, k=tf.shape(scores)[1])
-    rows = tf.gather(rows, places, batch_dims=1)
-    order = tf.argsort(rows, axis=1, stable=True)  # equal rows side by side, the best of them first
-    sorted_rows = tf.gather(rows, order, batch_dims=1)
-    again = tf.pad(sorted_rows[:, 1:] == sorted_rows[:, :-1], [[0, 0], [1, 0]])[:, : tf.shape(rows)[1]]
-    again = tf.gather(again, tf.argsort(order, axis=1), batch_dims=1)
-    return rows, tf.where(again, LOWEST, scores)
-
-
 def exact_rows(vectors: Vectors, queries: tf.Tensor) -> list[set[int]]:
     """Returns the rows of each query's exact top 10, row 0 left out."""
     found = []
@@ -346,7 +201,3 @@ def recalls(index: ScannIndex, queries: tf.Tensor, wanted: list[set[int]]) -> Fl
 def surely(shares: Floats) -> float:
     """Returns the one-sided 95 % lower bound of the mean of `shares` `[n]`."""
     return float(shares.mean() - SURE * shares.std() / len(shares) ** 0.5)
-
-
-def _blank(rows: tf.Tensor, scores: tf.Tensor) -> Top:
-    return tf.where(scores > LOWEST, rows, 0), scores
