@@ -6,17 +6,21 @@ refuses by name at start. It adds limits, TLS and an API key, and listens on loo
 
 import argparse
 import os
+import sys
+from typing import NoReturn
 
 from serving.server.options import ServerOptions, add_arguments
 
 __all__ = ["ServerOptions", "add_arguments", "main"]
 
 
-def main(namespace: argparse.Namespace) -> int:
-    """Serves what the parsed command line names until SIGTERM or SIGINT; raises StartError if it cannot."""
+def main(namespace: argparse.Namespace) -> NoReturn:
+    """Serves what the parsed command line names until SIGTERM or SIGINT, then exits; raises StartError if it cannot."""
     options = ServerOptions.of(namespace)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, the rest is noise
     from serving.server.app import serve
 
     serve(options)
-    return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is answered; an interpreter that winds down under gRPC's threads aborts at times
