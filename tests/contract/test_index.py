@@ -357,6 +357,8 @@ def test_a_wide_batch_is_answered_in_turn_as_it_is_at_once(monkeypatch, vectors,
     shape = [None, 6] if interests == 1 else [None, interests, 6]
     ragged, number = tf.RaggedTensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
     ask = tf.function(index.top, input_signature=[tf.TensorSpec(shape), ragged, number], autograph=False)
-    for one, other in zip(ask(*asked), at_once, strict=True):
-        assert one.shape == other.shape == (rows, 9)
-        np.testing.assert_array_equal(one, other)
+    (items, scores), (their_items, their_scores) = ask(*asked), at_once
+    assert items.shape == scores.shape == (rows, 9)
+    np.testing.assert_array_equal(items, their_items)
+    # A processor may round a product of few rows otherwise than one of many.
+    np.testing.assert_allclose(scores, their_scores, rtol=1e-5)
