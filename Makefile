@@ -27,11 +27,13 @@ install: .venv/.installed$(EXTRAS) ## create .venv and install the locked versio
 	$(PYTHON) -m venv .venv
 	grep -Ev '^($(OPTIONAL_scann)|$(OPTIONAL_bench))==' $(LOCK) > .venv/locked.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r .venv/locked.txt
+	$(BIN)/python -m compileall -q -j 0 .venv/lib
 	touch $@
 
 .venv/.installedscann .venv/.installedbench: .venv/.installed%: .venv/.installed
 	grep -E '^($(OPTIONAL_$*))==' $(LOCK) > .venv/locked-$*.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r .venv/locked-$*.txt
+	$(BIN)/python -m compileall -q -j 0 .venv/lib
 	touch $@
 
 demo: install ## the whole story on the embedded data set: train, measure, export, serve, ask
