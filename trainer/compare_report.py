@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.metrics import SMALLER
+from trainer.progress import figures_table
 from trainer.workdir import replace
 
 matplotlib.use("Agg")
@@ -73,9 +74,8 @@ def markdown(rows: Sequence[Row]) -> str:
 def table(rows: Sequence[Row], spread: bool) -> Table:
     """Returns the table for the terminal, with the deviation over seeds where there is room to `spread`."""
     header, lines = _cells(rows, spread)
-    shown = Table(title="test, mean of the seeds", caption=LEGEND)
-    for number, name in enumerate(header):
-        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
+    shown = figures_table("test, mean of the seeds", header)
+    shown.caption = LEGEND
     for cells in lines:
         shown.add_row(cells[0].strip("*"), *cells[1:], style="italic" if cells[0].startswith("*") else None)
     return shown

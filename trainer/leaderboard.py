@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluate import Report, compare
 from trainer.memory import Cost, costing
 from trainer.metrics import SMALLER
-from trainer.progress import Reporter
+from trainer.progress import Reporter, figures_table
 from trainer.workdir import replace
 
 MODEL = "model"  # the row that the others are compared with
@@ -107,6 +107,7 @@ def _save(
         header, lines = _cells(board[task], task, objectives[task])
         text.append(_markdown(task, objectives[task], header, lines) + _remarks(board[task]))
         if console is not None:
+            console.print()
             console.print(_table(task, header, lines, console.width))
     if board.get(_LEFT_OUT):
         reasons = "\n".join(f"- {name}: {reason}" for name, reason in board[_LEFT_OUT].items())
@@ -191,9 +192,7 @@ def _remarks(board: list[dict[str, Any]]) -> str:
 def _table(task: str, header: list[str], lines: list[list[str]], width: int) -> Table:
     """Returns the table for the terminal; the last columns give way on a narrow one, and the file has them all."""
     shown = 1 + max(3, min(len(header) - 1, (width - 30) // 18))
-    table = Table(title=f"{task}, test")
-    for number, name in enumerate(header[:shown]):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    table = figures_table(f"{task}, test", header[:shown])
     for cells in lines:
         table.add_row(*cells[:shown], style="bold" if cells[0] == MODEL else None)
     return table

@@ -1,9 +1,10 @@
 """What a person sees while the work runs: one line a step, with a bar where the length is known."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,7 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 
 Advance = Callable[[int, str], None]
 
@@ -59,3 +60,11 @@ class Reporter:
                 raise
             bar.update(task, completed=total or 1)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def figures_table(title: str, header: Sequence[str]) -> Table:
+    """Returns an empty table of names and their figures, without frames: a leaderboard then fits 80 columns."""
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return table
