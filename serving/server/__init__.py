@@ -23,4 +23,5 @@ def main(namespace: argparse.Namespace) -> NoReturn:
     serve(options)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # all is answered; an interpreter that winds down under gRPC's threads aborts at times
+    # All is answered. A thread that watches the disk and wakes, or loads, while Python winds down aborts the process.
+    os._exit(0)
