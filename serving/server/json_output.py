@@ -1,4 +1,4 @@
-"""Arrays to JSON, laid out and printed as by TensorFlow Serving: NaN and Infinity are bare tokens, bytes are base64."""
+"""Arrays to JSON, numbers printed as by TensorFlow Serving: NaN and Infinity are bare tokens, bytes are base64."""
 
 import base64
 import json

@@ -23,8 +23,8 @@ UNSUPPORTED = (
     "grpc_channel_arguments", "grpc_socket_path", "mixed_precision",
     "num_request_iterations_for_warmup", "num_tflite_interpreters_per_pool", "num_tflite_pools",
     "per_process_gpu_memory_fraction", "platform_config_file", "prefer_tflite_model",
-    "remove_unused_fields_from_bundle_metagraph", "rest_api_enable_cors_support", "skip_initialize_tpu",
-    "ssl_config_file", "tensorflow_session_config_file", "thread_pool_factory_config_file",
+    "remove_unused_fields_from_bundle_metagraph", "skip_initialize_tpu", "ssl_config_file",
+    "tensorflow_session_config_file", "thread_pool_factory_config_file",
     "use_alts_credentials", "xla_cpu_compilation_enabled", "xla_gpu_compilation_enabled",
 )
 # fmt: on
@@ -60,6 +60,7 @@ class ServerOptions:
     monitoring_config_file: Annotated[File, "text MonitoringConfig, to serve Prometheus metrics"] = None
     rest_api_timeout_in_ms: Annotated[int, "time that a REST request gets; no limit below 1"] = 30_000
     rest_api_num_threads: Annotated[int, "threads that answer REST requests"] = 16
+    rest_api_enable_cors_support: Annotated[bool, "let browsers ask for pages of any site"] = False
     grpc_max_threads: Annotated[int, "threads that answer gRPC requests"] = 16
     # On, where the real server's is off: probes find it.
     enable_grpc_healthcheck_service: Annotated[bool, "serve grpc.health.v1.Health"] = True

@@ -28,6 +28,11 @@ INFERENCE = re.compile(f"/v1/models/{_NAME}{_VERSION}:(classify|regress|predict)
 STATUS = re.compile(f"/v1/models(?:/{_NAME})?{_VERSION}(?:/(metadata))?", re.IGNORECASE)
 LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up the event loop
 JSON, TEXT = b"application/json", b"text/plain"
+CORS = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+]
 _EVERY_FIELD = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
 
 T = TypeVar("T")
@@ -52,7 +57,7 @@ class RestApi:
         self, manager: Manager, metrics: Metrics, options: ServerOptions, metrics_path: str | None
     ) -> None:
         self._manager, self._metrics, self._metrics_path = manager, metrics, metrics_path
-        self._limit = options.max_body_bytes
+        self._limit, self._cors = options.max_body_bytes, options.rest_api_enable_cors_support
         self._timeout = max(0, options.rest_api_timeout_in_ms) / 1000 or None
         key = options.api_key()
         self._credentials = None if key is None else f"Bearer {key}".encode()
@@ -73,6 +78,8 @@ class RestApi:
             text = json.dumps({"error": error.message}, indent=4, ensure_ascii=False)
             body = text.encode("utf-8", "replace")
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+        if self._cors and _below_v1(scope["target"]):
+            headers += CORS
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
@@ -87,8 +94,10 @@ class RestApi:
             return 200, TEXT, self._metrics.page().encode()
         if target.partition("?")[0] == self._metrics_path:
             return 400, TEXT, f"Unexpected path: {target}. Should be {self._metrics_path}".encode()
-        if not target.lower().startswith("/v1/"):
+        if not _below_v1(scope["target"]):
             return 404, TEXT, b"Not Found"
+        if scope["method"] == "OPTIONS":  # a browser asks whether its page may ask: one of a site does
+            return 200 if re.search(b"https?://", headers.get(b"origin", b"")) else 400, TEXT, b""
         body = await self._body(receive)
         if body and b"gzip" in headers.get(b"content-encoding", b""):
             body = await self._aside(LARGE, _gunzip, body, self._limit)
@@ -185,6 +194,10 @@ class RestApi:
         signatures = json_format.MessageToDict(signature_map(servable), **_EVERY_FIELD)
         document = {"model_spec": spec, "metadata": {"signature_def": signatures}}
         return f"{json.dumps(document, indent=1)}\n".encode()
+
+
+def _below_v1(target: bytes) -> bool:
+    return target[:4].lower() == b"/v1/"
 
 
 def _version(text: str | None) -> int | None:

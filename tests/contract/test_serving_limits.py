@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import publish, write_recommender
@@ -117,11 +118,11 @@ def test_limits_are_named(batched):
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """Both addresses of a recommender that takes two rows at once, and any time."""
+    """Both addresses of a recommender that takes two rows at once, any time, and requests from any page."""
     root = tmp_path_factory.mktemp("narrow")
     write_recommender(root / "recommender" / "1")
     flags = ("--model_name=recommender", f"--model_base_path={root}/recommender", "--max_batch=2")
-    flags += ("--rest_api_timeout_in_ms=-1",)
+    flags += ("--rest_api_timeout_in_ms=-1", "--rest_api_enable_cors_support")
     with running(root / "server.log", *flags) as server:
         yield server.rest, f"grpc://{server.grpc}"
 
@@ -137,6 +138,23 @@ def test_the_client_sends_no_more_rows_than_the_server_takes(narrow):
 def test_both_transports_give_equal_scores(narrow):
     with Recommender(narrow[0]) as rest, Recommender(narrow[1]) as rpc:
         assert rest.recommend("a", 50) == rpc.recommend("a", 50)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "lets"),
+    [
+        ("OPTIONS", "/v1/models/recommender:predict", "*"),
+        ("GET", "/v1/models/recommender", "*"),
+        ("GET", "/v1/models/nobody", "*"),
+        ("GET", "/", None),
+    ],
+)
+def test_pages_of_other_sites_may_ask(narrow, method, path, lets):
+    """http_rest_api_util.cc, AddCORSHeaders: on every answer below /v1/, errors too."""
+    found = httpx.request(method, f"{narrow[0]}{path}", headers={"origin": "http://shop"}, trust_env=False)
+    assert found.headers.get("access-control-allow-origin") == lets
+    assert found.headers.get("access-control-allow-methods") == (lets and "POST, GET")
+    assert found.headers.get("access-control-allow-headers") == (lets and "Content-Type")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,11 @@ NUMBERS = [  # JSON mapping: floats in six digits where these are exact, else in
     ("float32", "0.2", "0.2"),
     ("float32", "0.669074059", "0.669074059"),
     ("float32", "16777215", "16777215.0"),
+    ("float32", "16777217", "16777216.0"),  # "Floating Point Precision": rounded, not refused
+    ("float32", "1435774380", "1.43577434e+09"),
+    ("float32", "3.4028235e38", "3.40282347e+38"),
+    ("float32", "-1e39", "-Infinity"),
+    ("float64", "9007199254740993", "9007199254740992.0"),
     ("float32", "1000000", "1e+06"),
     ("float32", "0.00003", "3e-05"),
     ("float32", "-0.0", "-0.0"),
