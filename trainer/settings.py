@@ -56,8 +56,8 @@ class DataSettings(Settings):
         None  # retrieval takes events rated at least this as positives; None: all events
     )
     dislike_rating: float | None = None  # an event rated at most this is a dislike; None: no rating is
-    # behaviour -> weight of its events: 0 leaves them out, below 0 they are dislikes; empty: all weigh 1
-    # Kinds of events and what they weigh; below 0: a dislike. In losses and blocks a weight w counts log2(1 + w / mean).
+    # behaviour -> weight of its events: 0 leaves them out, below 0 they are dislikes; empty: all weigh 1.
+    # In losses and blocks a weight w counts log2(1 + w / mean).
     behaviours: dict[str, float] = Field(default_factory=dict)
     history_length: int = Field(50, ge=1)  # events that the history encoder reads, the latest kept
 
