@@ -50,6 +50,63 @@ def test_a_folder_with_tables_of_users_and_items(tmp_path, suffix):
     }
 
 
+EXPORTED = [f"u{n % 9},i{n % 7},{1_600_000_000 + n}" for n in range(60)]
+
+
+def export(folder, *names, header="user_id,item_id,timestamp"):
+    """Writes parts of one table, each 60 events."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("\n".join([header, *EXPORTED]))
+
+
+@pytest.mark.parametrize(
+    ("parts", "beside", "path"),
+    [
+        (("part-00000.csv", "part-00001.csv", "part-00010.csv"), (), ""),
+        (("part-00000.csv", "part-00001.csv", "part-00010.csv"), ("items.csv",), "/part-*.csv"),
+        (("part-1.csv", "part-11.csv"), ("items.csv",), "/part-*.csv"),
+        (("a.csv", "b.jsonl.csv"), ("items.tsv",), "/*.csv"),
+        (("day=1/part.csv", "day=2/part.csv"), ("items.csv",), "/day=*/part.csv"),
+    ],
+)
+def test_parts_of_one_table_are_loaded_together(tmp_path, parts, beside, path):
+    export(tmp_path, *parts)
+    for name in beside:
+        (tmp_path / name).write_text("item_id\ni0\n")
+    toml = describe(str(tmp_path))
+    assert tomllib.loads(toml)["data"]["source"]["path"] == f"{tmp_path}{path}"
+    assert f"# {len(parts)} files with the same columns are the events together: " in toml
+    assert len(pasted(toml)[0].interactions) == 60 * len(parts)
+
+
+def test_parts_of_a_table_of_items_are_loaded_together(tmp_path):
+    export(tmp_path, "events.csv")
+    for part in range(2):
+        rows = [f"i{n},{1.5 * n}" for n in range(part, 7, 2)]
+        (tmp_path / f"items_{part}.csv").write_text("\n".join(["item_id,price", *rows]))
+    assert len(pasted(describe(str(tmp_path)))[0].items.frame) == 7
+
+
+def test_tables_that_cannot_be_loaded_together_are_told(tmp_path):
+    export(tmp_path, "a.csv", "b.csv")
+    (tmp_path / "items.csv").write_text("item_id\ni0\n")
+    toml = describe(str(tmp_path))
+    assert tomllib.loads(toml)["data"]["source"]["path"] == f"{tmp_path}/a.csv"
+    told = "# left out, though they look like the events too: b.csv; put files with the same columns into a folder"
+    assert told in toml
+    export(tmp_path, "b.csv", header="user_id,item_id,tag")
+    assert "# left out, though they look like the events too: b.csv\n" in describe(str(tmp_path))
+
+
+def test_the_largest_part_is_looked_at(tmp_path):
+    export(tmp_path, "2.csv")
+    (tmp_path / "1.csv").write_text("user_id,item_id,timestamp\n")
+    toml = describe(str(tmp_path))
+    assert f"seen in the first 60 rows of {tmp_path}/2.csv" in toml
+    assert len(pasted(toml)[0].interactions) == 60
+
+
 def test_no_header(tmp_path):
     path = tmp_path / "u.data"
     path.write_text("".join(f"{i % 9}\t{i % 7}\t{i % 5 + 1}\t{881250949 + i}\n" for i in range(100)))
@@ -130,6 +187,14 @@ def test_spaces_around_ids_are_told(tmp_path):
     assert pasted(toml)[0].interactions.frame["item_id"].to_list() == [" 24", " 25"]
 
 
+@pytest.mark.parametrize("word", ["NULL", "nan", "None", "<NA>", r"\N"])
+def test_ids_that_are_words_for_none_are_told(tmp_path, word):
+    (tmp_path / "a.csv").write_text(f"user,item\n{word},x\nb,nanette\n{word},z\n")
+    toml = describe(str(tmp_path / "a.csv"))
+    assert f"# 2 of the rows seen have the user {word!r} (column 'user'), a user like any other; " in toml
+    assert toml.count("like any other") == 1
+
+
 def test_rows_that_are_not_utf8_are_told(tmp_path):
     (tmp_path / "a.csv").write_bytes("user,item\né,x\nà,y\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"no row of it can be read: .*a.csv, line 2: not UTF-8"):
@@ -160,7 +225,7 @@ def test_no_user_column(tmp_path):
     (tmp_path / "a.csv").write_text("who,item_id\na,x\n")
     with pytest.raises(UserError, match=r"no column that looks like the user.*there are: who, item_id"):
         describe(str(tmp_path / "a.csv"))
-    with pytest.raises(UserError, match="both the user and the item"):
+    with pytest.raises(UserError, match=r"both the user and the item; rename .*: a.csv \(who, item_id\)"):
         describe(str(tmp_path))
 
 
@@ -197,6 +262,8 @@ def test_no_user_column(tmp_path):
         ([[[1]], [[2]]], None),
         ([[b"\xff"], [b"a"]], None),
         ([1.0, float("inf")], "count"),
+        (["1,50", "-0,5", "1.234,00", "7", None] * 9, None),
+        (["1,50", "7,1,2", "7"] * 9, "bag"),
         ([1e19, 2.0], "number"),
         (pl.Series([["a"], ["b"]], dtype=pl.List(pl.Categorical)), "bag"),
     ],
@@ -262,6 +329,48 @@ def test_the_only_times_are_the_events_time(tmp_path):
     assert "# column 'bought_at' holds the only times" in toml and "min_rating = 4 below [data]" in toml
     data, settings = pasted(toml)
     assert data.interactions.has_time and settings.split.method == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "count", "read"),
+    [
+        ("timestamp", ["1600000000", "1600000000123"], 30, "1970-01-19 from '1600000000'"),
+        ("timestamp", ["20231114233142"], 60, "2611-02-06 from '20231114233142'"),
+        ("timestamp", ["202311"], 60, "1970-01-03 from '202311'"),
+        ("timestamp", ["23/11/14"], 60, "0023-11-14 from '23/11/14'"),
+        ("bought", ["23/11/14"], 60, "0023-11-14 from '23/11/14'"),
+    ],
+)
+def test_times_of_a_wrong_unit_or_century_are_told(tmp_path, caplog, name, written, count, read):
+    rows = [f"u{n % 9},i{n % 7},{written[n % len(written)]}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join([f"user_id,item_id,{name}", *rows]))
+    told = f"{count} of 60 times lie before 1980-01-01 or after 2100-01-01, the first is read as "
+    toml = describe(str(tmp_path / "a.csv"))
+    assert f"# column {name!r}: {told}{read}: a time is ISO 8601" in toml
+    pasted(toml)
+    assert f"a.csv: {told}{read[:10]}: a time is ISO 8601" in caplog.text
+
+
+def test_the_range_of_the_times_is_told(tmp_path, caplog):
+    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + 86_400 * n}" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,time", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert "# column 'time' holds times from 2020-09-13 to 2020-11-11\n" in toml
+    pasted(toml)
+    assert "times lie" not in toml + caplog.text
+
+
+def test_decimal_commas_are_told(tmp_path):
+    rows = [f"u{n % 9};i{n % 7};{n % 5},5;{n % 7},50" for n in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id;item_id;rating;price", *rows]))
+    toml = describe(str(tmp_path / "a.csv"))
+    assert "# column 'price' of a.csv is left out: '0,50'; decimal commas are not read: write 1.50" in toml
+    assert (
+        "# column 'rating' in 60 of the rows seen: not a number" in toml and "'0,5'; loading refuses" in toml
+    )
+    assert "bag" not in toml and "min_rating" not in toml
+    with pytest.raises(UserError, match=r"line 2: column 'rating'.*decimal commas are not read"):
+        pasted(toml)
 
 
 @pytest.mark.parametrize("when", ["09/23/2020 08:26", "Wed, 23 Sep 2020 08:26:00 GMT"])

@@ -8,7 +8,7 @@ import pytest
 
 from trainer import registry
 from trainer.data.prepare import prepare
-from trainer.data.table import Table
+from trainer.data.table import Table, usual_column
 from trainer.errors import UserError
 from trainer.settings import DataSettings, SplitSettings
 
@@ -35,6 +35,21 @@ def rows(data):
 
 def test_csv_with_usual_names(here):
     assert rows(load(GOOD)) == EVENTS
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "User ID,StockCode,InvoiceDate,Event Time",
+        "customerId,Article-ID,PurchaseDate,customer",
+        "Customer-ID,ISBN,order date,user id 2",
+        "user_id,song,Event-Time,User ID",
+    ],
+)
+def test_usual_names_in_any_spelling(here, header):
+    data = load(f"{header}\n1,2,1600000000,9\n2,3,1600000001,9\n", columns={"timestamp": 3})
+    assert [row[:2] for row in rows(data)] == [("1", "2"), ("2", "3")]
+    assert usual_column(header.split(",")[:3], "timestamp") == header.split(",")[2]
 
 
 def test_tsv_semicolons_gzip_and_a_byte_order_mark(here):
@@ -305,8 +320,12 @@ def test_features_stand_in_one_order_however_the_settings_were_written(here):
         (HEAD + "1,2,3,4\n1\n", {}, "a.csv, line 3: column 'movieId': empty"),
         (HEAD + "1,2,3,4\n1,3,2,5,6\n", {}, "a.csv, line 3: 5 fields where there are 4 columns"),
         ('user,item,note\n1,2,"a\nb"\n1,,c\n', {}, "a.csv, line 4: column 'item': empty"),
-        (HEAD.encode() + b"1,2,3,4\n1,\xe9,2,5\n", {}, "a.csv, line 3: not UTF-8"),
-        ("user,item\n1,2\n".encode("utf-16"), {}, "a.csv is not UTF-8: it looks like UTF-16"),
+        (HEAD.encode() + b"1,2,3,4\n1,\xe9,2,5\n", {}, "a.csv, line 3: not UTF-8; .*iconv -f WINDOWS-1252"),
+        (
+            "user,item\n1,2\n".encode("utf-16"),
+            {},
+            "a.csv is not UTF-8: it looks like UTF-16; .*iconv -f UTF-16",
+        ),
         ('user,item\n1,"x\n3,4\n', {}, "cannot be read as csv.*quotation mark"),
         ("user,item,weight\na,b,1\na,c,-2\n", {}, r"line 3: column 'weight': a weight is.*\('-2'\)"),
         ("user,item,weight\na,b,1\na,c,NaN\n", {}, "line 3: column 'weight': a weight is"),

@@ -1,7 +1,7 @@
 """Raw columns to typed ones, each with a mask of the rows whose value cannot be understood."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import polars as pl
@@ -31,6 +31,8 @@ NO_TIME = "not a time (ISO 8601, seconds to nanoseconds since 1970, or days such
 UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that no kind is read from
 MOST = 1e15  # of a rating or a weight: squares of larger ones leave the range of single precision
 NUMERIC = ("number", "count", "rating", "weight")
+DECIMAL_COMMA = r"^\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*$"
+COMMAS = "decimal commas are not read: write 1.50 for 1,50"
 
 ENOUGH = 20  # rows of keys that were there before, from which `follows` can tell
 SAME = 0.98  # share of those rows with their key's value
@@ -50,7 +52,9 @@ def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
     """Returns the column as its kind asks; missing values stay null, but a missing weight is 1."""
     if kind in ("bag", "ids"):
         return _good(as_bag(column, bag_separator))
-    return _CONVERTERS[kind](column)
+    typed = _CONVERTERS[kind](column)
+    commas = kind in NUMERIC and typed.bad.any() and decimal_commas(column)
+    return replace(typed, reason=f"{typed.reason}; {COMMAS}") if commas else typed
 
 
 def readable(dtype: pl.DataType, kind: Kind | None = None) -> bool:
@@ -72,6 +76,14 @@ def as_text(column: pl.Series) -> pl.Series:
             column = column.cast(pl.Int64)
     text = column.cast(pl.String)
     return text.set(text == "", None)
+
+
+def decimal_commas(column: pl.Series) -> bool:
+    """Returns whether all values are numbers, some of them with a decimal comma: `1,50`."""
+    if column.dtype != pl.String:
+        return False
+    known = as_text(column).drop_nulls()
+    return bool(known.str.contains(DECIMAL_COMMA).all() and known.str.contains(",", literal=True).any())
 
 
 def as_bag(column: pl.Series, separator: str) -> pl.Series:

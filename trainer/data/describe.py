@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+from string import digits
 from typing import Any
 
 import polars as pl
 import tomli_w
 
 from trainer.data import files
-from trainer.data.columns import as_bag, as_text, follows
+from trainer.data.columns import COMMAS, as_bag, as_text, decimal_commas, follows
 from trainer.data.files import Layout
 from trainer.data.kinds import DISLIKES, kind_of
-from trainer.data.look import SKIPS, Look, layout_of, look, of_no_times, of_times
+from trainer.data.look import SKIPS, Look, layout_of, look, of_event_times, of_times
 from trainer.data.request_names import RIGHT, fits_request
-from trainer.data.table import USUAL, usual_column
+from trainer.data.table import USUAL, usual_column, usual_name
 from trainer.errors import UserError
 
 TITLES = ("title", "name", "item_name", "product_name", "headline")
@@ -38,7 +40,7 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
     `path` is a file, a glob or a folder; in a folder, a table with only the user's or the item's column is
     taken as that side's table. Raises `UserError` where no columns for user and item can be found.
     """
-    path, users, items = _sides(path, users, items)
+    path, users, items, together = _sides(path, users, items)
     events = look(path)
     missing = [role for role in ("user", "item") if role not in events.roles]
     if missing:
@@ -47,7 +49,7 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
             f"data.source.columns.{missing[0]} by hand (and data.source.has_header=false, where the first line is no "
             f"header); there are: {', '.join(events.sample.columns)}"
         )
-    notes = list(events.notes)
+    notes = [*together, *events.notes]
     behaviours = _behaviours(events, notes)
     source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": {}}
     context, separator = _features(events, notes)
@@ -74,10 +76,11 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
         notes.append("no times were found: histories are sets, and the split is random")
     if "rating" in events.roles:
         ratings = as_text(events.sample[events.roles["rating"]]).cast(pl.Float64, strict=False)
-        middle = ratings.quantile(0.5, "higher") or 0.0
-        notes.append(
-            f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"
-        )
+        middle = ratings.quantile(0.5, "higher")
+        if middle is not None:
+            notes.append(
+                f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"
+            )
     return "".join(f"# {note}\n" for note in [_summary(events), *notes]) + tomli_w.dumps({"data": data})
 
 
@@ -92,7 +95,7 @@ def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
     events.roles["timestamp"] = times[0]
     del context[times[0]]
     notes.append(f"column {times[0]!r} holds the only times: it is taken as the events' time")
-    notes += of_no_times(events.sample[times[0]])
+    notes += of_event_times(events.sample[times[0]])
 
 
 def _leave_unfit(context: dict[str, str], notes: list[str]) -> None:
@@ -117,7 +120,7 @@ def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> 
     notes.append(
         f"{', '.join(own)}: the same in all rows of one {role}, so features of the {role}, not context"
     )
-    title = next((name for name in own if name.lower() in TITLES), None)
+    title = usual_name(list(own), TITLES)
     return ({"title": title} if role == "item" and title else {}) | {"features": own}
 
 
@@ -130,8 +133,7 @@ def _as_one(column: pl.Series) -> pl.Series:
 
 def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     """Returns weights for the behaviours of the events, and notes their column as a role; {} where there is none."""
-    lower = {name.lower(): name for name in events.sample.columns if name not in events.roles.values()}
-    name = next((lower[usual] for usual in BEHAVIOURS if usual in lower), None)
+    name = usual_name([n for n in events.sample.columns if n not in events.roles.values()], BEHAVIOURS)
     if name is None or not isinstance(events.sample[name].dtype, pl.String | pl.Categorical | pl.Enum):
         return {}
     said = as_text(events.sample[name])
@@ -147,22 +149,79 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     return {behaviour: -1.0 if behaviour.lower() in DISLIKES else 1.0 for behaviour in found}
 
 
-def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | None, str | None]:
-    """Returns the paths of interactions, users and items; in a folder, told by their columns."""
+def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | None, str | None, list[str]]:
+    """Returns the paths of interactions, users and items, and notes; in a folder, told by their columns."""
     if not Path(path).expanduser().is_dir():
-        return path, users, items
-    found: dict[tuple[bool, bool], str] = {}
-    for file in files.find(path):
-        there = files.names(file, Layout(**layout_of(file)))
-        has = tuple(usual_column(there, role) is not None for role in ("user", "item"))
-        larger = str(file)
-        known = found.get((has[0], has[1]))
-        if known is None or Path(known).stat().st_size < file.stat().st_size:
-            found[has[0], has[1]] = larger
-    events = found.get((True, True))
+        return path, users, items, []
+    groups: dict[tuple[bool, bool], dict[str, list[Path]]] = {}
+    columns = []
+    for file in files.find(path, [users, items]):
+        layout = layout_of(file)
+        there = files.names(file, Layout(**layout))
+        has = (usual_column(there, "user") is not None, usual_column(there, "item") is not None)
+        groups.setdefault(has, {}).setdefault(f"{layout} {sorted(there)}", []).append(file)
+        columns.append(f"{file.name} ({', '.join(there)})")
+    notes: list[str] = []
+    events = _largest(path, groups.get((True, True), {}), "the events", notes)
     if events is None:
-        raise UserError(f"no table in {path} has columns for both the user and the item")
-    return events, users or found.get((True, False)), items or found.get((False, True))
+        raise UserError(
+            f"no table in {path} has columns for both the user and the item; rename them to user_id and item_id, or "
+            f"describe the file of the events alone; there are: {_listed(columns)}"
+        )
+    users = users or _largest(path, groups.get((True, False), {}), "a table of users", notes)
+    items = items or _largest(path, groups.get((False, True), {}), "a table of items", notes)
+    return events, users, items, notes
+
+
+def _largest(path: str, groups: dict[str, list[Path]], what: str, notes: list[str]) -> str | None:
+    """Returns a path of the largest group of files, noting what else there is; None where there are no groups."""
+    if not groups:
+        return None
+    taken = max(groups.values(), key=lambda group: sum(map(_size, group)))
+    found = _together(path, taken)
+    hint = ""
+    if found is None:
+        hint = "; put files with the same columns into a folder of their own"
+        taken = [max(taken, key=_size)]
+        found = str(taken[0])
+    if len(taken) > 1:
+        listed = _listed([file.name for file in taken])
+        notes.append(f"{len(taken)} files with the same columns are {what} together: {listed}")
+    left = [file.name for group in groups.values() for file in group if file not in taken]
+    if left:
+        notes.append(f"left out, though they look like {what} too: {_listed(left)}{hint}")
+    return found
+
+
+def _together(path: str, taken: list[Path]) -> str | None:
+    """Returns what loads some files of a folder and no other: a file, the folder or a glob; None where nothing does."""
+    if len(taken) == 1:
+        return str(taken[0])
+    if files.find(path) == taken:
+        return path
+    folder = Path(path).expanduser()
+    names = [file.relative_to(folder).as_posix() for file in taken]
+    start = _beginning(names).rstrip(digits)
+    end = _beginning([name[len(start) :][::-1] for name in names])[::-1].lstrip(digits)
+    form = f"{start}*{end}"
+    matched = sorted(file for file in folder.glob(form) if file.is_file())
+    return f"{folder}/{form}" if matched == taken else None
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """Returns what all names begin with."""
+    places = zip(*names, strict=False)
+    return "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, places))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[dict[str, str], str]:
@@ -176,6 +235,10 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
             notes.append(f"column {name!r} of {Path(seen.path).name} is left out: it has no name")
             continue
         kind, separator = kind_of(seen.sample[name])
+        if kind is None and decimal_commas(seen.sample[name]):
+            shown = seen.sample[name].drop_nulls()[0]
+            notes.append(f"column {name!r} of {Path(seen.path).name} is left out: {shown!r}; {COMMAS}")
+            continue
         if kind is None:
             notes.append(
                 f"column {name!r} of {Path(seen.path).name} is left out: it is empty, looks like an id or is of a type "
@@ -204,8 +267,7 @@ def _side(path: str, role: str, notes: list[str]) -> dict[str, Any]:
     seen = Look(seen.path, seen.layout, seen.sample, {role: column})
     settings: dict[str, Any] = {"path": path, **seen.layout, "id": column}
     features, separator = _features(seen, notes)
-    lower = {name.lower(): name for name in seen.sample.columns}
-    title = next((lower[name] for name in TITLES if name in lower), None)
+    title = usual_name(seen.sample.columns, TITLES)
     if role == "item" and title is not None:
         settings["title"] = title
         features[title] = "text"

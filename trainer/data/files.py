@@ -32,6 +32,7 @@ SUFFIXES: dict[str, Format] = {
 }
 SEPARATORS = "\t,;|"
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # what compressed files begin with
+NOT_UTF8 = "not UTF-8; convert it first, from Windows: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"
 ROW = "__row__"  # number of the record in its file, from 0
 
 
@@ -146,7 +147,9 @@ def _scan(path: Path, layout: Layout, **extra: Any) -> pl.LazyFrame:
         return pl.scan_ndjson(path, infer_schema_length=None)
     with path.open("rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError(f"{path} is not UTF-8: it looks like UTF-16; convert it first")
+            raise UserError(
+                f"{path} is not UTF-8: it looks like UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 old.csv > new.csv"
+            )
     return pl.scan_csv(
         path,
         separator=separator(path, layout),
@@ -288,7 +291,7 @@ def _spoilt(path: Path, layout: Layout) -> Iterator[Bad]:
             if len(fields) > width:
                 yield Bad(path, line, f"{len(fields)} fields where there are {width} columns", shown)
             elif any("\udc80" <= letter <= "\udcff" for letter in record):
-                yield Bad(path, line, "not UTF-8", shown)
+                yield Bad(path, line, NOT_UTF8, shown)
 
 
 def _json_problem(text: bytes) -> str | None:
@@ -296,7 +299,7 @@ def _json_problem(text: bytes) -> str | None:
         if text.strip() and not isinstance(json.loads(text), dict):
             return "not a JSON object"
     except UnicodeDecodeError:
-        return "not UTF-8"
+        return NOT_UTF8
     except json.JSONDecodeError as error:
         return f"not JSON, {error.msg}"
     return None

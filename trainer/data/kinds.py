@@ -1,5 +1,6 @@
 """What kind of feature a column looks like."""
 
+import numpy as np
 import polars as pl
 
 from trainer.data.columns import (
@@ -7,6 +8,7 @@ from trainer.data.columns import (
     as_bag,
     as_text,
     as_vectors,
+    decimal_commas,
     epoch_seconds,
     readable,
     written_as_days,
@@ -14,6 +16,10 @@ from trainer.data.columns import (
 from trainer.data.interactions import FeatureKind
 
 EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
+RIGHT_TIMES = (
+    "a time is ISO 8601 (2024-01-31T12:30:00), seconds to nanoseconds since 1970, in one unit in all rows, "
+    "or a day such as 20240131"
+)
 SHORTEST_VECTOR = 3  # numbers from which a text of numbers is a vector
 SKEW = 10.0  # a count's maximum is at least this much above its median
 # Behaviours that speak against an item, and are read as dislikes.
@@ -50,6 +56,8 @@ def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
         return ("count" if _like_counts(number) else "number"), "|"
     if not epoch_seconds(known).null_count():
         return "time", "|"
+    if decimal_commas(known):
+        return None, "|"
     if _like_vectors(known):
         return "vector", "|"
     for mark in ("|", ","):
@@ -66,6 +74,24 @@ def like_times(known: pl.Series) -> bool:
     seconds = epoch_seconds(known)
     inside = written_as_days(known) or bool(seconds.is_between(EARLIEST, LATEST).all())
     return not seconds.null_count() and inside
+
+
+def strange_times(seconds: pl.Series, written: pl.Series | None = None) -> list[str]:
+    """Returns what is to be said of events' times outside 1980 to 2100: they are in another unit, or not as read."""
+    rows = (~seconds.is_between(EARLIEST, LATEST)).fill_null(False).arg_true()
+    if not len(rows):
+        return []
+    first = int(rows[0])
+    arrived = "" if written is None else f" from {str(written[first])!r}"
+    return [
+        f"{len(rows):,} of {len(seconds):,} times lie before {day(EARLIEST)} or after {day(LATEST)}, "
+        f"the first is read as {day(seconds[first])}{arrived}: {RIGHT_TIMES}"
+    ]
+
+
+def day(seconds: int) -> str:
+    """Returns the day of a moment, of any year."""
+    return str(np.datetime64(seconds, "s").astype("datetime64[D]"))
 
 
 def _repeats(known: pl.Series, mark: str) -> bool:

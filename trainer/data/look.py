@@ -9,20 +9,21 @@ from typing import Any
 import polars as pl
 
 from trainer.data import files
-from trainer.data.columns import as_text, convert, readable, written_as_days
+from trainer.data.columns import Kind, as_text, convert, epoch_seconds, readable, written_as_days
 from trainer.data.files import ROW, Layout
-from trainer.data.kinds import like_times
+from trainer.data.kinds import day, like_times, strange_times
 from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
 
 SAMPLE = 50_000  # rows that are looked at
 REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
+NO_ID = ("null", "nan", "none", "nil", "na", "n/a", "<na>", "undefined", r"\n")  # no id, written as a word
 SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of one file."""
+    """What was seen of one file, the largest of a path."""
 
     path: str
     layout: dict[str, Any]  # the settings of its layout that are not the defaults
@@ -32,12 +33,12 @@ class Look:
 
 
 def look(path: str) -> Look:
-    """Returns what the first rows of a path's first file show."""
-    first = files.find(path)[0]
-    settings = layout_of(first)
+    """Returns what the first rows of a path's largest file show."""
+    largest = max(files.find(path), key=lambda file: file.stat().st_size)
+    settings = layout_of(largest)
     layout = Layout(**settings)
-    there = files.names(first, layout)
-    raw = files.read(first, layout, there, skip=True)
+    there = files.names(largest, layout)
+    raw = files.read(largest, layout, there, skip=True)
     if raw.spoilt and not raw.frame.height:
         raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
     sample = raw.frame.head(SAMPLE).drop(ROW)
@@ -57,19 +58,35 @@ def look(path: str) -> Look:
         if readable(dtype, KINDS[role]):
             continue
         if role in ("user", "item"):
-            raise UserError(f"{first}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
+            raise UserError(f"{largest}: column {name!r} holds {dtype}, which is not read as {KINDS[role]}")
         del roles[role]
         notes.append(f"column {name!r} is not the {role}: it holds {dtype}")
-    for name in (roles[role] for role in ("user", "item") if role in roles):
-        ids = as_text(sample[name])
-        around = ids.filter(ids != ids.str.strip_chars())
-        if len(around):
-            notes.append(
-                f"column {name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
-            )
+    for role in ("user", "item"):
+        if role in roles:
+            notes += _of_ids(sample[roles[role]], role)
+    for role in ("rating", "weight"):
+        if role in roles:
+            notes += _of_unread(sample[roles[role]], KINDS[role])
     if "timestamp" in roles:
-        notes += of_times(sample[roles["timestamp"]]) + of_no_times(sample[roles["timestamp"]])
-    return Look(path, settings, sample, roles, notes)
+        notes += of_times(sample[roles["timestamp"]]) + of_event_times(sample[roles["timestamp"]])
+    return Look(str(largest), settings, sample, roles, notes)
+
+
+def _of_ids(column: pl.Series, role: str) -> list[str]:
+    """Returns what is to be said of ids with spaces around them, and of words that stand for no id."""
+    ids = as_text(column)
+    notes = []
+    around = ids.filter(ids != ids.str.strip_chars())
+    if len(around):
+        notes.append(
+            f"column {column.name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
+        )
+    words = ids.filter(ids.str.strip_chars().str.to_lowercase().is_in(NO_ID)).value_counts(sort=True)
+    return notes + [
+        f"{count:,} of the rows seen have the {role} {word!r} (column {column.name!r}), a {role} like any other; "
+        f"where it means none, leave the field empty: {SKIPS}"
+        for word, count in words.iter_rows()
+    ]
 
 
 def of_times(column: pl.Series) -> list[str]:
@@ -79,9 +96,20 @@ def of_times(column: pl.Series) -> list[str]:
     return []
 
 
-def of_no_times(column: pl.Series) -> list[str]:
-    """Returns what is to be said of the rows whose events' time cannot be read."""
-    typed = convert(column, "timestamp")
+def of_event_times(column: pl.Series) -> list[str]:
+    """Returns what is to be said of the range of the events' times, and of those that are strange or cannot be read."""
+    seconds = epoch_seconds(column)
+    known = seconds.drop_nulls().sort()
+    within = (
+        [f"column {column.name!r} holds times from {day(known[0])} to {day(known[-1])}"] if len(known) else []
+    )
+    strange = [f"column {column.name!r}: {note}" for note in strange_times(seconds, column)]
+    return [*within, *strange, *_of_unread(column, "timestamp")]
+
+
+def _of_unread(column: pl.Series, kind: Kind) -> list[str]:
+    """Returns what is to be said of the rows whose value cannot be read as its kind."""
+    typed = convert(column, kind)
     wrong = column.filter(typed.bad)
     if not len(wrong):
         return []

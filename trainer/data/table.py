@@ -1,6 +1,7 @@
 """Your own interactions: CSV, TSV, Parquet, JSON lines or `user item item ...`, with user and item tables."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,13 +13,14 @@ from trainer.data import files
 from trainer.data.columns import Kind, convert, readable
 from trainer.data.files import ROW, Bad, Layout, Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
+from trainer.data.kinds import strange_times
 from trainer.errors import UserError
 from trainer.registry import did_you_mean, register
 from trainer.settings import Settings
 
 logger = logging.getLogger("trainer")
 
-# What the columns are usually called; the first that is there is taken where `columns` does not say.
+# What the columns are usually called, in any spelling; the first that is there is taken where `columns` does not say.
 USUAL: dict[str, tuple[str, ...]] = {
     "user": (
         *(
@@ -36,11 +38,12 @@ USUAL: dict[str, tuple[str, ...]] = {
     ),
     "item": (
         *("item_id", "item", "itemid", "iid", "product_id", "productid", "product", "movieid", "movie_id"),
-        *("article_id", "sku", "asin", "parent_asin", "track_id", "business_id", "book_id"),
+        *("article_id", "sku", "asin", "parent_asin", "track_id", "business_id", "book_id", "song_id"),
+        *("stock_code", "isbn", "article", "track", "song", "movie"),
     ),
     "timestamp": (
         *("timestamp", "time", "ts", "datetime", "date", "event_time", "event_timestamp", "created_at"),
-        *("occurred_at", "t_dat", "unixreviewtime"),
+        *("occurred_at", "t_dat", "unixreviewtime", "invoice_date", "purchase_date", "order_date"),
     ),
     "rating": ("rating", "score", "stars"),
     "weight": ("weight", "count", "quantity"),
@@ -157,7 +160,10 @@ class Table(Layout):
             not times and (frame["timestamp"] % 1000 != 0).any()
         ):  # of events in one second the file may have any order
             frame = frame.sort("timestamp", maintain_order=True)
-        return Interactions(frame.with_columns(pl.col("timestamp") // 1000))
+        frame = frame.with_columns(pl.col("timestamp") // 1000)
+        for note in strange_times(frame["timestamp"]):
+            logger.warning("%s: %s", path, note)
+        return Interactions(frame)
 
     def _file(self, path: Path, bad: list[Bad]) -> pl.DataFrame:
         there = files.names(path, self, self.on_bad_rows == "skip")
@@ -212,9 +218,21 @@ class Table(Layout):
 
 
 def usual_column(there: Sequence[str], role: str) -> str | None:
-    """Returns the first column that goes by a usual name of a role, in any case."""
+    """Returns the first column that goes by a usual name of a role."""
+    return usual_name(there, USUAL[role])
+
+
+def usual_name(there: Sequence[str], usual: Sequence[str]) -> str | None:
+    """Returns the column that goes by the first possible of some names: `user_id` before `User ID` or `userId`."""
     lower = {name.strip().lower(): name for name in reversed(there)}
-    return next((lower[name] for name in USUAL[role] if name in lower), None)
+    plain = {_plain(name): name for name in reversed(there)}
+    found = (lower.get(name) or plain.get(_plain(name)) for name in usual)
+    return next((name for name in found if name is not None), None)
+
+
+def _plain(name: str) -> str:
+    """Returns a name without what differs between `user_id`, `User ID`, `user-id` and `userId`."""
+    return re.sub(r"[\s_-]", "", name).lower()
 
 
 def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) -> tuple[Feature, ...]:
