@@ -1,7 +1,7 @@
 """Which blocks a model carries, and how much each weighs: chosen on validation, never on the test part.
 
-First the factorised blocks among themselves, then the towers beside them. The towers, or any block, may end with weight 0, and then they
-are left out of the vectors: training never ends below its start.
+First whether the events' weights count in the blocks, then the factorised blocks among themselves, then the towers beside them. The
+towers, or any block, may end with weight 0, and then they are left out of the vectors: training never ends below its start.
 """
 
 import dataclasses
@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.block_search import ORDERED, START, UNORDERED, Choice, Plan, accuracies, blocks, choose
+from trainer.block_search import (
+    ORDERED,
+    START,
+    UNORDERED,
+    Choice,
+    Plan,
+    accuracies,
+    blocks,
+    choose,
+    with_or_without_weights,
+)
 from trainer.blocks import Block
 from trainer.config import Config
 from trainer.data.examples import Cases, Events, Prepared
@@ -32,12 +42,16 @@ SURE = 2.0  # standard errors of the gain over the blocks alone that let the tow
 
 @dataclass(frozen=True)
 class Recipe:
-    """What validation chose: the blocks' settings, the unit of each block's scale, the weights of towers and popularity."""
+    """What validation chose: the blocks' settings, the unit of each block's scale, the weights of towers and popularity.
+
+    `weighted`: the events' weights count in the blocks.
+    """
 
     choice: Choice
     spreads: dict[str, float]
     towers: float
     popularity: float
+    weighted: bool = True
 
     def write(self, path: Path) -> None:
         """Writes the recipe as JSON, beside and renamed."""
@@ -47,6 +61,7 @@ class Recipe:
             "spreads": self.spreads,
             "towers": self.towers,
             "popularity": self.popularity,
+            "weighted": self.weighted,
         }
         beside = path.with_suffix(".new")
         beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -54,10 +69,11 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
-        """Returns the recipe that `write` left; a family that it did not know yet has no weight."""
+        """Returns the recipe that `write` left; a family that it did not know yet has no weight, and events had theirs."""
         values = json.loads(path.read_text(encoding="utf-8"))
         choice = tuple(type(one)(**values["blocks"].get(one.family, {"scale": 0.0})) for one in START)
-        return cls(choice, values["spreads"], values["towers"], values["popularity"])
+        weighted = values.get("weighted", True)
+        return cls(choice, values["spreads"], values["towers"], values["popularity"], weighted)
 
 
 def attach(
@@ -97,7 +113,8 @@ def combine(
     if recipe is None:
         retriever.combine(1.0, [popularity_block(degree, 0.0)])
         return
-    fitted = Factorisation(known(events).by_user(len(prepared.users)), len(prepared.items), rank)
+    lists = known(events).by_user(len(prepared.users))
+    fitted = Factorisation(lists, len(prepared.items), rank, recipe.weighted)
     prior = popularity_block(degree, recipe.popularity)
     retriever.combine(recipe.towers, [*blocks(fitted, recipe.choice, recipe.spreads), prior])
 
@@ -109,10 +126,12 @@ def find_recipe(retriever: Retriever, prepared: Prepared, rank: int, plan: Plan,
     fitted = Factorisation(lists, items, rank)
     choice, spreads = START, {Ease.family: 1.0}
     if len(cases):
+        fitted = with_or_without_weights(fitted, cases, advance, plan)
         choice, spreads = choose(fitted, cases, advance, plan)
     if len(lists.items) != len(prepared.train):  # fitted to other events than the towers
-        fitted = Factorisation(prepared.train.by_user(len(prepared.users)), items, rank)
-    return Recipe(choice, spreads, *weigh_towers(retriever, blocks(fitted, choice, spreads), prepared))
+        fitted = Factorisation(prepared.train.by_user(len(prepared.users)), items, rank, fitted.weighted)
+    towers, popularity = weigh_towers(retriever, blocks(fitted, choice, spreads), prepared)
+    return Recipe(choice, spreads, towers, popularity, fitted.weighted)
 
 
 def popularity_block(degree: npt.NDArray[np.floating], scale: float) -> Block:

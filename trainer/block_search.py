@@ -1,11 +1,14 @@
-"""The search over the blocks' settings on validation queries: each family of taste alone, then what they give together."""
+"""The search over the blocks' settings on validation queries: each family of taste alone, then what they give together.
+
+Before it, whether the events' weights count: play counts may tell of taste, or of nothing.
+"""
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from typing import Any
 
 import numpy as np
@@ -140,24 +143,49 @@ def choose(
     factorisation: Factorisation, cases: Cases, advance: Advance, plan: Plan = ORDERED
 ) -> tuple[Choice, dict[str, float]]:
     """Returns the settings of each family, and the spread of each chosen block's scores (its unit of scale)."""
-    board, done = Board(factorisation, cases), 0
+    board, done = Board(factorisation, cases), count(1)
 
-    def walk(choice: Choice, steps: Sequence[Step]) -> tuple[Choice, float]:
-        nonlocal done
-        best = board.value(choice)
-        for step in steps:
-            if step.applies(choice):
-                search = climb if len(step.names) == 1 else scan
-                choice, best = search(board, choice, best, step)
-            done += 1
-            advance(done, f"validation recall + NDCG {best:.4f}")
-        return choice, best
+    def tell(best: float) -> None:
+        advance(next(done), f"validation recall + NDCG {best:.4f}")
 
-    tuned = {family: walk(_only(START, family), steps) for family, steps in plan.alone.items()}
+    tuned = {family: walk(board, _only(START, family), steps, tell) for family, steps in plan.alone.items()}
     first = max(tuned, key=lambda family: tuned[family][1])
     merged = [tuned[place][0][place] if place in tuned else START[place] for place in range(len(START))]
-    choice = needed(board, *walk(_only(merged, first), plan.together))
+    choice = needed(board, *walk(board, _only(merged, first), plan.together, tell))
     return choice, {settings.family: board.spread(settings) for settings in choice if settings.scale}
+
+
+def with_or_without_weights(
+    factorisation: Factorisation, cases: Cases, advance: Advance, plan: Plan
+) -> Factorisation:
+    """Returns the factorisation, or one without its events' weights where the ridge alone, tuned for each, is better so.
+
+    The ridge decides as well as the whole search, and what it decomposes the search has at hand.
+    """
+
+    def tell(best: float) -> None:
+        advance(0, f"events' weights: validation recall + NDCG {best:.4f}")
+
+    def ridge(side: Factorisation) -> float:
+        return walk(Board(side, cases), _only(START, EASE), plan.alone[EASE], tell)[1]
+
+    if factorisation.lists.weights is None:
+        return factorisation
+    plain = Factorisation(factorisation.lists, factorisation.items, factorisation.rank, weighted=False)
+    return max((factorisation, plain), key=ridge)
+
+
+def walk(
+    board: "Board", choice: Choice, steps: Sequence[Step], tell: Callable[[float], None]
+) -> tuple[Choice, float]:
+    """Returns the choice after every step that applies, and its accuracy, which `tell` gets after each."""
+    best = board.value(choice)
+    for step in steps:
+        if step.applies(choice):
+            search = climb if len(step.names) == 1 else scan
+            choice, best = search(board, choice, best, step)
+        tell(best)
+    return choice, best
 
 
 def needed(board: "Board", choice: Choice, best: float) -> Choice:

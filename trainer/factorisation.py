@@ -88,16 +88,21 @@ BlockSettings = Ease | Transitions | Spectral | Successors
 
 
 class Factorisation:
-    """The families' tables over one set of training lists; what settings share is computed once."""
+    """The families' tables over one set of training lists; what settings share is computed once.
 
-    def __init__(self, lists: Lists, items: int, rank: int) -> None:
+    `weighted`: events count what their weights are `worth`, otherwise all alike.
+    """
+
+    def __init__(self, lists: Lists, items: int, rank: int, weighted: bool = True) -> None:
         self.items = items
+        self.weighted = weighted
         self.rank = max(min(rank, MOST_NUMBERS // items), 1)
         kept = lists.items > 0
         owner = np.repeat(np.arange(len(lists)), lists.lengths)[kept]
         lengths = np.bincount(owner, minlength=len(lists))
         lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
-        self.lists = lists if lists.weights is None else replace(lists, weights=worth(lists.weights))
+        heeded = lists.weights if weighted else None
+        self.lists = replace(lists, weights=None if heeded is None else worth(heeded))
         pairs = self.interactions
         self.lengths = np.maximum(np.diff(pairs.indptr), 1).astype(np.float64)
         self.degree = np.bincount(pairs.indices, minlength=items) + 1.0

@@ -57,7 +57,7 @@ class DataSettings(Settings):
     )
     dislike_rating: float | None = None  # an event rated at most this is a dislike; None: no rating is
     # behaviour -> weight of its events: 0 leaves them out, below 0 they are dislikes; empty: all weigh 1.
-    # In losses and blocks a weight w counts log2(1 + w / mean).
+    # In losses a weight w counts log2(1 + w / mean), in blocks too where validation is better for it.
     behaviours: dict[str, float] = Field(default_factory=dict)
     history_length: int = Field(50, ge=1)  # events that the history encoder reads, the latest kept
 
@@ -218,7 +218,7 @@ class ExportSettings(Settings):
     )
     keep_versions: int = Field(3, ge=1)
     cascade: CascadeSettings = CascadeSettings()
-    # the item feature (category or bag) that requests may filter by; auto: the first by name; none: no filter
+    # the item feature (category or bag) that requests may filter by; auto: category or genre, else the first by name; none: no filter
     category: str = "auto"
     similar_users: bool = True  # keep every known user's query vector, for the signature of that name
 

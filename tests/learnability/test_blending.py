@@ -1,6 +1,7 @@
 """What blending chooses by: cases from before the test only, figures that are the evaluator's, and parts that add up."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -151,6 +152,50 @@ def test_a_block_that_only_misleads_gets_little_weight(tiny_prepared, monkeypatc
     assert weights["spectral"] == 1.0
     assert weights["ease"] <= 0.2
     assert weights["transitions"] == 0
+
+
+def weighed(make_prepared, tell, seed=0):
+    """Returns 150 users of 30 items who see 6 at random, then some of their own half; weights tell which is which, or are noise."""
+    rng, items = np.random.default_rng(seed), np.arange(1, 31)
+    seen = [[*rng.permutation(items)[:6], *rng.permutation(items[user % 2 :: 2])[:6]] for user in range(150)]
+    prepared = make_prepared([list(dict.fromkeys(row)) for row in seen], items=30, ordered=False)
+
+    def with_weights(events):
+        own = events.user % 2 == events.item % 2
+        weight = np.where(own, 10, 1) if tell else rng.lognormal(0, 2, len(events))
+        return dataclasses.replace(events, weight=weight.astype(np.float32))
+
+    return dataclasses.replace(
+        prepared, train=with_weights(prepared.train), before_test=with_weights(prepared.before_test)
+    )
+
+
+@pytest.mark.parametrize("tell", [True, False])
+def test_weights_that_tell_count_in_the_blocks_and_noise_does_not(
+    tiny_config, make_prepared, tmp_path, quiet, tell
+):
+    prepared = weighed(make_prepared, tell)
+    retriever = Retriever(tiny_config.retrieval, prepared)
+    blending.attach(retriever, tiny_config, prepared, tmp_path, quiet)
+    recipe = blending.Recipe.read(tmp_path / blending.RECIPE)
+    assert recipe.weighted == tell
+    lists = prepared.before_test.by_user(len(prepared.users))
+    counted = lists if tell else dataclasses.replace(lists, weights=None)
+    made = Factorisation(counted, len(prepared.items), tiny_config.retrieval.factorisation_rank)
+    wanted = block_search.blocks(made, recipe.choice, recipe.spreads)
+    for layer, block in zip(retriever.blocks[:-1], wanted, strict=True):  # the last is popularity
+        np.testing.assert_array_equal(layer.block.candidates, block.candidates)
+
+
+def test_a_recipe_from_before_the_choice_of_weights_has_them_counted(tmp_path):
+    path = tmp_path / blending.RECIPE
+    recipe = blending.Recipe(block_search.START, {"ease": 1.0}, 0.0, 0.1, weighted=False)
+    recipe.write(path)
+    assert blending.Recipe.read(path) == recipe
+    older = json.loads(path.read_text())
+    del older["weighted"]
+    path.write_text(json.dumps(older))
+    assert blending.Recipe.read(path).weighted
 
 
 @pytest.mark.parametrize(("sign", "taken"), [(1, True), (-1, False)])
