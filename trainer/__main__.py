@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def hush_libraries() -> None:
-    """Lets of what TensorFlow and absl log only errors through: a filter, for TensorFlow sets its logger's level when it loads."""
-    for noisy in ("absl", "tensorflow"):
+    """Lets of what libraries log only errors through: a filter, for TensorFlow sets its logger's level when it loads."""
+    for noisy in ("absl", "tensorflow", "httpx"):
         logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 

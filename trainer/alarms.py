@@ -59,8 +59,9 @@ def leakage(cases: Cases, prepared: Prepared) -> list[str]:
             f"leakage: {int(seen.sum())} of {len(items)} positives are in training with the same user"
         )
     if cases.dropped:
+        said = "repeat what their user had" if prepared.ordered else "were in training"
         lines.append(
-            f"leakage: {cases.dropped} more positives of the test were in training: they are left out"
+            f"{'' if prepared.ordered else 'leakage: '}{cases.dropped} more positives of the test {said}: they are left out"
         )
     if prepared.ordered:
         lines += _later_events(cases, prepared)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from trainer.block_search import (
     ORDERED,
     START,
+    TIMED,
     UNORDERED,
     Choice,
     Plan,
@@ -86,13 +87,19 @@ def attach(
     if config.retrieval.factorisation == "none":
         refit(retriever, config, prepared, workdir)
         return
-    rank, kept = config.retrieval.factorisation_rank, workdir / RECIPE
-    plan = ORDERED if prepared.timed or prepared.ordered else UNORDERED
+    rank, kept, plan = config.retrieval.factorisation_rank, workdir / RECIPE, plan_of(prepared)
     with reporter.step("factorise", len(plan) + 2) as advance:
         if not kept.exists():
             find_recipe(retriever, prepared, rank, plan, advance).write(kept)
         advance(len(plan) + 1, f"towers {Recipe.read(kept).towers:.3g}")
         refit(retriever, config, prepared, workdir)
+
+
+def plan_of(prepared: Prepared) -> Plan:
+    """Returns the search that reads what the order of events means."""
+    if prepared.ordered:
+        return ORDERED
+    return TIMED if prepared.timed else UNORDERED
 
 
 def refit(retriever: Retriever, config: Config, prepared: Prepared, workdir: Path) -> None:

@@ -133,6 +133,9 @@ def _without_order(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(step for step in kept if len(step.grid) > 1)
 
 
+TIMED = Plan(  # of a split by chance: a history holds what came later too, so what is near is read, and not what follows
+    ORDERED.alone, tuple(step for step in ORDERED.together if step.names[0][0] != SUCCESSORS)
+)
 UNORDERED = Plan(
     {family: _without_order(steps) for family, steps in ORDERED.alone.items()},
     _without_order(ORDERED.together),

@@ -206,6 +206,8 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
         version = bundle.export(serving, prepared, run.config, metrics, run.fingerprint, path, measured)
     say = run.reporter.say
     say(f"bundle: {version.parents[2]} (version {version.name})")
+    if serving.filters:
+        say(f"filter: a request's categories are labels of the items' {serving.filters!r} (export.category)")
     say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")
     return metrics
 

@@ -106,6 +106,7 @@ def _manifest(
         "items": len(prepared.items) - 1,
         "dimension": serving.index.vectors.dimension,
         "index": config.export.index.model_dump() | serving.index.describe(),
+        "category": serving.filters,
         "cascade": config.export.cascade.model_dump(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "left_out": dict(serving.left_out),

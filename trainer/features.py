@@ -54,12 +54,20 @@ class StaticFeatures(tf.keras.layers.Layer):
             self.tables[name] = tf.constant(encoded) if constant else tf.Variable(encoded, trainable=False)
 
     def parts(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns each feature's vectors `[..., dimension]` of rows `[...]`, by name."""
-        return {name: tower(tf.gather(self.tables[name], rows)) for name, tower in self.towers.items()}
+        """Returns each feature's vectors `[..., dimension]` of rows `[...]`, by name; rows beyond the tables are missing."""
+        return {
+            name: tower(tf.gather(self.tables[name], within(rows, self.tables[name])))
+            for name, tower in self.towers.items()
+        }
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the summed feature vectors `[..., dimension]` of rows `[...]`."""
         return tf.add_n(list(self.parts(rows).values()))
+
+
+def within(rows: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+    """Returns the rows `[...]`, 0 in place of those that a table has not: of what was new after the training."""
+    return tf.where(rows < table.shape[0], rows, 0)
 
 
 class ContextFeatures(tf.keras.layers.Layer):

@@ -77,7 +77,8 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
             )
         outcomes = {target.column for target in run.config.ranking.targets}
         retrieval["model"].alarms.extend(context_of_items(prepared, outcomes))
-        _warn(run.reporter, "retrieval", retrieval["model"])
+        retrieval["model"].notes.extend(unheard := run.retrieval.retriever.unheard(prepared))
+        _warn(run.reporter, "retrieval", [*retrieval["model"].alarms, *unheard])
         for name in baselines:
             found, costs["retrieval"][name] = leaderboard.enter(
                 "baseline",
@@ -92,7 +93,7 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
         targets = evaluate_targets(run.ranking, prepared, settings)
         ranking["model"] = targets[target.name]
         for name, report in targets.items():
-            _warn(run.reporter, f"ranking of {name}", report)
+            _warn(run.reporter, f"ranking of {name}", report.alarms)
         labelled = as_ratings(prepared, target)
         for name in ranking_baselines:
             rated, costs["ranking"][name] = leaderboard.enter(
@@ -122,8 +123,8 @@ def beside_ranking(
     return evaluate_ranking(predicted, events, labelled, settings, binary=binary)
 
 
-def _warn(reporter: Reporter, task: str, report: Report) -> None:
-    for line in report.alarms:
+def _warn(reporter: Reporter, task: str, lines: Sequence[str]) -> None:
+    for line in lines:
         reporter.say(f"{task}: {line}")
 
 

@@ -28,11 +28,16 @@ class SimilarItems(tf.Module):
         self.lengths = tf.Variable(lengths, trainable=False)
 
     def top(self, items: tf.Tensor, k: tf.Tensor) -> Top:
-        """Returns rows and scores `[batch, k]` of item rows `[batch]`, without the item itself; row 0 has none."""
+        """Returns rows and scores `[batch, k]` of item rows `[batch]`, without the item itself.
+
+        Row 0 has none, nor has an item of which nothing is known: everything would be as much like it.
+        """
         vectors: Vectors = self.index.vectors
 
         def scores(some: tf.Tensor) -> tf.Tensor:
-            return vectors.scores(self.as_queries(vectors.of(some))) / self.lengths
+            queries = self.as_queries(vectors.of(some))
+            known = tf.reduce_any(queries != 0, axis=1, keepdims=True)
+            return tf.where(known, vectors.scores(queries) / self.lengths, LOWEST)
 
         return _others(scores, items, k, vectors.items)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from trainer.data.examples import Floats, Ints, Prepared
-from trainer.features import ContextFeatures, StaticFeatures, missing, shared_layers
+from trainer.features import ContextFeatures, StaticFeatures, missing, shared_layers, within
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch, context_key
 from trainer.past import Past
@@ -284,8 +284,8 @@ class PriorTables(tf.keras.layers.Layer):
         )
 
     def call(self, rows: list[tf.Tensor]) -> tf.Tensor:
-        """Returns the prior `[n]` of user and item rows `[n]`."""
-        user, item = rows
+        """Returns the prior `[n]` of user and item rows `[n]`; rows beyond the tables are unknown."""
+        user, item = rows[0], within(rows[1], self.item)
         product = tf.reduce_sum(tf.gather(self.user, user) * tf.gather(self.item, item), axis=1)
         return self.mean + tf.gather(self.item_bias, item) + product
 

@@ -132,8 +132,15 @@ class Retriever(tf.Module):
                 found = tf.where(given, PATHS.index("context"), found)
             if self.query_tower.features is not None:
                 found = tf.where(user > self.users_trained, PATHS.index("features"), found)
-        found = tf.where(history.row_lengths() > 0, PATHS.index("history"), found)
+        told = history if self.tower_scale else self.telling(history)
+        found = tf.where(told.row_lengths() > 0, PATHS.index("history"), found)
         return tf.where((user > 0) & (user <= self.users_trained), PATHS.index("known"), found)
+
+    def telling(self, history: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Returns the events of the histories that some block knows: without towers, the others say nothing."""
+        known = [tf.gather(layer.known, history.values) for layer in self.blocks if not layer.block.constant]
+        told = tf.reduce_any(tf.stack(known or [tf.zeros_like(history.values, tf.bool)]), axis=0)
+        return tf.ragged.boolean_mask(history, history.with_values(told))
 
     @cached_property
     def absent(self) -> dict[str, npt.NDArray[Any]]:
@@ -196,6 +203,18 @@ class Retriever(tf.Module):
             towers *= 2.0  # as it has the product of two points
             towers[-2:] = 0.0  # the squared length and the 1 beside it are no direction
         return tf.constant(np.concatenate([towers, scales]), tf.float32)
+
+    def unheard(self, prepared: Prepared) -> list[str]:
+        """Returns a line about what only the towers read, where they have no weight."""
+        schema = prepared.schema
+        read = [feature.name for side in (schema.user, schema.item, schema.context) for feature in side]
+        if self.tower_scale or not read:
+            return []
+        cold, items = len(prepared.items.values) - prepared.items.trained, len(prepared.items.values)
+        alike = f", and the {cold:,} of {items:,} items without events score alike" if cold else ""
+        return [
+            f"validation gave the towers no weight: {', '.join(read)} have no say in what is retrieved{alike}"
+        ]
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""

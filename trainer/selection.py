@@ -15,6 +15,12 @@ from trainer.index.top import LOWEST, Top
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter
+USUAL = (
+    "category",
+    "categories",
+    "genre",
+    "genres",
+)  # names of the feature that filters, where it has one of them
 MOST_POPULARITY = 1e3  # either way of that dial: beyond it the log of popularity alone orders a list, and float32 loses the score
 POOL = 200  # places of a list that are made more diverse; further ones follow as they are
 
@@ -38,7 +44,7 @@ class Alike(Protocol):
 
 
 def filter_feature(prepared: Prepared, name: str) -> Feature | None:
-    """Returns the item feature `name`; of `auto` the first by name with labels, of `none` or where there is none, None.
+    """Returns the item feature `name`; of `auto` that with a usual name, else the first by name, with labels; of `none` None.
 
     Raises `UserError` about a feature that does not exist, or has no labels.
     """
@@ -47,7 +53,9 @@ def filter_feature(prepared: Prepared, name: str) -> Feature | None:
         raise UserError(
             f"export.category={name}: no item feature of kind category or bag{did_you_mean(name, labelled)}"
         )
-    return labelled.get(min(labelled, default="")) if name == "auto" else labelled.get(name)
+    if name == "auto":
+        name = next((usual for usual in USUAL if usual in labelled), min(labelled, default=""))
+    return labelled.get(name)
 
 
 def log_popularity(prepared: Prepared) -> Floats:
@@ -72,9 +80,8 @@ class Categories(tf.Module):
         self.table = tf.Variable(table, trainable=False, name="labels")
 
     @classmethod
-    def of(cls, prepared: Prepared, name: str) -> "Categories":
-        """Returns the labels of the item feature that `export.category` names; of none: no item has a label."""
-        feature = filter_feature(prepared, name)
+    def of(cls, prepared: Prepared, feature: Feature | None) -> "Categories":
+        """Returns the labels of an item feature; of none: no item has a label."""
         if feature is None:
             return cls([[]] * len(prepared.items))
         name, kind = feature.name, feature.kind

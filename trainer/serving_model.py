@@ -30,6 +30,7 @@ from trainer.selection import (
     Wish,
     allowed,
     diversified,
+    filter_feature,
     finite,
     log_popularity,
 )
@@ -59,7 +60,7 @@ class ServingModel(tf.Module):
         super().__init__()
         # Functions are not tracked: of the retriever only the parts that have a say are saved.
         self.ask, self.encode_context, self.path = retriever.queries, retriever.encode_context, retriever.path
-        self.with_towers = bool(retriever.tower_scale)
+        self.with_towers, self.telling = bool(retriever.tower_scale), retriever.telling
         self.modelled = retriever.users  # newcomers have the rows after them, and a history alone
         self.cascade = cascade
         self.default_k = min(settings.default_k, len(prepared.items) - 1)
@@ -78,7 +79,9 @@ class ServingModel(tf.Module):
         tower = retriever.query_tower.context
         self.context = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
         self.explainer = Explainer(retriever)
-        self.categories = Categories.of(prepared, settings.category)
+        feature = filter_feature(prepared, settings.category)
+        self.filters = None if feature is None else feature.name  # whose labels are categories
+        self.categories = Categories.of(prepared, feature)
         self.popularity = tf.constant(log_popularity(prepared))
         vectors = in_blocks(retriever.candidates, len(prepared.items))
         users = query_table(retriever, prepared, histories)
@@ -320,7 +323,7 @@ class ServingModel(tf.Module):
         context: Mapping[str, tf.Tensor] | None = None,
         history: tf.Tensor | None = None,
     ) -> Request:
-        """Returns what users ask; a row's `history` of ids, where it has any that is known, stands for the one remembered."""
+        """Returns what users ask; a row's `history` of ids, where any of them tells something, stands for the one remembered."""
         row = self._rows(self.user_lookup, user_id)
         user = tf.where(row < self.modelled, row, 0)
         known, times, had = self._known_history(row), None, []
@@ -330,7 +333,8 @@ class ServingModel(tf.Module):
             times = of_users(self.offsets, self.history_times, row)
         if history is not None:
             given = self._present(history)
-            had.append(known)
+            had += [known, given]
+            given = given if self.with_towers else self.telling(given)
             lacking = known.with_values(tf.gather(given.row_lengths() == 0, known.value_rowids()))
             known = tf.concat([given, tf.ragged.boolean_mask(known, lacking)], axis=1)
             if times is not None:

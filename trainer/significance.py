@@ -12,6 +12,7 @@ from trainer.errors import UserError
 from trainer.metrics import Values
 
 CONFIDENCE = 0.95
+FEWEST = 10  # users: of fewer nothing is sure
 _DRAWS_AT_ONCE = 20_000_000  # resampled users held at a time
 
 
@@ -52,11 +53,12 @@ class Difference:
     difference: float
     low: float
     high: float
+    users: int
 
     @property
     def significant(self) -> bool:
-        """Returns whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        """Returns whether the interval leaves 0 out, and there are users enough to draw from."""
+        return self.users >= FEWEST and (self.low > 0 or self.high < 0)
 
 
 def clusters(users: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -91,7 +93,8 @@ def paired(metric: str, ours: Sample, theirs: Sample, resamples: int = 1000, see
         raise UserError(f"{metric} of two models can be compared only on the same cases, in the same order")
     drawn = _resample([ours, theirs], resamples, seed)
     low, high = _limits(drawn[:, :1] - drawn[:, 1:])
-    return Difference(metric, ours.value - theirs.value, float(low[0]), float(high[0]))
+    users = len(np.unique(ours.cluster[ours.whole > 0]))
+    return Difference(metric, ours.value - theirs.value, float(low[0]), float(high[0]), users)
 
 
 def draws(count: int, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:

@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from trainer import registry
-from trainer.block_search import ORDERED, START, UNORDERED, blocks, choose
+from trainer.blending import plan_of
+from trainer.block_search import START, blocks, choose
 from trainer.blocks import Block
 from trainer.config import Config
 from trainer.data.examples import Cases, Prepared
@@ -72,8 +73,7 @@ def race(prepared: Prepared, target: float) -> tuple[Any, float, float]:
     recall = measure(first, prepared.validation, prepared, METRIC)
     lists, cases = rehearsal(prepared)
     factorisation = Factorisation(lists, items, Config().retrieval.factorisation_rank)
-    plan = ORDERED if prepared.timed or prepared.ordered else UNORDERED
-    last = scorer(blocks(factorisation, *choose(factorisation, cases, lambda *_: None, plan)))
+    last = scorer(blocks(factorisation, *choose(factorisation, cases, lambda *_: None, plan_of(prepared))))
     whole = time.perf_counter() - start
     searched = measure(last, prepared.validation, prepared, METRIC)
     return (last, seconds, recall) if recall >= target else (last, whole, searched)

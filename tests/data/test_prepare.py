@@ -54,6 +54,19 @@ def test_cases_of_leave_last_out(make):
     assert prepared.ordered
 
 
+def test_items_that_are_new_in_the_test_have_rows_where_it_is_over(make):
+    rows = [("A", "a", 1), ("A", "b", 2), ("B", "b", 3), ("B", "a", 4), ("A", "new", 7), ("B", "new", 8)]
+    prepared = prepare(make(rows), DataSettings(split=SplitSettings(method="time", test_fraction=0.3)))
+    assert prepared.items.values == ("b", "a") and dict(prepared.new_items) == {"new": "new"}
+    assert prepared.test.positives.items.tolist() == [0, 0]
+    assert prepared.before_test.item.max() == 2
+    served = prepared.with_test()
+    assert served.items.values == ("b", "a", "new") and served.items.trained == 2
+    assert served.titles == ("", "b", "a", "new")
+    had = served.before_test.by_user(len(served.users))
+    assert lists(served, had) == [[], ["a", "b", "new"], ["b", "a", "new"]]
+
+
 def test_strangers_are_cases_of_their_own(make):
     rows = [
         ("A", "a", 1),

@@ -160,13 +160,15 @@ def test_the_models_alarms_are_on_the_terminal(prepared, monkeypatch):
 
     monkeypatch.setattr("trainer.measurement.scorer", lambda *_: Table(np.zeros((4, 7))))
     reporter = Reporter(Console(file=io.StringIO(), width=200))
-    run = measurement.Run(Config(), Path(), prepared, "", SimpleNamespace(retriever=None), None, reporter)
+    model = SimpleNamespace(retriever=SimpleNamespace(unheard=lambda _: ["brand has no say"]))
+    run = measurement.Run(Config(), Path(), prepared, "", model, None, reporter)
     monkeypatch.setattr("trainer.measurement.context_of_items", lambda *_: ["leakage: context column"])
     reports = measurement.measure(run, (), ())
     said = reporter.console.file.getvalue()
     assert "retrieval: collapse: in 4 of 4 cases all items have one" in said
     assert "retrieval: leakage: context column" in said
     assert "leakage: context column" in reports.retrieval["model"].alarms
+    assert "retrieval: brand has no say" in said and "brand has no say" in reports.retrieval["model"].notes
 
 
 def test_collapse_to_one_list_is_said(prepared):
@@ -209,8 +211,10 @@ def test_leaks_are_said(prepared, replaced):
     unordered = evaluate_retrieval(Table(SCORES), early, replaced(ordered=False), PLAIN)
     assert not unordered.alarms
     overlapping = dataclasses.replace(prepared.test, dropped=7)
-    report = evaluate_retrieval(Table(SCORES), overlapping, prepared, PLAIN)
+    report = evaluate_retrieval(Table(SCORES), overlapping, replaced(ordered=False), PLAIN)
     assert report.alarms == ["leakage: 7 more positives of the test were in training: they are left out"]
+    report = evaluate_retrieval(Table(SCORES), overlapping, prepared, PLAIN)  # later, they come again
+    assert report.alarms == ["7 more positives of the test repeat what their user had: they are left out"]
 
 
 @pytest.fixture

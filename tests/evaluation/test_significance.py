@@ -45,6 +45,8 @@ def test_pairing_finds_a_small_steady_difference():
     assert found.significant and found.difference == pytest.approx(0.02)
     noise = Sample.mean(hard + np.random.default_rng(1).normal(0, 1, 400), np.arange(400))
     assert not paired("m", noise, theirs).significant
+    few = np.arange(9)
+    assert not paired("m", ours.take(few), theirs.take(few)).significant  # of nine users nothing is sure
 
 
 def test_other_cases_cannot_be_compared():

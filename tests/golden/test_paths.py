@@ -137,6 +137,16 @@ def test_the_feature_that_filters(make_prepared):
     prepared = make_prepared(HISTORIES, schema=schema)
     assert [filter_feature(prepared, name).name for name in ("auto", "maker")] == ["genre", "maker"]
     assert filter_feature(prepared, "none") is None
+    named |= {"category": "category"}  # the usual names come first, whatever the alphabet says
+    schema = Schema(
+        item=tuple(Feature(name=name, kind=kind) for name, kind in {"brand": "category", **named}.items())
+    )
+    assert filter_feature(make_prepared(HISTORIES, schema=schema), "auto").name == "category"
+    del named["category"]
+    schema = Schema(
+        item=tuple(Feature(name=name, kind=kind) for name, kind in {"brand": "category", **named}.items())
+    )
+    assert filter_feature(make_prepared(HISTORIES, schema=schema), "auto").name == "genre"
     with pytest.raises(UserError, match=r"export\.category=genres: .* did you mean 'genre'\?"):
         filter_feature(prepared, "genres")
     with pytest.raises(UserError, match=r"export\.category=year: no item feature of kind"):

@@ -126,6 +126,17 @@ def test_blocks_that_add_nothing_are_left_out():
     assert [settings.scale for settings in kept] == [1.0, 0.0, 1.0, 0.0]
 
 
+def test_where_later_events_are_in_the_histories_what_follows_is_not_asked(tiny_prepared):
+    def families(**changes):
+        plan = blending.plan_of(dataclasses.replace(tiny_prepared, **changes))
+        return {family for step in plan.together for family, _ in step.names}
+
+    every = {block_search.EASE, block_search.SPECTRAL, block_search.TRANSITIONS, block_search.SUCCESSORS}
+    assert families(ordered=True, timed=True) == every
+    assert families(ordered=False, timed=True) == every - {block_search.SUCCESSORS}
+    assert families(ordered=False, timed=False) == {block_search.EASE, block_search.SPECTRAL}
+
+
 def test_what_has_no_order_is_searched_without_reading_any():
     plan = block_search.UNORDERED
     steps = [*plan.together, *(step for steps in plan.alone.values() for step in steps)]

@@ -1,4 +1,4 @@
-"""Users of the test part alone, in a bundle for use after the test: a history of their own, and no row in any table of the model."""
+"""Users and items of the test part alone, in a bundle for use after the test: they have no row in any table that was trained."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blending import combine
+from trainer.blending import combine, popularity_block
+from trainer.blocks import Block
 from trainer.cascade import Cascade
 from trainer.experiment import histories
 from trainer.index.brute_force import BruteForce
@@ -81,6 +82,45 @@ def test_answers_one_row_at_a_time_are_those_at_once(serving, tiny_prepared, mon
     for one, other in zip(answers(), at_once, strict=True):
         assert one["item_id"].numpy().tolist() == other["item_id"].numpy().tolist()
         np.testing.assert_allclose(one["score"], other["score"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def told(tiny_config, tiny_prepared) -> Any:
+    """A bundle without towers, and two items that came after their training: a block knows the first."""
+    new = {"fresh": "A fresh one", "silent": "Nobody had it"}
+    served = dataclasses.replace(tiny_prepared, new_items=new).with_test()
+    vectors = np.random.default_rng(0).normal(size=(len(served.items), 4)).astype(np.float32)
+    vectors[[0, -1]] = 0
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    degree = np.arange(1.0, len(served.items) + 1)
+    retriever.combine(0.0, [Block("ease", vectors, vectors), popularity_block(degree, 1e-3)])
+    cascade, settings = Cascade(None, CascadeSettings()), ExportSettings(similar_users=False)
+    return ServingModel(retriever, served, histories(served), BruteForce(), cascade, settings)
+
+
+def test_an_item_of_the_test_is_recommended_named_and_has_its_like(told):
+    nothing = tf.constant([[""]])
+    found = told.recommend_history(tf.constant([["fresh"]]), tf.constant([3]), nothing)
+    assert found["path"].numpy().tolist() == [b"history"] and (found["score"].numpy() > 0.1).all()
+    every = told.recommend(tf.constant(["nobody"]), tf.constant([len(told.item_ids) - 1]), nothing)
+    assert {b"fresh", b"silent"} < {*every["item_id"].numpy()[0]}
+    assert told.titles(tf.constant(["fresh"]))["title"].numpy().tolist() == [b"A fresh one"]
+    alike = told.similar_items(tf.constant(["fresh", "silent"]), tf.constant([2, 2]))["item_id"].numpy()
+    assert (alike[0] != b"").all() and (alike[1] == b"").all()  # all are as much like what nobody had
+
+
+def test_an_item_that_tells_nothing_leaves_the_answer_as_it_was(told, tiny_prepared):
+    user, k, none = tf.constant([tiny_prepared.users.values[0]]), tf.constant([5]), tf.constant([[""]])
+    wishes = [none, none, tf.constant([0.0]), tf.constant([0.0])]
+    usual = told.recommend(user, k, none)
+    given = told.recommend_with(user, tf.constant([["silent"]]), k, none, *wishes)
+    assert given["path"].numpy().tolist() == [b"known"]
+    assert given["item_id"].numpy().tolist() == usual["item_id"].numpy().tolist()
+    alone = told.recommend_history(tf.constant([["silent"]]), k, none)
+    assert alone["path"].numpy().tolist() == [b"popularity"]
+    every = tf.constant([len(told.item_ids) - 1])
+    again = told.recommend_with(user, tf.constant([["silent"]]), every, none, *wishes)
+    assert b"silent" not in again["item_id"].numpy()  # it was had all the same
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ class Prepared:
     rated_test: Events
     ordered: bool  # whether histories are the past of an event (else: the user's other events)
     before_test: Events  # `train` with the validation positives: what users had done when the test began
-    everything: Events  # the test positives too; `newcomers` have the rows after those of `users`
+    everything: Events  # the test positives too; `newcomers` have the rows after those of `users`, `new_items` after `items`
     best_reachable: Mapping[str, float] = field(default_factory=dict)
     timed: bool = True  # whether the events carry times; else their order may mean nothing
     # Pairs of the training part that the user dislikes, one event each, sorted by user; the weight says how strongly.
@@ -182,11 +182,29 @@ class Prepared:
     negative_everything: Events = field(default_factory=no_events)
     liked: npt.NDArray[np.bool_] | None = None  # which events of `rated_train` are positives; None: not known
 
-    newcomers: tuple[str, ...] = ()  # users of the test part alone
+    newcomers: tuple[str, ...] = ()  # users whom training has not seen
+    new_items: Mapping[str, str] = field(default_factory=dict)  # items that it has not seen, to their titles
 
     def with_test(self) -> "Prepared":
-        """Returns what is served once the test is over: `before_test` holds its events too, and `users` the newcomers."""
-        users = Vocabulary((*self.users.values, *self.newcomers), self.users.trained)
+        """Returns what is served once the test is over: `before_test` holds its events too, and the vocabularies who was new in it."""
         return replace(
-            self, users=users, before_test=self.everything, negative_before_test=self.negative_everything
+            self,
+            users=Vocabulary((*self.users.values, *self.newcomers), self.users.trained),
+            items=Vocabulary((*self.items.values, *self.new_items), self.items.trained),
+            item_features={
+                name: _with_missing(column, len(self.new_items))
+                for name, column in self.item_features.items()
+            },
+            titles=(*self.titles, *self.new_items.values()),
+            before_test=self.everything,
+            negative_before_test=self.negative_everything,
         )
+
+
+def _with_missing(
+    column: npt.NDArray[np.generic] | list[list[str]], count: int
+) -> npt.NDArray[np.generic] | list[list[str]]:
+    """Returns a column by row with `count` more rows, missing as row 0 is."""
+    if isinstance(column, list):
+        return column + column[:1] * count
+    return np.concatenate([column, np.repeat(column[:1], count, axis=0)])

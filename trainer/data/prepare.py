@@ -55,8 +55,8 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         raise UserError(f"{_filters(settings)} leaves no training event")
     begun = _merge(train, validation)
     before_test, everything = (
-        [_known(side, among, items) for side in liked_and_disliked(events, settings.min_rating)]
-        for events, among in ((begun, users), (_merge(begun, test), wide.users))
+        [_known(side, among.users, among.items) for side in liked_and_disliked(events, settings.min_rating)]
+        for events, among in ((begun, code), (_merge(begun, test), wide))
     )
     method = resolve(dataset, settings.split.method)
     comparable = method == "leave_last_out" and not _filters(settings)
@@ -83,6 +83,9 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         negative_everything=everything[1],
         liked=likes(train, settings.min_rating)[0],
         newcomers=wide.users.values[len(users.values) :],
+        new_items=dict(
+            list(zip(wide.items.values, _titles(dataset, wide.items)[1:], strict=True))[len(items.values) :]
+        ),
     )
     left_out = _filters(settings)
     if not len(prepared.test):
