@@ -259,9 +259,10 @@ class Peer:
 def write_atomic(prepared: Prepared, path: Path) -> None:
     """Writes all events as RecBole reads them, rows for ids and the order for the time."""
     events = prepared.everything
+    known = np.where(events.item < len(prepared.items), events.item, 0)
     path.parent.mkdir(parents=True)
     order = np.arange(len(events), dtype=np.float64)
-    columns = {"user_id:token": events.user, "item_id:token": events.item, "timestamp:float": order}
+    columns = {"user_id:token": events.user, "item_id:token": known, "timestamp:float": order}
     pl.DataFrame(columns).write_csv(path, separator="\t")
 
 

@@ -61,8 +61,8 @@ def test_cases_of_one_user_are_drawn_together():
      ((0.1, 0.9, 0.5), (0.9, 0.1, 0.5), "unsure")],
 )  # fmt: skip
 def test_the_mark_is_the_paired_difference_from_the_best_baseline(ours, theirs, verdict):
-    beside = {"weak": [figures(0, 0, 0)], "strong": [figures(*theirs)]}
-    found = row([figures(*ours)], beside)["against"]
+    beside = {"weak": [figures(*[0] * 12)], "strong": [figures(*theirs * 4)]}
+    found = row([figures(*ours * 4)], beside)["against"]
     assert found["baseline"] == "strong"
     assert found["difference"] == pytest.approx(np.mean(ours) - np.mean(theirs))
     assert found["verdict"] == verdict

@@ -129,7 +129,8 @@ def test_dislikes_are_in_no_history_and_masked(behaving):
     assert lists(prepared, prepared.test.disliked) == [["e"], ["b"]]
     assert lists(prepared, prepared.validation.disliked) == [["e"], ["b"]]
     assert lists(prepared, prepared.test.take(np.array([1])).disliked) == [["b"]]
-    assert not any(set(pair) & {("A", "b"), ("B", "e")} for pair in [pairs(prepared, prepared.everything)])
+    served = prepared.with_test()
+    assert not any(set(pair) & {("A", "b"), ("B", "e")} for pair in [pairs(served, served.before_test)])
 
 
 def test_who_disliked_an_item_is_not_asked_to_find_it(behaving):

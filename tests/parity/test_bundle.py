@@ -134,13 +134,17 @@ def test_a_second_export_is_a_second_version(copy, asking_of, run):
     )
     assert "tower" not in variables
     first, second = (asking_of(tf.saved_model.load(str(home / version))) for version in "12")
-    cases, prepared = run.prepared.test, run.prepared
-    users, positives = prepared.users.decode(cases.user), prepared.items.decode(cases.positives.items)
+    cases, served = run.prepared.test, run.prepared.with_test()
+    everything = known(served.before_test)
+    had = everything.by_user(len(served.users))
+    users = served.users.decode(cases.user)
+    last = had.items[had.offsets[cases.user + 1] - 1]  # of new items too, which no case can name
+    assert ((cases.positives.items == last) | (cases.positives.items == 0)).all()
+    positives = served.items.decode(last)
     newest = second("history", user_id=users, k=[1] * len(users))["item_id"][:, 0]
     assert newest.tolist() == positives
-    everything = known(prepared.everything)
-    degree = np.log1p(np.bincount(everything.item, minlength=len(prepared.items)))
-    popular = second("embed_items", item_id=list(prepared.items.values))["embedding"][:, -1]
+    degree = np.log1p(np.bincount(everything.item, minlength=len(served.items)))
+    popular = second("embed_items", item_id=list(served.items.values))["embedding"][:, -1]
     np.testing.assert_allclose(popular, degree[1:] / degree.std(), rtol=1e-4)
     count = [1000] * len(users)
     for user, positive in zip(first("history", user_id=users, k=count)["item_id"], positives, strict=True):
