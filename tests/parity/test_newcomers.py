@@ -123,6 +123,16 @@ def test_an_item_that_tells_nothing_leaves_the_answer_as_it_was(told, tiny_prepa
     assert b"silent" not in again["item_id"].numpy()  # it was had all the same
 
 
+def test_what_only_towers_read_is_told_where_they_have_no_weight(tiny_config, tiny_prepared):
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    assert retriever.unheard(tiny_prepared) == []
+    retriever.combine(0.0, [])
+    (line,) = retriever.unheard(tiny_prepared)
+    schema = tiny_prepared.schema
+    assert all(one.name in line for one in (*schema.user, *schema.item, *schema.context))
+    assert "no say in what is retrieved" in line
+
+
 @pytest.mark.parametrize(
     ("k", "columns"),
     [
