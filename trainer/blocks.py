@@ -48,9 +48,8 @@ class BlockLayer(tf.Module):
         self.block = block
         if not block.constant:
             self.history_table = tf.Variable(block.history, trainable=False, dtype=tf.float32)
-            self.known = tf.constant(
-                block.history.any(axis=1)
-            )  # [items], whether an event of the item tells it something
+            # [items], whether an event of the item tells it something
+            self.known = tf.constant(block.history.any(axis=1))
 
     def queries(self, history: tf.RaggedTensor) -> tf.Tensor:
         """Returns scaled query vectors `[batch, rank]` of ragged item rows, oldest first."""

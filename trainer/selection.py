@@ -15,12 +15,7 @@ from trainer.index.top import LOWEST, Top
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter
-USUAL = (
-    "category",
-    "categories",
-    "genre",
-    "genres",
-)  # names of the feature that filters, where it has one of them
+USUAL = ("category", "categories", "genre", "genres")  # usual names of the feature that filters
 MOST_POPULARITY = 1e3  # either way of that dial: beyond it the log of popularity alone orders a list, and float32 loses the score
 POOL = 200  # places of a list that are made more diverse; further ones follow as they are
 

@@ -58,6 +58,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         [_known(side, among.users, among.items) for side in liked_and_disliked(events, settings.min_rating)]
         for events, among in ((begun, code), (_merge(begun, test), wide))
     )
+    titles = _titles(dataset, wide.items)
     method = resolve(dataset, settings.split.method)
     comparable = method == "leave_last_out" and not _filters(settings)
     prepared = Prepared(
@@ -66,7 +67,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         items=items,
         user_features=raw.table(dataset.users, dataset.schema.user),
         item_features=raw.table(dataset.items, dataset.schema.item),
-        titles=_titles(dataset, items),
+        titles=titles[: len(items)],
         train=liked,
         validation=_cases(train, validation, code, parts.ordered),
         test=_cases(begun, test, code, parts.ordered, given=method == "predefined"),
@@ -83,9 +84,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         negative_everything=everything[1],
         liked=likes(train, settings.min_rating)[0],
         newcomers=wide.users.values[len(users.values) :],
-        new_items=dict(
-            list(zip(wide.items.values, _titles(dataset, wide.items)[1:], strict=True))[len(items.values) :]
-        ),
+        new_items=dict(zip(wide.items.values[len(items.values) :], titles[len(items) :], strict=True)),
     )
     left_out = _filters(settings)
     if not len(prepared.test):
