@@ -440,3 +440,13 @@ def test_days_written_as_numbers_are_told(tmp_path, name):
     toml = describe(str(tmp_path / "a.csv"))
     assert toml.count(f"# column {name!r} is read as days, such as 20240131") == 1
     assert pasted(toml)[0].interactions.frame["timestamp"].min() == 1_704_067_200
+
+
+def test_what_a_published_split_holds_out_does_not_train(tmp_path):
+    for name in ("shop.train.csv", "shop.test.csv", "valid.csv"):
+        (tmp_path / name).write_text("user_id,item_id\n" + "".join(f"u{n % 9},i{n % 7}\n" for n in range(60)))
+    said = describe(str(tmp_path))
+    assert f'path = "{tmp_path / "shop.train.csv"}"' in said
+    assert (
+        "# left out as a part of a published split: shop.test.csv, valid.csv; data.source.test=FILE" in said
+    )

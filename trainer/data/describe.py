@@ -19,6 +19,7 @@ from trainer.data.request_names import RIGHT, fits_request
 from trainer.data.table import USUAL, usual_column, usual_name
 from trainer.errors import UserError
 
+HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val)([^a-z]|$)", re.IGNORECASE)  # in names of files
 TITLES = ("title", "name", "item_name", "product_name", "headline")
 BEHAVIOURS = (
     "behaviour",
@@ -155,13 +156,16 @@ def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | 
         return path, users, items, []
     groups: dict[tuple[bool, bool], dict[str, list[Path]]] = {}
     columns = []
-    for file in files.find(path, [users, items]):
+    found, held = _without_held_out(files.find(path, [users, items]))
+    for file in found:
         layout = layout_of(file)
         there = files.names(file, Layout(**layout))
         has = (usual_column(there, "user") is not None, usual_column(there, "item") is not None)
         groups.setdefault(has, {}).setdefault(f"{layout} {sorted(there)}", []).append(file)
         columns.append(f"{file.name} ({', '.join(there)})")
-    notes: list[str] = []
+    notes = (
+        [f"left out as a part of a published split: {_listed(held)}; data.source.test=FILE"] if held else []
+    )
     events = _largest(path, groups.get((True, True), {}), "the events", notes)
     if events is None:
         raise UserError(
@@ -171,6 +175,14 @@ def _sides(path: str, users: str | None, items: str | None) -> tuple[str, str | 
     users = users or _largest(path, groups.get((True, False), {}), "a table of users", notes)
     items = items or _largest(path, groups.get((False, True), {}), "a table of items", notes)
     return events, users, items, notes
+
+
+def _without_held_out(found: list[Path]) -> tuple[list[Path], list[str]]:
+    """Returns the files that train, and the names of those that a published split holds out: the same events must not train."""
+    held = [file for file in found if HELD_OUT.search(file.stem)]
+    if len(held) == len(found):
+        return found, []
+    return [file for file in found if file not in held], [file.name for file in held]
 
 
 def _largest(path: str, groups: dict[str, list[Path]], what: str, notes: list[str]) -> str | None:
