@@ -1,5 +1,6 @@
-"""What a person sees while the work runs: one line a step, with a bar where the length is known."""
+"""What a person sees while the work runs: one line a step, with a bar where the length is known; in a log a line now and then."""
 
+import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 Advance = Callable[[int, str], None]
+TOLD_EVERY = 30.0  # seconds; where no bar can be drawn, as in a log
 
 
 class Reporter:
@@ -48,10 +50,15 @@ class Reporter:
             ),
         )
         with Progress(*columns, expand=True, console=self.console, refresh_per_second=4) as bar:
-            task = bar.add_task(name, total=total or 1, note="")
+            task, told = bar.add_task(name, total=total or 1, note=""), start
 
             def advance(done: int, note: str = "") -> None:
+                nonlocal told
                 bar.update(task, completed=done, note=note)
+                if not self.console.is_terminal and time.perf_counter() - told > TOLD_EVERY:
+                    told = time.perf_counter()
+                    elapsed = datetime.timedelta(seconds=int(told - start))
+                    self.say(f"  {name} {done:,} of {total or 1:,} {elapsed} {note}".rstrip())
 
             try:
                 yield advance

@@ -68,6 +68,7 @@ def export(folder, *names, header="user_id,item_id,timestamp"):
         (("part-1.csv", "part-11.csv"), ("items.csv",), "/part-*.csv"),
         (("a.csv", "b.jsonl.csv"), ("items.tsv",), "/*.csv"),
         (("day=1/part.csv", "day=2/part.csv"), ("items.csv",), "/day=*/part.csv"),
+        (("a[1]/part-1.csv", "a[1]/part-2.csv"), ("items.csv",), "/a[[]1]/part-*.csv"),
     ],
 )
 def test_parts_of_one_table_are_loaded_together(tmp_path, parts, beside, path):

@@ -222,6 +222,22 @@ def test_folder_and_glob(here):
     assert rows(Table(path="d/**/[0-9].csv").load()) == EVENTS
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl", "csv.gz"])
+def test_a_name_with_marks_of_a_pattern_is_a_name(here, suffix):
+    folder = here / "a[1]*?"
+    folder.mkdir()
+    frame = pl.read_csv(GOOD.encode())
+    if suffix == "parquet":
+        frame.write_parquet(folder / f"b[c].{suffix}")
+    elif suffix == "jsonl":
+        frame.write_ndjson(folder / f"b[c].{suffix}")
+    else:
+        raw = GOOD.encode()
+        (folder / f"b[c].{suffix}").write_bytes(gzip.compress(raw) if suffix.endswith("gz") else raw)
+    assert rows(Table(path="a[1]*?").load()) == EVENTS
+    assert rows(Table(path=f"a[1]*?/b[c].{suffix}").load()) == EVENTS
+
+
 @pytest.mark.parametrize("column", ["timestamp", "when"])
 def test_the_time_of_an_event_is_context_where_it_is_asked_for(here, column):
     data = load(

@@ -1,5 +1,6 @@
 """The settings that would load the files of a stranger, as TOML to paste, from a look at each (`look.py`)."""
 
+import glob
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -215,9 +216,9 @@ def _together(path: str, taken: list[Path]) -> str | None:
     names = [file.relative_to(folder).as_posix() for file in taken]
     start = _beginning(names).rstrip(digits)
     end = _beginning([name[len(start) :][::-1] for name in names])[::-1].lstrip(digits)
-    form = f"{start}*{end}"
+    form = f"{glob.escape(start)}*{glob.escape(end)}"
     matched = sorted(file for file in folder.glob(form) if file.is_file())
-    return f"{folder}/{form}" if matched == taken else None
+    return f"{glob.escape(str(folder))}/{form}" if matched == taken else None
 
 
 def _beginning(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ by line to say where.
 """
 
 import csv
+import glob
 import gzip
 import io
 import json
@@ -141,17 +142,18 @@ def _scan(path: Path, layout: Layout, **extra: Any) -> pl.LazyFrame:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
     form = layout.of(path)
+    source = _literal(path)
     if form == "parquet":
-        return pl.scan_parquet(path)
+        return pl.scan_parquet(source)
     if form == "jsonl":
-        return pl.scan_ndjson(path, infer_schema_length=None)
+        return pl.scan_ndjson(source, infer_schema_length=None)
     with path.open("rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(
                 f"{path} is not UTF-8: it looks like UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 old.csv > new.csv"
             )
     return pl.scan_csv(
-        path,
+        source,
         separator=separator(path, layout),
         has_header=layout.has_header,
         quote_char=layout.quote or None,
@@ -159,6 +161,11 @@ def _scan(path: Path, layout: Layout, **extra: Any) -> pl.LazyFrame:
         with_column_names=None if layout.has_header else _numbered,
         **extra,
     )
+
+
+def _literal(path: Path) -> str:
+    """Returns a path as polars reads it, which takes a `[` or `*` in a name for a pattern."""
+    return glob.escape(str(path))
 
 
 def _numbered(columns: list[str]) -> list[str]:
@@ -182,7 +189,7 @@ def text(path: Path, count: int | None = None) -> Iterator[str]:
     """Yields the lines of a file, or the first of them, unpacked; what is not UTF-8 is escaped (in zstd: replaced)."""
     if _begins(path, ZSTD):  # only polars unpacks it
         scanned = pl.scan_csv(
-            path,
+            _literal(path),
             has_header=False,
             separator="\x01",
             quote_char=None,
@@ -221,7 +228,9 @@ def _adjacency(path: Path, layout: Layout) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
     try:
-        whole = pl.read_csv(path, has_header=False, separator="\x01", quote_char=None, infer_schema=False)
+        whole = pl.read_csv(
+            _literal(path), has_header=False, separator="\x01", quote_char=None, infer_schema=False
+        )
     except pl.exceptions.PolarsError as error:
         raise _unreadable(path, layout, error) from None
     line = pl.col(whole.columns[0])

@@ -1,0 +1,26 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from trainer import progress
+from trainer.progress import Reporter
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["log", "terminal"])
+def test_a_log_gets_a_line_now_and_then_and_a_terminal_its_bar_alone(monkeypatch, terminal):
+    monkeypatch.setattr(progress, "TOLD_EVERY", -1.0)
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=120, force_terminal=terminal))
+    with reporter.step("train", 2_000) as advance:
+        advance(1_000, "loss 0.5")
+    lines = out.getvalue().splitlines()
+    assert any("train 1,000 of 2,000 0:00:00 loss 0.5" in line for line in lines) is not terminal
+
+
+def test_a_log_is_not_flooded():
+    out = io.StringIO()
+    with Reporter(Console(file=out, width=120)).step("train", 1_000) as advance:
+        for done in range(1_000):
+            advance(done, "")
+    assert len(out.getvalue().splitlines()) == 1
