@@ -87,7 +87,8 @@ def _compare(parsed: argparse.Namespace) -> None:
 def _describe(parsed: argparse.Namespace) -> None:
     from trainer.data.describe import describe
 
-    print(describe(str(parsed.file)))
+    columns = {role: name for role in ("user", "item", "timestamp") if (name := getattr(parsed, role))}
+    print(describe(str(parsed.file), parsed.users, parsed.items, columns))
 
 
 def _presets(parsed: argparse.Namespace) -> None:
@@ -166,7 +167,15 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(
         verbs, "describe", _describe, "infer a table's columns and print settings to paste into a TOML file"
     )
-    verb.add_argument("file", type=Path, help="CSV, TSV, Parquet or JSON lines file of interactions")
+    verb.add_argument(
+        "file", type=Path, help="CSV, TSV, Parquet or JSON lines file of interactions, or a folder of them"
+    )
+    for side in ("users", "items"):
+        verb.add_argument(f"--{side}", metavar="FILE", help=f"table of {side} with their features")
+    for role in ("user", "item", "timestamp"):
+        verb.add_argument(
+            f"--{role}", metavar="COLUMN", help=f"the {role}'s column, where its name does not say so"
+        )
 
     _verb(verbs, "presets", _presets, "list the presets")
     return parser

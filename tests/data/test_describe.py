@@ -218,7 +218,7 @@ def test_a_comment_is_no_line_of_items(tmp_path, comment):
 
 def test_no_header_over_ids_that_are_no_numbers(tmp_path):
     (tmp_path / "a.csv").write_text("u1,i1,5\nu2,i2,3\n")
-    with pytest.raises(UserError, match=r"data.source.has_header=false, .*there are: u1, i1, 5"):
+    with pytest.raises(UserError, match=r"data.source.has_header=false by hand, .*there are: u1, i1, 5"):
         describe(str(tmp_path / "a.csv"))
 
 
@@ -226,7 +226,7 @@ def test_no_user_column(tmp_path):
     (tmp_path / "a.csv").write_text("who,item_id\na,x\n")
     with pytest.raises(UserError, match=r"no column that looks like the user.*there are: who, item_id"):
         describe(str(tmp_path / "a.csv"))
-    with pytest.raises(UserError, match=r"both the user and the item; rename .*: a.csv \(who, item_id\)"):
+    with pytest.raises(UserError, match=r"both the user and the item; name them: .*: a.csv \(who, item_id\)"):
         describe(str(tmp_path))
 
 
@@ -451,3 +451,59 @@ def test_what_a_published_split_holds_out_does_not_train(tmp_path):
     assert (
         "# left out as a part of a published split: shop.test.csv, valid.csv; data.source.test=FILE" in said
     )
+
+
+def test_a_log_of_what_was_shown(tmp_path):
+    rows = [f"u{n % 9},i{n % 7},{n % 2},{int(n % 4 == 1)},{1_600_000_000 + n}" for n in range(60)]
+    (tmp_path / "shown.csv").write_text("\n".join(["user_id,item_id,click,purchase,time", *rows]))
+    toml = describe(str(tmp_path / "shown.csv"))
+    assert "# column 'click' is 1 where the user did it and 0 where it was only shown" in toml
+    assert "# column 'purchase' is left out of the context, for it came of the row" in toml
+    data = tomllib.loads(toml)["data"]
+    assert data["source"]["columns"]["rating"] == "click" and data["min_rating"] == 1.0
+    assert "context" not in data["source"]
+    prepared = prepare(*pasted(toml))
+    assert set(prepared.train.rating) == {1.0}
+    assert set(prepared.rated_train.rating) == {0.0, 1.0}  # what was only shown teaches the ranking model
+
+
+def test_ids_of_visits_are_no_context_and_ids_of_brands_are_no_numbers(tmp_path):
+    rows = [
+        f"{n // 8 % 20},{n // 4},i{n % 50},{100 + n % 50 % 5},{n % 3},Cool thing {n % 50}" for n in range(800)
+    ]
+    (tmp_path / "a.csv").write_text(
+        "\n".join(["household_id,basket_id,item_id,brand_id,store_id,item_title", *rows])
+    )
+    toml = describe(str(tmp_path / "a.csv"))
+    assert "# column 'basket_id' is left out: the rows of one basket_id are all of one user" in toml
+    source = tomllib.loads(toml)["data"]["source"]
+    assert source["context"] == {"store_id": "category"}
+    assert source["items"]["title"] == "item_title"
+    assert source["items"]["features"] == {"brand_id": "category", "item_title": "text"}
+    assert list(source["columns"]) == ["user", "item"]
+
+
+def test_columns_that_no_name_tells_may_be_named(tmp_path):
+    (tmp_path / "a.csv").write_text("\n".join(["who,what,moment", *EXPORTED]))
+    (tmp_path / "b.csv").write_text("what,colour\ni1,red\n")
+    with pytest.raises(UserError, match="no column that looks like the user; name it: --user COLUMN"):
+        describe(str(tmp_path / "a.csv"))
+    columns = {"user": "who", "item": "what", "timestamp": "moment"}
+    for path in (str(tmp_path / "a.csv"), str(tmp_path)):
+        data = tomllib.loads(describe(path, columns=columns))["data"]
+        assert data["source"]["columns"] == columns
+    assert data["source"]["items"]["id"] == "what"
+    with pytest.raises(UserError, match="has no column 'whom'; did you mean 'who'"):
+        describe(str(tmp_path / "a.csv"), columns={"user": "whom"})
+
+
+def test_what_is_parted_by_two_colons_is_told_how_to_be_read(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n")
+    with pytest.raises(UserError, match=r"parts its fields by '::'.*sed .*data.source.name=movielens"):
+        describe(str(tmp_path / "ratings.dat"))
+
+
+def test_the_types_that_recbole_writes_behind_names_are_read_over(tmp_path):
+    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t1600000000\n")
+    columns = tomllib.loads(describe(str(tmp_path / "a.inter")))["data"]["source"]["columns"]
+    assert columns == {"user": "user_id:token", "item": "item_id:token", "timestamp": "timestamp:float"}

@@ -1,7 +1,7 @@
 """The settings that would load the files of a stranger, as TOML to paste, from a look at each (`look.py`)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import tomli_w
 
 from trainer.data.columns import COMMAS, as_bag, as_text, decimal_commas, follows
 from trainer.data.folders import sides
-from trainer.data.kinds import DISLIKES, kind_of
+from trainer.data.kinds import DISLIKES
 from trainer.data.look import SKIPS, Look, look, of_event_times, of_times
+from trainer.data.named import kind_of_named, outcomes, title_of
 from trainer.data.request_names import RIGHT, fits_request
-from trainer.data.table import USUAL, usual_column, usual_name
+from trainer.data.table import USUAL, Columns, usual_column, usual_name
 from trainer.errors import UserError
 
-TITLES = ("title", "name", "item_name", "product_name", "headline")
 BEHAVIOURS = (
     "behaviour",
     "behavior",
@@ -31,34 +31,55 @@ UNNAMED = re.compile(r"\s*|Unnamed: \d+|_duplicated_\d+")  # pandas' and polars'
 MANY_BEHAVIOURS = 20  # distinct values above which such a column is something else
 
 
-def describe(path: str, users: str | None = None, items: str | None = None) -> str:
+def describe(
+    path: str,
+    users: str | None = None,
+    items: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> str:
     """Returns settings for a table as TOML: columns by role, and the kinds of all others.
 
     `path` is a file, a glob or a folder; in a folder, a table with only the user's or the item's column is
-    taken as that side's table. Raises `UserError` where no columns for user and item can be found.
+    taken as that side's table. `columns` says which column has a role, where its name does not. Raises `UserError`
+    where no columns for user and item can be found.
     """
-    path, users, items, together = sides(path, users, items)
-    events = look(path)
+    columns = columns or {}
+    path, users, items, together = sides(path, users, items, columns)
+    events = look(path, columns)
     missing = [role for role in ("user", "item") if role not in events.roles]
     if missing:
         raise UserError(
-            f"{path} has no column that looks like the {missing[0]}; rename one to {missing[0]}_id, or write "
-            f"data.source.columns.{missing[0]} by hand (and data.source.has_header=false, where the first line is no "
-            f"header); there are: {', '.join(events.sample.columns)}"
+            f"{path} has no column that looks like the {missing[0]}; name it: --{missing[0]} COLUMN (or write "
+            f"data.source.has_header=false by hand, where the first line is no header); there are: "
+            f"{', '.join(events.sample.columns)}"
         )
     notes = [*together, *events.notes]
+    came_of_it = outcomes(events.sample, events.roles)
+    shown = came_of_it[0] if came_of_it and "rating" not in events.roles else None
+    if shown:
+        events.roles["rating"] = shown
+        notes.append(
+            f"column {shown!r} is 1 where the user did it and 0 where it was only shown: the rows with 0 are no likes"
+        )
     behaviours = _behaviours(events, notes)
     source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": {}}
     context, separator = _features(events, notes)
+    for name in set(came_of_it) & set(context):
+        del context[name]
+        notes.append(
+            f"column {name!r} is left out of the context, for it came of the row; it may stand there as the column of "
+            "one of ranking.targets"
+        )
     _find_time(events, context, notes)
     if separator != "|":
         source["bag_separator"] = separator
     for role, side in (("user", users), ("item", items)):
         own = _own(events, context, role, notes)
         if side is not None:
-            source[f"{role}s"] = _side(side, role, notes)
+            source[f"{role}s"] = _side(side, role, notes, columns)
         elif own:
             source[f"{role}s"] = {"path": path, **events.layout, "id": events.roles[role], **own}
+    _leave_visits(events, context, notes)
     _leave_unfit(context, notes)
     if context:
         source["context"] = context
@@ -66,15 +87,20 @@ def describe(path: str, users: str | None = None, items: str | None = None) -> s
             f"{', '.join(context)}: known when a request is made? If they come of it, leave them out"
         )
     there = events.sample.columns  # a role is taken by a usual name, unless it is said that there is none
-    source["columns"] = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
+    columns_of = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
+    source["columns"] = dict(
+        sorted(columns_of.items(), key=lambda role: list(Columns.model_fields).index(role[0]))
+    )
     data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
         notes.append("no times were found: histories are sets, and the split is random")
-    if "rating" in events.roles:
+    if shown:
+        data["min_rating"] = 1.0
+    elif "rating" in events.roles:
         ratings = as_text(events.sample[events.roles["rating"]]).cast(pl.Float64, strict=False)
         middle = ratings.quantile(0.5, "higher")
-        if middle is not None:
+        if middle is not None and middle > ratings.min():  # type: ignore[operator]
             notes.append(
                 f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"
             )
@@ -103,22 +129,37 @@ def _leave_unfit(context: dict[str, str], notes: list[str]) -> None:
             notes.append(f"column {name!r} is left out of the context; to have it there, rename it: {RIGHT}")
 
 
+def _leave_visits(events: Look, context: dict[str, str], notes: list[str]) -> None:
+    """Takes the columns out of the context that tell the user: ids of baskets, sessions or devices, which no request repeats."""
+    users = as_text(events.sample[events.roles["user"]])
+    for name in [name for name, kind in context.items() if kind == "category"]:
+        if follows(users, as_text(events.sample[name])):
+            del context[name]
+            notes.append(f"column {name!r} is left out: the rows of one {name} are all of one user")
+
+
 def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> dict[str, Any]:
     """Takes the columns out of the context that are the user's or the item's own, and returns them as its features.
 
     An item's column in the context of a request would give the answer away.
     """
     keys = as_text(events.sample[events.roles[role]])
-    own = {name: kind for name, kind in context.items() if follows(_as_one(events.sample[name]), keys)}
+    own = [name for name in context if follows(_as_one(events.sample[name]), keys)]
     if not own:
         return {}
     for name in own:
         del context[name]
-    notes.append(
-        f"{', '.join(own)}: the same in all rows of one {role}, so features of the {role}, not context"
-    )
-    title = usual_name(list(own), TITLES)
-    return ({"title": title} if role == "item" and title else {}) | {"features": own}
+    once = events.sample.select(own).filter(keys.is_first_distinct())
+    title = title_of(own) if role == "item" else None
+    features = {name: "text" if name == title else kind_of_named(once[name])[0] for name in own}
+    for name in [name for name, kind in features.items() if kind is None]:
+        del features[name]
+        notes.append(f"column {name!r} is left out: it names the {role} once more")
+    if features:
+        notes.append(
+            f"{', '.join(features)}: the same in all rows of one {role}, so features of the {role}, not context"
+        )
+    return ({"title": title} if title else {}) | ({"features": features} if features else {})
 
 
 def _as_one(column: pl.Series) -> pl.Series:
@@ -156,7 +197,7 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
         if UNNAMED.fullmatch(name):
             notes.append(f"column {name!r} of {Path(seen.path).name} is left out: it has no name")
             continue
-        kind, separator = kind_of(seen.sample[name])
+        kind, separator = kind_of_named(seen.sample[name])
         if kind is None and decimal_commas(seen.sample[name]):
             shown = seen.sample[name].drop_nulls()[0]
             notes.append(f"column {name!r} of {Path(seen.path).name} is left out: {shown!r}; {COMMAS}")
@@ -183,13 +224,14 @@ def _are_ids(seen: Look, name: str, separator: str) -> bool:
     return len(seen.roles) == 1 and bool(labels.is_in(as_text(own).implode()).mean() > 0.5)  # type: ignore[operator]
 
 
-def _side(path: str, role: str, notes: list[str]) -> dict[str, Any]:
+def _side(path: str, role: str, notes: list[str], columns: Mapping[str, str]) -> dict[str, Any]:
     seen = look(path)
-    column = seen.roles.get(role, seen.sample.columns[0])
+    usual = seen.roles.get(role, seen.sample.columns[0])
+    column = columns.get(role, usual) if columns.get(role) in seen.sample.columns else usual
     seen = Look(seen.path, seen.layout, seen.sample, {role: column})
     settings: dict[str, Any] = {"path": path, **seen.layout, "id": column}
     features, separator = _features(seen, notes)
-    title = usual_name(seen.sample.columns, TITLES)
+    title = title_of(seen.sample.columns)
     if role == "item" and title is not None:
         settings["title"] = title
         features[title] = "text"

@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from string import digits
@@ -16,31 +16,40 @@ from trainer.errors import UserError
 HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val)([^a-z]|$)", re.IGNORECASE)  # in names of files
 
 
-def sides(path: str, users: str | None, items: str | None) -> tuple[str, str | None, str | None, list[str]]:
-    """Returns the paths of interactions, users and items, and notes; in a folder, told by their columns."""
+def sides(
+    path: str, users: str | None, items: str | None, columns: Mapping[str, str]
+) -> tuple[str, str | None, str | None, list[str]]:
+    """Returns the paths of interactions, users and items, and notes; in a folder, told by their columns.
+
+    `columns` says which column is the user's or the item's, where it has no usual name.
+    """
     if not Path(path).expanduser().is_dir():
         return path, users, items, []
     groups: dict[tuple[bool, bool], dict[str, list[Path]]] = {}
-    columns = []
+    seen = []
     found, held = _without_held_out(files.find(path, [users, items]))
     for file in found:
         layout = layout_of(file)
         there = files.names(file, Layout(**layout))
-        has = (usual_column(there, "user") is not None, usual_column(there, "item") is not None)
+        has = (_has(there, "user", columns), _has(there, "item", columns))
         groups.setdefault(has, {}).setdefault(f"{layout} {sorted(there)}", []).append(file)
-        columns.append(f"{file.name} ({', '.join(there)})")
+        seen.append(f"{file.name} ({', '.join(there)})")
     notes = (
         [f"left out as a part of a published split: {_listed(held)}; data.source.test=FILE"] if held else []
     )
     events = _largest(path, groups.get((True, True), {}), "the events", notes)
     if events is None:
         raise UserError(
-            f"no table in {path} has columns for both the user and the item; rename them to user_id and item_id, or "
-            f"describe the file of the events alone; there are: {_listed(columns)}"
+            f"no table in {path} has columns for both the user and the item; name them: --user COLUMN --item COLUMN; "
+            f"there are: {_listed(seen)}"
         )
     users = users or _largest(path, groups.get((True, False), {}), "a table of users", notes)
     items = items or _largest(path, groups.get((False, True), {}), "a table of items", notes)
     return events, users, items, notes
+
+
+def _has(there: Sequence[str], role: str, columns: Mapping[str, str]) -> bool:
+    return columns[role] in there if role in columns else usual_column(there, role) is not None
 
 
 def _without_held_out(found: list[Path]) -> tuple[list[Path], list[str]]:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from trainer.data import files
 from trainer.data.columns import Kind, as_text, convert, epoch_seconds, readable, written_as_days
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import day, like_times, strange_times
+from trainer.data.named import by_words
 from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
+from trainer.registry import did_you_mean
 
 SAMPLE = 50_000  # rows that are looked at
 REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
@@ -32,8 +35,11 @@ class Look:
     notes: list[str] = field(default_factory=list)
 
 
-def look(path: str) -> Look:
-    """Returns what the first rows of a path's largest file show."""
+def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
+    """Returns what the first rows of a path's largest file show; `columns` says which column has a role, by role.
+
+    Raises `UserError` where one of them is not there.
+    """
     largest = max(files.find(path), key=lambda file: file.stat().st_size)
     settings = layout_of(largest)
     layout = Layout(**settings)
@@ -46,8 +52,17 @@ def look(path: str) -> Look:
     notes = []
     if raw.spoilt:
         notes.append(f"rows that cannot be read: {len(raw.spoilt):,}; {SKIPS}; the first is {raw.spoilt[0]}")
-    if not layout.has_header:
-        roles = _by_values(sample)
+    said = dict(columns or {})
+    for name in said.values():
+        if name not in there:
+            raise UserError(f"{largest} has no column {name!r}{did_you_mean(name, there)}")
+    roles = {role: name for role, name in roles.items() if name not in said.values()} | said
+    if layout.has_header:
+        guessed = by_words(sample, roles)
+        notes += [f"column {name!r} is taken as the {role}, by its name" for role, name in guessed.items()]
+        roles |= guessed
+    else:
+        roles = _by_values(sample) | said
         notes.append("the file has no header: which column is what was guessed from the values")
     for name in there:
         first_name = REPEATED.sub("", name)
@@ -128,6 +143,11 @@ def layout_of(path: Path) -> dict[str, Any]:
         return {}
     if lines[0][0].startswith("#") and (mark == " " or len(lines[0]) == 1):
         raise UserError(f"{path} begins with a comment, {mark.join(lines[0])[:80]!r}; take it out")
+    if len(lines[0]) == 1 and "::" in lines[0][0]:
+        raise UserError(
+            f"{path} parts its fields by '::', and one character is read: sed 's/::/\\t/g' {path.name} > {path.stem}.tsv; "
+            "MovieLens's own folder is read as it is: data.source.name=movielens data.source.path=FOLDER"
+        )
     if mark == " " and len({len(line) for line in lines}) > 1:
         return {"format": "adjacency"}
     settings: dict[str, Any] = {}

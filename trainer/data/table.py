@@ -231,8 +231,8 @@ def usual_name(there: Sequence[str], usual: Sequence[str]) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """Returns a name without what differs between `user_id`, `User ID`, `user-id` and `userId`."""
-    return re.sub(r"[\s_-]", "", name).lower()
+    """Returns a name without what differs between `user_id`, `User ID`, `user-id`, `userId` and RecBole's `user_id:token`."""
+    return re.sub(r"[\s_-]|:(token|float)(_seq)?$", "", name).lower()
 
 
 def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) -> tuple[Feature, ...]:
