@@ -507,3 +507,25 @@ def test_the_types_that_recbole_writes_behind_names_are_read_over(tmp_path):
     (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t1600000000\n")
     columns = tomllib.loads(describe(str(tmp_path / "a.inter")))["data"]["source"]["columns"]
     assert columns == {"user": "user_id:token", "item": "item_id:token", "timestamp": "timestamp:float"}
+
+
+def test_a_folder_of_a_shop_as_it_is_published(tmp_path):
+    export(tmp_path, "transactions.csv", header="household_id,product_id,transaction_timestamp")
+    (tmp_path / "products.csv").write_text("product_id,brand\ni0,a\ni1,b\n")
+    (tmp_path / "promotions.csv").write_text("product_id,week\ni0,1\ni0,2\n" * 50)
+    (tmp_path / "demographics.csv").write_text("household_id,age\nu0,30\nu1,40\n")
+    (tmp_path / "campaigns.csv").write_text("campaign_id,household_id\n1,u0\n2,u0\n" * 50)
+    toml = describe(str(tmp_path))
+    source = tomllib.loads(toml)["data"]["source"]
+    assert source["columns"]["user"] == "household_id"
+    assert source["users"]["path"].endswith("demographics.csv")
+    assert source["items"]["path"].endswith("products.csv")
+    assert "# left out, for they have several rows of one user: campaigns.csv" in toml
+    assert "# left out, for they have several rows of one item: promotions.csv" in toml
+
+
+def test_usual_names_come_before_other_words(tmp_path):
+    export(tmp_path, "events.csv")
+    (tmp_path / "listings.csv").write_text("item_id,member_id\n" + "i0,m0\ni1,m0\ni2,m1\n")
+    source = tomllib.loads(describe(str(tmp_path)))["data"]["source"]
+    assert source["path"].endswith("events.csv") and source["items"]["path"].endswith("listings.csv")

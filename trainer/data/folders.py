@@ -2,18 +2,40 @@
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from string import digits
+from typing import Literal
 
 from trainer.data import files
 from trainer.data.files import Layout
 from trainer.data.look import layout_of
+from trainer.data.named import side_by_words
 from trainer.data.table import usual_column
 from trainer.errors import UserError
 
 HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val)([^a-z]|$)", re.IGNORECASE)  # in names of files
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file of a folder, and the columns for the ids of the user and of the item, where it has them."""
+
+    file: Path
+    layout: Layout
+    columns: tuple[str, ...]
+    user: str | None
+    item: str | None
+
+    @property
+    def form(self) -> str:
+        """What files that are parts of one table have alike."""
+        return f"{self.layout} {sorted(self.columns)}"
+
+
+Find = Callable[[Sequence[str], str], str | None]  # the column of a side among names
 
 
 def sides(
@@ -21,35 +43,60 @@ def sides(
 ) -> tuple[str, str | None, str | None, list[str]]:
     """Returns the paths of interactions, users and items, and notes; in a folder, told by their columns.
 
-    `columns` says which column is the user's or the item's, where it has no usual name.
+    `columns` says which column is the user's or the item's; else those with usual names are, or, where no file has
+    both, those whose names say so in other words.
     """
     if not Path(path).expanduser().is_dir():
         return path, users, items, []
-    groups: dict[tuple[bool, bool], dict[str, list[Path]]] = {}
-    seen = []
     found, held = _without_held_out(files.find(path, [users, items]))
-    for file in found:
-        layout = layout_of(file)
-        there = files.names(file, Layout(**layout))
-        has = (_has(there, "user", columns), _has(there, "item", columns))
-        groups.setdefault(has, {}).setdefault(f"{layout} {sorted(there)}", []).append(file)
-        seen.append(f"{file.name} ({', '.join(there)})")
-    notes = (
-        [f"left out as a part of a published split: {_listed(held)}; data.source.test=FILE"] if held else []
-    )
-    events = _largest(path, groups.get((True, True), {}), "the events", notes)
-    if events is None:
+    for find in (usual_column, side_by_words):
+        tables = [_seen(file, columns, find) for file in found]
+        events = [table for table in tables if table.user and table.item]
+        if events:
+            break
+    else:
+        seen = [f"{table.file.name} ({', '.join(table.columns)})" for table in tables]
         raise UserError(
             f"no table in {path} has columns for both the user and the item; name them: --user COLUMN --item COLUMN; "
             f"there are: {_listed(seen)}"
         )
-    users = users or _largest(path, groups.get((True, False), {}), "a table of users", notes)
-    items = items or _largest(path, groups.get((False, True), {}), "a table of items", notes)
-    return events, users, items, notes
+    notes = (
+        [f"left out as a part of a published split: {_listed(held)}; data.source.test=FILE"] if held else []
+    )
+    taken = _largest(path, events, "the events", notes)
+    of_users = [table for table in tables if table.user and not table.item]
+    of_items = [table for table in tables if table.item and not table.user]
+    if users is None and of_users:
+        users = _largest(path, _one_row_each(of_users, "user", notes), "a table of users", notes)
+    if items is None and of_items:
+        items = _largest(path, _one_row_each(of_items, "item", notes), "a table of items", notes)
+    return taken or path, users, items, notes
 
 
-def _has(there: Sequence[str], role: str, columns: Mapping[str, str]) -> bool:
-    return columns[role] in there if role in columns else usual_column(there, role) is not None
+def _seen(file: Path, columns: Mapping[str, str], find: Find) -> Seen:
+    layout = Layout(**layout_of(file))
+    there = tuple(files.names(file, layout))
+    user, item = (
+        next((name for name in there if name == columns[side]), None)
+        if side in columns
+        else find(there, side)
+        for side in ("user", "item")
+    )
+    return Seen(file, layout, there, user, item)
+
+
+def _one_row_each(tables: list[Seen], side: Literal["user", "item"], notes: list[str]) -> list[Seen]:
+    """Returns the tables with one row for an id, and notes those that have several: they are of something else."""
+    kept = [table for table in tables if not _repeats(table, table.user or table.item or "")]
+    left = [table.file.name for table in tables if table not in kept]
+    if left:
+        notes.append(f"left out, for they have several rows of one {side}: {_listed(left)}")
+    return kept
+
+
+def _repeats(table: Seen, column: str) -> bool:
+    ids = files.read(table.file, table.layout, [column], skip=True).frame[column].drop_nulls()
+    return ids.n_unique() < len(ids)
 
 
 def _without_held_out(found: list[Path]) -> tuple[list[Path], list[str]]:
@@ -60,10 +107,13 @@ def _without_held_out(found: list[Path]) -> tuple[list[Path], list[str]]:
     return [file for file in found if file not in held], [file.name for file in held]
 
 
-def _largest(path: str, groups: dict[str, list[Path]], what: str, notes: list[str]) -> str | None:
-    """Returns a path of the largest group of files, noting what else there is; None where there are no groups."""
-    if not groups:
+def _largest(path: str, tables: list[Seen], what: str, notes: list[str]) -> str | None:
+    """Returns a path of the largest table, which may be of several files, noting what else there is; None where there is none."""
+    if not tables:
         return None
+    groups: dict[str, list[Path]] = {}
+    for table in tables:
+        groups.setdefault(table.form, []).append(table.file)
     taken = max(groups.values(), key=lambda group: sum(map(_size, group)))
     found = _together(path, taken)
     hint = ""

@@ -11,70 +11,29 @@ from trainer.data.kinds import kind_of
 from trainer.data.table import usual_name
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-ID_WORDS = ("id", "uuid", "guid", "key", "code", "hash")
+
+
+def _set(words_of_it: str) -> frozenset[str]:
+    return frozenset(words_of_it.split())
+
+
+ID_WORDS = _set("id uuid guid key code hash")
 SIDES = {
-    "user": (
-        *(
-            "user",
-            "customer",
-            "client",
-            "member",
-            "visitor",
-            "household",
-            "account",
-            "buyer",
-            "shopper",
-            "person",
-        ),
-        *("player", "reader", "listener", "viewer", "subscriber", "reviewer", "guest", "student", "email"),
+    "user": _set(
+        "user customer client member visitor household account buyer shopper person player reader listener viewer "
+        "subscriber reviewer guest student email"
     ),
-    "item": (
-        *(
-            "item",
-            "product",
-            "content",
-            "article",
-            "movie",
-            "film",
-            "book",
-            "video",
-            "track",
-            "song",
-            "artist",
-            "game",
-        ),
-        *(
-            "app",
-            "recipe",
-            "course",
-            "listing",
-            "offer",
-            "post",
-            "news",
-            "document",
-            "doc",
-            "restaurant",
-            "business",
-        ),
-        *("place", "hotel", "job", "show", "series", "podcast", "episode", "anime", "sku"),
+    "item": _set(
+        "item product content article movie film book video track song artist game app recipe course listing offer post "
+        "news document doc restaurant business place hotel job show series podcast episode anime sku"
     ),
 }
-RATINGS = ("rating", "score", "stars")
-OF_MANY = ("avg", "average", "mean", "total", "count", "num")  # of all users together: no user's own rating
+RATINGS = _set("rating score stars")
+OF_MANY = _set("avg average mean total count num")  # of all users together: no user's own rating
 TITLES = ("title", "name", "item_name", "product_name", "headline")
-OUTCOMES = (  # of a row that may be no interaction, but was shown: what came of it
-    *(
-        "click",
-        "clicked",
-        "is_click",
-        "purchase",
-        "purchased",
-        "bought",
-        "ordered",
-        "converted",
-        "conversion",
-    ),
-    *("watched", "played", "liked", "like", "label", "target", "is_positive"),
+OUTCOMES = _set(  # of a row that may be no interaction, but was shown: what came of it
+    "click clicked isclick purchase purchased bought ordered converted conversion watched played liked like label target "
+    "ispositive"
 )
 
 
@@ -85,25 +44,36 @@ def words(name: str) -> tuple[str, ...]:
 
 def is_id(name: str) -> bool:
     """Returns whether a name says that its values are ids, whose size means nothing."""
-    return words(name)[-1:] in {(word,) for word in ID_WORDS}
+    return bool(ID_WORDS.intersection(words(name)[-1:]))
+
+
+def side_by_words(names: Sequence[str], side: str) -> str | None:
+    """Returns the one column whose name says that it holds the ids of a side, `user` or `item`; None where it is not sure."""
+    ids = [name for name in names if is_id(name) and "".join(words(name)[:-1]) in SIDES[side]]
+    bare = [name for name in names if "".join(words(name)) in SIDES[side]]
+    found = ids or bare
+    return found[0] if len(found) == 1 else None
 
 
 def by_words(sample: pl.DataFrame, roles: Mapping[str, str]) -> dict[str, str]:
     """Returns columns for the roles user, item and rating that nothing has yet, each where just one column may be it."""
     free = [name for name in sample.columns if name not in roles.values()]
-    found = {}
-    for role in ("user", "item"):
-        ids = [name for name in free if is_id(name) and words(name)[:-1] in {(word,) for word in SIDES[role]}]
-        bare = [name for name in free if words(name) in {(word,) for word in SIDES[role]}]
-        found[role] = ids or bare
-    found["rating"] = [
-        name
-        for name in free
-        if words(name)[-1:] in {(word,) for word in RATINGS}
-        and not set(words(name)) & set(OF_MANY)
-        and _numbers(sample[name])
-    ]
-    return {role: names[0] for role, names in found.items() if role not in roles and len(names) == 1}
+    ratings = [name for name in free if _is_rating(sample[name])]
+    found = {side: side_by_words(free, side) for side in SIDES}
+    found["rating"] = ratings[0] if len(ratings) == 1 else None
+    return {role: name for role, name in found.items() if name is not None and role not in roles}
+
+
+def _is_rating(column: pl.Series) -> bool:
+    said = words(column.name)
+    if (
+        not RATINGS.intersection(said[-1:])
+        or OF_MANY.intersection(said)
+        or not readable(column.dtype, "rating")
+    ):
+        return False
+    known = as_text(column).drop_nulls()
+    return bool(len(known)) and not known.cast(pl.Float64, strict=False).null_count()
 
 
 def outcomes(sample: pl.DataFrame, taken: Mapping[str, str]) -> list[str]:
@@ -112,7 +82,7 @@ def outcomes(sample: pl.DataFrame, taken: Mapping[str, str]) -> list[str]:
 
 
 def _is_outcome(column: pl.Series) -> bool:
-    if words(column.name) not in {words(one) for one in OUTCOMES} or not readable(column.dtype, "rating"):
+    if "".join(words(column.name)) not in OUTCOMES or not readable(column.dtype, "rating"):
         return False
     values = as_text(column).drop_nulls().cast(pl.Float64, strict=False)
     return set(values.unique().to_list()) == {0.0, 1.0}
@@ -120,8 +90,8 @@ def _is_outcome(column: pl.Series) -> bool:
 
 def title_of(names: Sequence[str]) -> str | None:
     """Returns the column that people read: a usual one, or a name or title of what items are (`movie_title`)."""
-    named = (name for name in names if words(name)[-1:] in {("name",), ("title",)})
-    of_items = (name for name in named if words(name)[:-1] in {(word,) for word in SIDES["item"]})
+    named = (name for name in names if words(name)[-1:] in (("name",), ("title",)))
+    of_items = (name for name in named if "".join(words(name)[:-1]) in SIDES["item"])
     return usual_name(names, TITLES) or next(of_items, None)
 
 
@@ -133,10 +103,3 @@ def kind_of_named(column: pl.Series) -> tuple[FeatureKind | None, str]:
         repeated = known.n_unique() <= len(known) / 2 or len(known) < 20
         kind = "category" if repeated else None
     return kind, separator
-
-
-def _numbers(column: pl.Series) -> bool:
-    known = (
-        as_text(column).drop_nulls() if not isinstance(column.dtype, pl.List | pl.Array) else column.head(0)
-    )
-    return bool(len(known)) and not known.cast(pl.Float64, strict=False).null_count()
