@@ -387,7 +387,12 @@ def test_bad_rows_of_packed_files(here, content, name, message):
 
 def test_files_that_are_not_there(here):
     (here / "empty").mkdir()
+    for folder, name in (("other", "ml.inter"), ("ml-100k", "u.data")):
+        (here / folder).mkdir()
+        (here / folder / name).write_text("1\t2\n")
     for path, message in (
+        ("other", "holds no table .* a file of another name may be given by itself: ml.inter"),
+        ("ml-100k", "MovieLens's own is read by data.source.name=movielens data.source.path=ml-100k"),
         ("no.csv", "no file no.csv"),
         ("*.zip", "no file matches"),
         ("empty", "holds no table"),

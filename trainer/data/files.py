@@ -88,7 +88,7 @@ def find(path: str, besides: Iterable[str | None] = ()) -> list[Path]:
         )
         found = sorted(p for p in inside if not p.name.startswith((".", "_")))
         if not found:
-            raise UserError(f"the folder {place} holds no table ({', '.join(SUFFIXES)})")
+            raise UserError(f"the folder {place} holds no table ({', '.join(SUFFIXES)}){_instead(place)}")
         return found
     if place.is_file():
         return [place]
@@ -99,6 +99,14 @@ def find(path: str, besides: Iterable[str | None] = ()) -> list[Path]:
             return found
         raise UserError(f"no file matches {place}")
     raise UserError(f"there is no file {place}")
+
+
+def _instead(folder: Path) -> str:
+    there = sorted(p.name for p in folder.iterdir() if p.is_file())
+    if {"u.data", "ratings.dat"} & set(there):
+        return f"; MovieLens's own is read by data.source.name=movielens data.source.path={folder}"
+    listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+    return f"; a file of another name may be given by itself: {listed}" if there else ""
 
 
 def names(path: Path, layout: Layout, skip: bool = False) -> list[str]:
