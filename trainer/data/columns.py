@@ -185,6 +185,11 @@ def _from_text(text: pl.Series) -> pl.Series:
 
 def _id(column: pl.Series) -> Typed:
     text = as_text(column)
+    broken = text.str.contains("\n").fill_null(False)
+    if broken.any():
+        return Typed(
+            text, text.is_null() | broken, "empty, or over several lines: is a quotation mark left open?"
+        )
     return Typed(text, text.is_null(), "empty")
 
 

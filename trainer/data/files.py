@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from trainer.data.quotes import MEND, check_quotes, check_span
 from trainer.errors import UserError
 from trainer.settings import Settings
 
@@ -34,6 +35,9 @@ SUFFIXES: dict[str, Format] = {
 SEPARATORS = "\t,;|"
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # what compressed files begin with
 NOT_UTF8 = "not UTF-8; convert it first, from Windows: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"
+FIELD = (
+    2**31 - 1
+)  # characters that a field may have: what an open quotation mark makes of the rest of a file is told
 ROW = "__row__"  # number of the record in its file, from 0
 
 
@@ -125,10 +129,14 @@ def read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
     if layout.of(path) == "adjacency":
         return Raw(path, layout, _adjacency(path, layout))
     try:
-        return Raw(path, layout, _collect(_scan(path, layout), columns))
+        raw = Raw(path, layout, _collect(_scan(path, layout), columns))
     except pl.exceptions.PolarsError as error:
         spoilt = _spoilt_or_raise(path, layout, error, skip)
-        return Raw(path, layout, _readable(path, layout, columns, spoilt), spoilt)
+        raw = Raw(path, layout, _readable(path, layout, columns, spoilt), spoilt)
+    if layout.of(path) == "csv" and layout.quote:
+        scanned = _scan(path, layout, encoding="utf8-lossy", truncate_ragged_lines=True)
+        check_quotes(path, scanned, len(raw.frame) + len(raw.spoilt), _count(path), layout.has_header)
+    return raw
 
 
 def lines(raw: Raw, rows: Sequence[int]) -> list[int]:
@@ -196,19 +204,28 @@ def separator(path: Path, layout: Layout) -> str:
 def text(path: Path, count: int | None = None) -> Iterator[str]:
     """Yields the lines of a file, or the first of them, unpacked; what is not UTF-8 is escaped (in zstd: replaced)."""
     if _begins(path, ZSTD):  # only polars unpacks it
-        scanned = pl.scan_csv(
-            _literal(path),
-            has_header=False,
-            separator="\x01",
-            quote_char=None,
-            infer_schema=False,
-            encoding="utf8-lossy",
-        )
+        scanned = _written(path)
         listed = (scanned if count is None else scanned.head(count)).collect().to_series().fill_null("")
         yield from (f"{line}\n" for line in listed)
         return
     with io.TextIOWrapper(_open(path), "utf-8-sig", "surrogateescape", newline="") as file:
         yield from islice(file, count)
+
+
+def _written(path: Path) -> pl.LazyFrame:
+    """Returns one column, the lines of a file as they are written; what is not UTF-8 is replaced."""
+    return pl.scan_csv(
+        _literal(path),
+        has_header=False,
+        separator="\x01",
+        quote_char=None,
+        infer_schema=False,
+        encoding="utf8-lossy",
+    )
+
+
+def _count(path: Path) -> int:
+    return int(_written(path).select(pl.len()).collect().item())
 
 
 def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
@@ -255,11 +272,7 @@ def _unreadable(path: Path, layout: Layout, error: pl.exceptions.PolarsError) ->
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, pl.exceptions.NoDataError):
         return UserError(f"{path} is empty")
-    hint = (
-        '; is a quotation mark left open? (quote = "" reads them as they are)'
-        if layout.of(path) == "csv"
-        else ""
-    )
+    hint = f"; {MEND}" if layout.of(path) == "csv" else ""
     return UserError(f"{path} cannot be read as {layout.of(path)}: {reason}{hint}")
 
 
@@ -278,6 +291,7 @@ def _spoilt_or_raise(
 def _records(path: Path, layout: Layout, last: int | None = None) -> Iterator[tuple[int, int, list[str]]]:
     """Yields the number, the last line and the fields of each record of a CSV file, headers left out."""
     quote = layout.quote
+    csv.field_size_limit(FIELD)
     reader = csv.reader(
         text(path),
         delimiter=separator(path, layout),
@@ -300,8 +314,10 @@ def _spoilt(path: Path, layout: Layout) -> Iterator[Bad]:
                 yield Bad(path, number, reason, written[:80].decode("utf-8", "replace"))
     elif layout.of(path) == "csv":
         width: int | None = None
-        mark = separator(path, layout)
+        mark, last = separator(path, layout), 0
         for _, line, fields in _records(path, layout):
+            check_span(path, last + 1, line - last)
+            last = line
             width = len(fields) if width is None else width
             record = mark.join(fields)
             shown = record[:80].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
