@@ -11,6 +11,9 @@ from trainer.errors import UserError
 Command = Callable[[argparse.Namespace], None]
 
 
+LONGEST = 1_000  # characters of an error that nobody wrote for a person
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0, 1 for an error told in one line, 130 after Ctrl-C."""
     parsed = _parse(arguments)
@@ -29,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if parsed.debug:
             raise
-        print(f"error: {type(error).__name__}: {_line(error)} (--debug shows where)", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {_line(error)[:LONGEST]} (--debug shows where)", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -453,6 +453,11 @@ def test_what_a_published_split_holds_out_does_not_train(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("ages", "kind"), [("30,NULL,41", "number"), ("30,old,41", "category")])
+def test_numbers_with_words_that_mean_none_are_numbers(ages, kind):
+    assert kind_of(pl.Series(ages.split(",") * 9))[0] == kind
+
+
 def test_a_log_of_what_was_shown(tmp_path):
     rows = [f"u{n % 9},i{n % 7},{n % 2},{int(n % 4 == 1)},{1_600_000_000 + n}" for n in range(60)]
     (tmp_path / "shown.csv").write_text("\n".join(["user_id,item_id,click,purchase,time", *rows]))

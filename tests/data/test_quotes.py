@@ -32,6 +32,11 @@ def test_what_an_open_quotation_mark_swallows_is_told(load, name, opened, on_bad
         load(f'{HEAD}u0,i0,fine\n{opened}\n{more}u2,i2,"end"\n{more}', name, on_bad_rows=on_bad_rows)
 
 
+def test_an_open_quotation_mark_beside_rows_that_are_skipped(load):
+    with pytest.raises(UserError, match="is a quotation mark left open"):
+        load(f'{HEAD}u0,i0,fine,more\n{EVENTS}"u1","\\"i1","well"\n{EVENTS}', on_bad_rows="skip")
+
+
 @pytest.mark.parametrize("has_header", [True, False])
 @pytest.mark.parametrize("times", [1, 300])
 def test_the_line_is_counted_over_fields_of_several_lines(load, has_header, times):

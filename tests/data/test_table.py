@@ -460,3 +460,14 @@ def test_skipped_json_lines(here):
 def test_nothing_but_bad_rows(here):
     with pytest.raises(UserError, match="only bad rows"):
         load("user,item\n,1\n2,\n", on_bad_rows="skip")
+
+
+def test_words_that_mean_none_are_no_numbers_and_no_bad_ones(here):
+    (here / "users.csv").write_text("user,age\n1,NULL\n2,30\n")
+    settings = {"users": {"path": "users.csv", "features": {"age": "number"}}}
+    data = load(GOOD.replace("3.5", "n/a"), **settings)
+    assert data.users.frame["age"].to_list() == [None, 30.0]
+    assert data.interactions.frame["rating"].to_list() == [None, None, 1.0]
+    (here / "users.csv").write_text("user,age\n1,old\n2,30\n")
+    with pytest.raises(UserError, match="line 2: column 'age': not a number"):
+        load(GOOD, **settings)

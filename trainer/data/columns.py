@@ -28,6 +28,18 @@ TIME_FORMATS = (
 
 NO_TIME = "not a time (ISO 8601, seconds to nanoseconds since 1970, or days such as 20240131)"
 
+MISSING = (
+    "null",
+    "nan",
+    "none",
+    "nil",
+    "na",
+    "n/a",
+    "<na>",
+    "undefined",
+    r"\n",
+)  # no value, written as a word
+
 UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that no kind is read from
 MOST = 1e15  # of a rating or a weight: squares of larger ones leave the range of single precision
 NUMERIC = ("number", "count", "rating", "weight")
@@ -76,6 +88,12 @@ def as_text(column: pl.Series) -> pl.Series:
             column = column.cast(pl.Int64)
     text = column.cast(pl.String)
     return text.set(text == "", None)
+
+
+def without_missing(column: pl.Series) -> pl.Series:
+    """Returns texts with null for the words that stand for no value."""
+    missing = column.str.strip_chars().str.to_lowercase().is_in(MISSING)
+    return column.set(missing.fill_null(False), None)
 
 
 def decimal_commas(column: pl.Series) -> bool:
@@ -211,9 +229,9 @@ def _number(column: pl.Series) -> Typed:
     """Returns numbers; `true` and `false` are 1 and 0."""
     said = column
     if column.dtype == pl.String:
-        said = column.str.to_lowercase().replace({"true": "1", "false": "0"})
+        said = without_missing(column).str.to_lowercase().replace({"true": "1", "false": "0"})
     number = said.cast(pl.Float64, strict=False)
-    bad = (number.is_null() & _written(column)) | number.is_infinite().fill_null(False)
+    bad = (number.is_null() & _written(said)) | number.is_infinite().fill_null(False)
     return Typed(number.fill_nan(None), bad, "not a number")
 
 

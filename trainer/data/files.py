@@ -129,14 +129,21 @@ def read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
     if layout.of(path) == "adjacency":
         return Raw(path, layout, _adjacency(path, layout))
     try:
-        raw = Raw(path, layout, _collect(_scan(path, layout), columns))
+        raw = _read(path, layout, columns, skip)
+        if layout.of(path) == "csv" and layout.quote:
+            scanned = _scan(path, layout, encoding="utf8-lossy", truncate_ragged_lines=True)
+            check_quotes(path, scanned, len(raw.frame) + len(raw.spoilt), _count(path), layout.has_header)
+    except pl.exceptions.PolarsError as error:
+        raise _unreadable(path, layout, error) from None
+    return raw
+
+
+def _read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
+    try:
+        return Raw(path, layout, _collect(_scan(path, layout), columns))
     except pl.exceptions.PolarsError as error:
         spoilt = _spoilt_or_raise(path, layout, error, skip)
-        raw = Raw(path, layout, _readable(path, layout, columns, spoilt), spoilt)
-    if layout.of(path) == "csv" and layout.quote:
-        scanned = _scan(path, layout, encoding="utf8-lossy", truncate_ragged_lines=True)
-        check_quotes(path, scanned, len(raw.frame) + len(raw.spoilt), _count(path), layout.has_header)
-    return raw
+        return Raw(path, layout, _readable(path, layout, columns, spoilt), spoilt)
 
 
 def lines(raw: Raw, rows: Sequence[int]) -> list[int]:
@@ -273,7 +280,7 @@ def _unreadable(path: Path, layout: Layout, error: pl.exceptions.PolarsError) ->
     if isinstance(error, pl.exceptions.NoDataError):
         return UserError(f"{path} is empty")
     hint = f"; {MEND}" if layout.of(path) == "csv" else ""
-    return UserError(f"{path} cannot be read as {layout.of(path)}: {reason}{hint}")
+    return UserError(f"{path} cannot be read as {layout.of(path)}: {reason[:200]}{hint}")
 
 
 def _spoilt_or_raise(

@@ -11,6 +11,7 @@ from trainer.data.columns import (
     decimal_commas,
     epoch_seconds,
     readable,
+    without_missing,
     written_as_days,
 )
 from trainer.data.interactions import FeatureKind
@@ -49,8 +50,9 @@ def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
         return "time", "|"
     if column.dtype == pl.Boolean:
         return "category", "|"
-    number = known.cast(pl.Float64, strict=False)
-    if not number.null_count():
+    told = without_missing(known).drop_nulls() if known.dtype == pl.String else known
+    number = told.cast(pl.Float64, strict=False)
+    if len(told) and not number.null_count():
         if like_times(known):
             return "time", "|"
         return ("count" if _like_counts(number) else "number"), "|"

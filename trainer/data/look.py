@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from trainer.data import files
-from trainer.data.columns import Kind, as_text, convert, epoch_seconds, readable, written_as_days
+from trainer.data.columns import MISSING, Kind, as_text, convert, epoch_seconds, readable, written_as_days
 from trainer.data.files import ROW, Layout
 from trainer.data.kinds import day, like_times, strange_times
 from trainer.data.named import by_words
@@ -20,7 +20,6 @@ from trainer.registry import did_you_mean
 
 SAMPLE = 50_000  # rows that are looked at
 REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
-NO_ID = ("null", "nan", "none", "nil", "na", "n/a", "<na>", "undefined", r"\n")  # no id, written as a word
 SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
 
 
@@ -96,7 +95,7 @@ def _of_ids(column: pl.Series, role: str) -> list[str]:
         notes.append(
             f"column {column.name!r} has ids with spaces around them, which are part of the id: {around[0]!r}"
         )
-    words = ids.filter(ids.str.strip_chars().str.to_lowercase().is_in(NO_ID)).value_counts(sort=True)
+    words = ids.filter(ids.str.strip_chars().str.to_lowercase().is_in(MISSING)).value_counts(sort=True)
     return notes + [
         f"{count:,} of the rows seen have the {role} {word!r} (column {column.name!r}), a {role} like any other; "
         f"where it means none, leave the field empty: {SKIPS}"
