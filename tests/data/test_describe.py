@@ -534,3 +534,25 @@ def test_usual_names_come_before_other_words(tmp_path):
     (tmp_path / "listings.csv").write_text("item_id,member_id\n" + "i0,m0\ni1,m0\ni2,m1\n")
     source = tomllib.loads(describe(str(tmp_path)))["data"]["source"]
     assert source["path"].endswith("events.csv") and source["items"]["path"].endswith("listings.csv")
+
+
+def test_flags_of_the_item_are_its_own_however_rare_and_are_no_behaviours(tmp_path):
+    rows = [
+        f"u{n % 40},i{n % 100},{int(n % 100 == 7)},{int(n % 100 < 30)},{int(n % 93 == 1)}"
+        for n in range(4_000)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,Western,Action,mobile", *rows]))
+    data = tomllib.loads(describe(str(tmp_path / "a.csv")))["data"]
+    assert data["source"]["items"]["features"] == {"Western": "number", "Action": "number"}
+    assert data["source"]["context"] == {"mobile": "number"}
+    assert "behaviours" not in data
+
+
+@pytest.mark.parametrize("written", ["['red', 'dark blue']", '["red","dark blue"]', "[red, dark blue]"])
+def test_lists_as_python_and_json_write_them_are_bags(tmp_path, written):
+    table = ("\t".join(["item_id", "colours"]), *(f"i{n}\t{written if n else '[]'}" for n in range(30)))
+    (tmp_path / "items.tsv").write_text("\n".join(table))
+    export(tmp_path, "a.csv")
+    toml = describe(str(tmp_path))
+    assert tomllib.loads(toml)["data"]["source"]["items"]["features"] == {"colours": "bag"}
+    assert pasted(toml)[0].items.frame["colours"].to_list()[:2] == [None, ["red", "dark blue"]]

@@ -12,6 +12,8 @@ Kind = FeatureKind | Literal["id", "timestamp", "rating", "weight"]
 
 BETWEEN = r"[\s,;|]+"  # what stands between the numbers of a vector in a text
 
+LISTED = r"(?s)^\[(.*)\]$"  # a list as Python and JSON write it
+
 # What `to_datetime` is asked for, one after the other, until all is read; no zone means UTC.
 TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f",
@@ -46,9 +48,9 @@ NUMERIC = ("number", "count", "rating", "weight")
 DECIMAL_COMMA = r"^\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*$"
 COMMAS = "decimal commas are not read: write 1.50 for 1,50"
 
-ENOUGH = 20  # rows of keys that were there before, from which `follows` can tell
+ENOUGH = 20  # rows of keys that were there before, and whose value is not the usual one, from which `follows` can tell
 SAME = 0.98  # share of those rows with their key's value
-ALIKE = 0.9  # share of pairs of rows with one value, from which a column is nearly constant
+CLEARLY = 0.9  # how far that is on the way from what chance gives to 1
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,16 @@ def decimal_commas(column: pl.Series) -> bool:
 
 
 def as_bag(column: pl.Series, separator: str) -> pl.Series:
-    """Returns lists of labels: list columns as they are, strings parted at the separator; empty ones null."""
+    """Returns lists of labels: list columns as they are, strings parted at the separator; empty ones null.
+
+    Strings written as Python's and JSON's lists are, `['a', 'b']`, are parted at their commas.
+    """
     if not isinstance(column.dtype, pl.List | pl.Array):
-        column = column.cast(pl.String).str.split(separator)
+        text = column.cast(pl.String).str.strip_chars()
+        inside = text.str.extract(LISTED)
+        labels = inside.str.split(",").list.eval(pl.element().str.strip_chars(" \t\n'\""))
+        parted = pl.when(inside.is_not_null()).then(labels).otherwise(text.str.split(separator))
+        column = pl.select(parted).to_series()
     frame = column.cast(pl.List(pl.String)).alias("bag").to_frame()
     clean = pl.col("bag").list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
     return frame.select(pl.when(clean.list.len() > 0).then(clean)).to_series()
@@ -128,19 +137,25 @@ def as_vectors(column: pl.Series) -> pl.Series:
 def follows(values: pl.Series, keys: pl.Series) -> bool:
     """Returns whether a column says the same in nearly all rows of a key, but not of all keys: that it is the key's own.
 
-    There must be enough rows of the same key to tell.
+    There must be enough rows of the same key to tell, and for a column that nearly always says one thing, enough
+    rows of keys with another.
     """
     if isinstance(values.dtype, pl.List | pl.Array):
         return False
     frame = pl.DataFrame({"key": keys, "value": values}).drop_nulls()
-    of_pairs = frame.group_by("key", "value").len()
-    of_keys = of_pairs.group_by("key").agg(most=pl.col("len").max(), rows=pl.col("len").sum())
-    again = int((of_keys["rows"] - 1).sum())
-    if again < ENOUGH:
+    if not frame.height:
         return False
-    shares = frame["value"].value_counts()["count"] / frame.height
-    same = float((of_keys["most"] - 1).sum()) / again
-    return same >= SAME and float((shares**2).sum()) < ALIKE
+    of_pairs = frame.group_by("key", "value").len().sort("len")
+    of_keys = of_pairs.group_by("key").agg(
+        most=pl.col("len").last(), rows=pl.col("len").sum(), value=pl.col("value").last()
+    )
+    shares = frame["value"].value_counts(sort=True).with_columns(pl.col("count") / frame.height)
+    others = of_keys.filter(pl.col("value") != shares["value"][0])
+    if int((others["rows"] - 1).sum()) < ENOUGH:
+        return False
+    same = float((of_keys["most"] - 1).sum()) / int((of_keys["rows"] - 1).sum())
+    by_chance = float((shares["count"] ** 2).sum())
+    return same >= SAME and same - by_chance >= CLEARLY * (1 - by_chance)
 
 
 def epoch_seconds(column: pl.Series) -> pl.Series:

@@ -176,7 +176,10 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
         return {}
     said = as_text(events.sample[name])
     found = said.drop_nulls().unique().sort().to_list()
-    if not 2 <= len(found) <= MANY_BEHAVIOURS:
+    numbers = (
+        said.drop_nulls().cast(pl.Float64, strict=False).null_count() == 0
+    )  # a flag, such as the genre Action
+    if numbers or not 2 <= len(found) <= MANY_BEHAVIOURS:
         return {}
     events.roles["behaviour"] = name
     notes.append(

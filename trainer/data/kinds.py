@@ -5,6 +5,7 @@ import polars as pl
 
 from trainer.data.columns import (
     BETWEEN,
+    LISTED,
     as_bag,
     as_text,
     as_vectors,
@@ -62,6 +63,8 @@ def kind_of(column: pl.Series) -> tuple[FeatureKind | None, str]:
         return None, "|"
     if _like_vectors(known):
         return "vector", "|"
+    if bool(known.str.contains(LISTED).all()) and _repeats(known, ","):
+        return "bag", "|"
     for mark in ("|", ","):
         if known.str.contains(mark, literal=True).mean() > 0.05 and _repeats(known, mark):  # type: ignore[operator]
             return "bag", mark
