@@ -10,7 +10,7 @@ from string import digits
 from typing import Literal
 
 from trainer.data import files
-from trainer.data.files import Layout
+from trainer.data.layout import Layout
 from trainer.data.look import layout_of
 from trainer.data.named import side_by_words
 from trainer.data.table import usual_column

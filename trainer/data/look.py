@@ -11,8 +11,8 @@ import polars as pl
 
 from trainer.data import files
 from trainer.data.columns import MISSING, Kind, as_text, convert, epoch_seconds, readable, written_as_days
-from trainer.data.files import ROW, Layout
 from trainer.data.kinds import day, like_times, strange_times
+from trainer.data.layout import ROW, Layout, separator, suffix, text
 from trainer.data.named import by_words
 from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
@@ -136,8 +136,8 @@ def layout_of(path: Path) -> dict[str, Any]:
     """Returns the layout settings of a file that differ from the defaults."""
     if Layout().of(path) != "csv":
         return {}
-    mark = files.separator(path, Layout())
-    lines = [line.rstrip("\r\n").split(mark) for line in files.text(path, 50)]
+    mark = separator(path, Layout())
+    lines = [line.rstrip("\r\n").split(mark) for line in text(path, 50)]
     if not lines:
         return {}
     if lines[0][0].startswith("#") and (mark == " " or len(lines[0]) == 1):
@@ -150,8 +150,8 @@ def layout_of(path: Path) -> dict[str, Any]:
     if mark == " " and len({len(line) for line in lines}) > 1:
         return {"format": "adjacency"}
     settings: dict[str, Any] = {}
-    suffix = files.suffix(path)
-    if suffix not in (".csv", ".tsv", ".tab") or (mark == "\t") != (suffix != ".csv"):
+    ending = suffix(path)
+    if ending not in (".csv", ".tsv", ".tab") or (mark == "\t") != (ending != ".csv"):
         settings |= {"format": "tsv"} if mark == "\t" else {"separator": mark}
     if _are_values(next(csv.reader([mark.join(lines[0])], delimiter=mark))):
         settings["has_header"] = False

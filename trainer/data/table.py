@@ -11,9 +11,11 @@ from pydantic import Field
 
 from trainer.data import files
 from trainer.data.columns import Kind, convert, readable
-from trainer.data.files import ROW, Bad, Layout, Raw
+from trainer.data.files import Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
 from trainer.data.kinds import strange_times
+from trainer.data.layout import ROW, Layout
+from trainer.data.spoilt import Bad
 from trainer.errors import UserError
 from trainer.registry import did_you_mean, register
 from trainer.settings import Settings
