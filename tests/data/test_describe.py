@@ -556,3 +556,13 @@ def test_lists_as_python_and_json_write_them_are_bags(tmp_path, written):
     toml = describe(str(tmp_path))
     assert tomllib.loads(toml)["data"]["source"]["items"]["features"] == {"colours": "bag"}
     assert pasted(toml)[0].items.frame["colours"].to_list()[:2] == [None, ["red", "dark blue"]]
+
+
+def test_a_column_of_the_item_beside_a_table_of_items_is_left_out_and_told(tmp_path):
+    rows = [f"u{n % 9},i{n % 7},{n % 7 + 0.5}" for n in range(200)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,price", *rows]))
+    (tmp_path / "items.csv").write_text("item_id,colour\n" + "".join(f"i{n},red\n" for n in range(7)))
+    toml = describe(str(tmp_path))
+    assert "# price: left out, the same in all rows of one item, whose features are in a table" in toml
+    source = tomllib.loads(toml)["data"]["source"]
+    assert "context" not in source and source["items"]["features"] == {"colour": "category"}

@@ -54,57 +54,72 @@ def describe(
             f"{', '.join(events.sample.columns)}"
         )
     notes = [*together, *events.notes]
-    came_of_it = outcomes(events.sample, events.roles)
-    shown = came_of_it[0] if came_of_it and "rating" not in events.roles else None
-    if shown:
-        events.roles["rating"] = shown
-        notes.append(
-            f"column {shown!r} is 1 where the user did it and 0 where it was only shown: the rows with 0 are no likes"
-        )
+    came_of_it = _outcomes(events, notes)
     behaviours = _behaviours(events, notes)
-    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": {}}
     context, separator = _features(events, notes)
-    for name in set(came_of_it) & set(context):
-        del context[name]
-        notes.append(
-            f"column {name!r} is left out of the context, for it came of the row; it may stand there as the column of "
-            "one of ranking.targets"
-        )
+    _leave_outcomes(came_of_it, context, notes)
     _find_time(events, context, notes)
-    if separator != "|":
-        source["bag_separator"] = separator
+    own = {}
     for role, side in (("user", users), ("item", items)):
-        own = _own(events, context, role, notes)
-        if side is not None:
-            source[f"{role}s"] = _side(side, role, notes, columns)
-        elif own:
-            source[f"{role}s"] = {"path": path, **events.layout, "id": events.roles[role], **own}
+        of_side = _own(events, context, role, side is None, notes)
+        if side is not None or of_side:
+            in_events = {"path": path, **events.layout, "id": events.roles[role], **of_side}
+            own[f"{role}s"] = in_events if side is None else _side(side, role, notes, columns)
     _leave_visits(events, context, notes)
     _leave_unfit(context, notes)
+    source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": _columns(events)}
+    if separator != "|":
+        source["bag_separator"] = separator
+    source |= own
     if context:
         source["context"] = context
         notes.append(
             f"{', '.join(context)}: known when a request is made? If they come of it, leave them out"
         )
-    there = events.sample.columns  # a role is taken by a usual name, unless it is said that there is none
-    columns_of = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
-    source["columns"] = dict(
-        sorted(columns_of.items(), key=lambda role: list(Columns.model_fields).index(role[0]))
-    )
     data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
         notes.append("no times were found: histories are sets, and the split is random")
-    if shown:
+    if events.roles.get("rating") in came_of_it:
         data["min_rating"] = 1.0
     elif "rating" in events.roles:
-        ratings = as_text(events.sample[events.roles["rating"]]).cast(pl.Float64, strict=False)
-        middle = ratings.quantile(0.5, "higher")
-        if middle is not None and middle > ratings.min():  # type: ignore[operator]
-            notes.append(
-                f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"
-            )
+        notes += _of_ratings(events.sample[events.roles["rating"]])
     return "".join(f"# {note}\n" for note in [_summary(events), *notes]) + tomli_w.dumps({"data": data})
+
+
+def _columns(events: Look) -> dict[str, str]:
+    """Returns the roles in their order; a usual name would be taken for its role unless it is said that there is none."""
+    there = events.sample.columns
+    columns = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
+    return {role: columns[role] for role in Columns.model_fields if role in columns}
+
+
+def _of_ratings(column: pl.Series) -> list[str]:
+    ratings = as_text(column).cast(pl.Float64, strict=False)
+    middle = ratings.quantile(0.5, "higher")
+    if middle is None or middle == ratings.min():
+        return []
+    return [f"every rating counts as a like; min_rating = {middle:g} below [data] keeps the upper half"]
+
+
+def _outcomes(events: Look, notes: list[str]) -> list[str]:
+    """Returns the columns of what came of a row; the first is the rating, where there is no other."""
+    found = outcomes(events.sample, events.roles)
+    if found and "rating" not in events.roles:
+        events.roles["rating"] = found[0]
+        notes.append(
+            f"column {found[0]!r} is 1 where the user did it and 0 where it was only shown: the rows with 0 are no likes"
+        )
+    return found
+
+
+def _leave_outcomes(came_of_it: Sequence[str], context: dict[str, str], notes: list[str]) -> None:
+    for name in [name for name in came_of_it if name in context]:
+        del context[name]
+        notes.append(
+            f"column {name!r} is left out of the context, for it came of the row; it may stand there as the column of "
+            "one of ranking.targets"
+        )
 
 
 def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
@@ -138,8 +153,8 @@ def _leave_visits(events: Look, context: dict[str, str], notes: list[str]) -> No
             notes.append(f"column {name!r} is left out: the rows of one {name} are all of one user")
 
 
-def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> dict[str, Any]:
-    """Takes the columns out of the context that are the user's or the item's own, and returns them as its features.
+def _own(events: Look, context: dict[str, str], role: str, wanted: bool, notes: list[str]) -> dict[str, Any]:
+    """Takes the columns out of the context that are the user's or the item's own, and returns them as its features if `wanted`.
 
     An item's column in the context of a request would give the answer away.
     """
@@ -149,6 +164,11 @@ def _own(events: Look, context: dict[str, str], role: str, notes: list[str]) -> 
         return {}
     for name in own:
         del context[name]
+    if not wanted:
+        notes.append(
+            f"{', '.join(own)}: left out, the same in all rows of one {role}, whose features are in a table of their own"
+        )
+        return {}
     once = events.sample.select(own).filter(keys.is_first_distinct())
     title = title_of(own) if role == "item" else None
     features = {name: "text" if name == title else kind_of_named(once[name])[0] for name in own}
