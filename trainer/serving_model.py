@@ -59,7 +59,9 @@ class ServingModel(tf.Module):
     ) -> None:
         super().__init__()
         # Functions are not tracked: of the retriever only the parts that have a say are saved.
-        self.ask, self.encode_context, self.path = retriever.queries, retriever.encode_context, retriever.path
+        queries = tf.function(retriever.queries, autograph=False)  # traced once for all signatures
+        self.ask: Callable[..., tf.Tensor] = lambda *inputs: queries(*inputs)
+        self.encode_context, self.path = retriever.encode_context, retriever.path
         self.with_towers, self.telling = bool(retriever.tower_scale), retriever.telling
         self.modelled = retriever.users  # newcomers have the rows after them, and a history alone
         self.cascade = cascade
