@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from trainer.errors import UserError
 from trainer.fitted import FittedModel
-from trainer.progress import Advance
+from trainer.progress import Advance, Reporter
 
 Metrics = dict[str, float]
 STEPS_PER_EXECUTION = 16
@@ -29,6 +30,14 @@ class FitPlan:
     patience: int  # epochs without a better objective before the fit stops
     objective: str
     maximise: bool
+    minutes: float | None = None  # of training, at most; the first epoch always ends
+
+    def too_long(self, history: list[Metrics]) -> bool:
+        """Returns whether one epoch more, as long as those before, would pass `minutes`."""
+        done = len(history) - 1
+        if self.minutes is None or not done:
+            return False
+        return history[-1]["minutes"] * (done + 1) / done > self.minutes
 
 
 class Adagrad(tf.keras.optimizers.Adagrad):
@@ -154,6 +163,7 @@ class EpochKeeper(tf.keras.callbacks.Callback):
         self.file = self.directory / "epochs.json"
         self.history: list[Metrics] = []
         self.checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self.epoch_start = 0.0
 
     @property
     def best(self) -> int:
@@ -164,9 +174,12 @@ class EpochKeeper(tf.keras.callbacks.Callback):
 
     @property
     def finished(self) -> bool:
-        """Returns whether patience or the epochs ran out."""
+        """Returns whether patience, the epochs or the time ran out."""
+        if not self.history:
+            return False
         done = len(self.history) - 1
-        return bool(self.history) and (done - self.best >= self.plan.patience or done >= self.plan.epochs)
+        patient = done - self.best < self.plan.patience
+        return not patient or done >= self.plan.epochs or self.plan.too_long(self.history)
 
     def restore(self) -> int:
         """Loads the state after the last finished epoch, if there is one; returns the first epoch to train."""
@@ -180,10 +193,19 @@ class EpochKeeper(tf.keras.callbacks.Callback):
         self.checkpoint.read(str(self._path(len(self.history) - 1))).expect_partial()
         return len(self.history) - 1
 
+    def on_epoch_begin(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Notes when it began."""
+        del epoch, logs
+        self.epoch_start = time.monotonic()
+
     def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
-        """Records the epoch and decides whether to go on."""
+        """Records the epoch, with the minutes of all so far where they are limited, and decides whether to go on."""
         del epoch
-        self.record(logs or {})
+        metrics = dict(logs or {})
+        if self.plan.minutes is not None:
+            took = (time.monotonic() - self.epoch_start) / 60
+            metrics["minutes"] = self.history[-1].get("minutes", 0.0) + took
+        self.record(metrics)
         self.model.stop_training = self.finished
 
     def record(self, metrics: Metrics) -> None:
@@ -281,6 +303,16 @@ class ProgressBar(tf.keras.callbacks.Callback):
             f"epoch {epoch + 1}, loss {(logs or {}).get('loss', 0):.4f}, {self.plan.objective} {value:.4f}"
         )
         self.advance(self.done, self.note)
+
+
+def tell_time_limit(plan: FitPlan, history: list[Metrics], reporter: Reporter) -> None:
+    """Says so where the time, not patience or the epochs, ended a fit: on another machine it may end with other weights."""
+    done = len(history) - 1
+    if done < plan.epochs and plan.too_long(history):
+        reporter.say(
+            f"train.minutes={plan.minutes:g} ended training after epoch {done} of {plan.epochs}; "
+            "more minutes may give better towers, and a slower machine other ones"
+        )
 
 
 def forget(workdir: Path) -> None:

@@ -7,14 +7,14 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.fit import FitPlan, Metrics, fit, prepare_fit
+from trainer.fit import Metrics, fit, prepare_fit, tell_time_limit
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.train_ranking import build_ranking, validator
-from trainer.train_retrieval import build_retrieval, describe_rows
+from trainer.train_retrieval import build_retrieval, describe_rows, retrieval_plan
 
 
 class JointModel(FittedModel):
@@ -69,8 +69,9 @@ def train_joint(
         return f"in its ranking batch {describe_rows(ready.events, ready.rows(step).numpy(), prepared)}"
 
     prepare_fit(model, settings.optimizer, settings.learning_rate, steps, next(iter(batches(0))))
-    plan = FitPlan(settings.epochs, steps, settings.patience, settings.objective, maximise=True)
+    plan = retrieval_plan(settings, steps)
     with reporter.step("train jointly", settings.epochs * steps) as advance:
-        fit(model, batches, validate, plan, workdir / "joint", advance, describe_step)
+        history = fit(model, batches, validate, plan, workdir / "joint", advance, describe_step)
+    tell_time_limit(plan, history, reporter)
     tower.retriever.embedding.refresh()
     return tower, ready.model

@@ -169,6 +169,8 @@ class TrainSettings(Settings):
     optimizer: Literal["adagrad", "adam"] = "adagrad"
     learning_rate: float = Field(0.1, gt=0)
     patience: int = Field(3, ge=1)  # epochs without a better validation metric before stopping
+    # no epoch starts that would likely end later than so many minutes of training; none: epochs and patience alone
+    minutes: float | None = Field(None, gt=0)
     objective: str = "ndcg@10"  # the validation metric that early stopping and tuning maximise
     seed: int = Field(42, ge=0, lt=2**32)
 

@@ -15,13 +15,14 @@ from trainer.data.opinions import time_weights
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.factorisation import worth
-from trainer.fit import FitPlan, Metrics, fit, prepare_fit
+from trainer.fit import FitPlan, Metrics, fit, prepare_fit, tell_time_limit
 from trainer.inference import graph, scorer
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.models import RetrievalModel
 from trainer.negatives import Hard
 from trainer.progress import Reporter
 from trainer.sequences import Sequences, sequence_batches
+from trainer.settings import TrainSettings
 from trainer.targets import without_outcomes
 
 VALIDATION_CASES = 5_000  # at most, between epochs; the final figures use all
@@ -44,9 +45,9 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
     settings, ready = config.train, build_retrieval(config, prepared)
     first = next(iter(ready.batches(0)))
     prepare_fit(ready.model, settings.optimizer, settings.learning_rate, ready.steps, first)
-    plan = FitPlan(settings.epochs, ready.steps, settings.patience, settings.objective, maximise=True)
+    plan = retrieval_plan(settings, ready.steps)
     with reporter.step("train retrieval", settings.epochs * ready.steps) as advance:
-        fit(
+        history = fit(
             ready.model,
             ready.batches,
             ready.validate,
@@ -55,8 +56,15 @@ def train_retrieval(config: Config, prepared: Prepared, workdir: Path, reporter:
             advance,
             ready.describe_step,
         )
+    tell_time_limit(plan, history, reporter)
     ready.model.retriever.embedding.refresh()
     return ready.model
+
+
+def retrieval_plan(settings: TrainSettings, steps: int) -> FitPlan:
+    """Returns how long the retrieval model is trained, alone or together with the ranking model."""
+    patience, objective = settings.patience, settings.objective
+    return FitPlan(settings.epochs, steps, patience, objective, maximise=True, minutes=settings.minutes)
 
 
 def build_retrieval(config: Config, prepared: Prepared) -> Ready:

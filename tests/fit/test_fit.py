@@ -1,14 +1,16 @@
 """The fit on a model of one weight, so that every epoch is known by hand: stopping, resuming, guarding, logging."""
 
 import csv
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer.errors import UserError
-from trainer.fit import Adagrad, FitPlan, fit, mean_square, prepare_fit
+from trainer.fit import Adagrad, FitPlan, fit, mean_square, prepare_fit, tell_time_limit
 from trainer.fitted import FittedModel
 
 STEPS = 3
@@ -31,9 +33,9 @@ class Line(FittedModel):
 class Session:
     """One process's attempt at a fit in `workdir`; `values` are the objective before training and after each epoch."""
 
-    def __init__(self, workdir, values, epochs=10, patience=3, maximise=True, name="adagrad"):
+    def __init__(self, workdir, values, epochs=10, patience=3, maximise=True, name="adagrad", minutes=None):
         self.workdir, self.values = workdir, values
-        self.plan = FitPlan(epochs, STEPS, patience, "ndcg@10", maximise)
+        self.plan = FitPlan(epochs, STEPS, patience, "ndcg@10", maximise, minutes)
         self.model = Line()
         self.inputs = np.random.default_rng(0).uniform(0.5, 1.5, (epochs * STEPS, 4)).astype(np.float32)
         prepare_fit(self.model, name, 0.1, 1, {"x": self.inputs[0]})
@@ -147,6 +149,48 @@ def test_patience_survives_an_interruption(tmp_path):
     resumed = Session(tmp_path, values, patience=2)
     assert objective(resumed.run()) == [0.1, 0.5, 0.2, 0.3]
     assert float(resumed.model.weight) == broken.weights[1]
+
+
+@pytest.fixture
+def minutes_each(monkeypatch):
+    """A clock by which every epoch takes a minute."""
+    ticks = itertools.count(step=60)
+    monkeypatch.setattr("trainer.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(0.5, 1), (1, 1), (1.9, 1), (2, 2), (3.5, 3)])
+@pytest.mark.usefixtures("minutes_each")
+def test_no_epoch_starts_that_would_end_beyond_the_minutes_but_the_first(tmp_path, minutes, epochs):
+    session = Session(tmp_path, [0.1, 0.3, 0.2, 0.4, 0.5], minutes=minutes)
+    history = session.run()
+    assert [entry.get("minutes") for entry in history] == [None, *map(float, range(1, epochs + 1))]
+    assert float(session.model.weight) == session.weights[1 if epochs < 3 else 3]
+    said = []
+    tell_time_limit(session.plan, history, SimpleNamespace(say=said.append))
+    (line,) = said
+    assert line.startswith(f"train.minutes={minutes:g} ended training after epoch {epochs} of 10; ")
+
+
+@pytest.mark.usefixtures("minutes_each")
+def test_the_minutes_before_an_interruption_count(tmp_path):
+    broken = Session(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.5], minutes=3)
+    broken.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    resumed = Session(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.5], minutes=3)
+    assert [entry["minutes"] for entry in resumed.run()[1:]] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("minutes_each")
+def test_nothing_is_said_of_minutes_where_the_epochs_or_patience_end_the_fit(tmp_path):
+    for name, session in {
+        "epochs": Session(tmp_path / "epochs", [0.1, 0.2, 0.3], epochs=2, minutes=2),
+        "patience": Session(tmp_path / "patience", [0.3, 0.2, 0.1], patience=2, minutes=9),
+        "no limit": Session(tmp_path / "none", [0.1, 0.2, 0.3], epochs=2),
+    }.items():
+        history, said = session.run(), []
+        tell_time_limit(session.plan, history, SimpleNamespace(say=said.append))
+        assert (len(history), said) == (3, []), name
 
 
 def test_a_finished_fit_is_not_trained_again(tmp_path):
