@@ -33,6 +33,7 @@ from serving.client.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    UntrustedServer,
 )
 from serving.client.fake import FakeTransport
 from serving.client.recommender import AsyncRecommender, Recommender
@@ -63,5 +64,6 @@ __all__ = [
     "Transport",
     "Unauthorized",
     "Unavailable",
+    "UntrustedServer",
     "VersionStatus",
 ]

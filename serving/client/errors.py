@@ -36,6 +36,10 @@ class Unauthorized(RecommenderError):
     """The server wants an API key, or another one."""
 
 
+class UntrustedServer(RecommenderError):
+    """The server's certificate is not one to trust: another server, or `ca_file` does not name who signed it."""
+
+
 class ServerError(RecommenderError):
     """The server failed at a request that looked right to it."""
 
@@ -74,6 +78,7 @@ _HTTP: dict[int, type[RecommenderError]] = {
     404: NotFound,
     408: DeadlineExceeded,
     429: TooManyRequests,
+    502: Unavailable,  # of a proxy, when a server behind it restarts
     503: Unavailable,
     504: DeadlineExceeded,
 }
@@ -89,6 +94,15 @@ _GRPC: dict[str, type[RecommenderError]] = {
     "UNAVAILABLE": Unavailable,
     "CANCELLED": Unavailable,
 }
+
+
+def not_connected(url: str, reason: str) -> RecommenderError:
+    """The error where no connection came about."""
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return UntrustedServer(
+            f"{url} shows a certificate that is not trusted; ca_file (--ca-file) names one that is: {reason}"
+        )
+    return ConnectionFailed(f"no connection to {url}: {reason}")
 
 
 def from_http(status: int, message: str, retry_after: float = 0.0) -> RecommenderError:

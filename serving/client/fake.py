@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from serving.client.calls import Call, Outputs, VersionStatus
+from serving.client.calls import Call, InputSpec, Outputs, VersionStatus
 from serving.client.errors import BadRequest, RecommenderError
 
 Answer: TypeAlias = Outputs | RecommenderError | Callable[[Call], Outputs]
 _READY = {
     name: [value] for name, value in zip(VersionStatus._fields, (1, "AVAILABLE", "OK", ""), strict=True)
 }
+_NO_INPUTS: Outputs = {name: [] for name in InputSpec._fields}
 
 
 class FakeTransport:
@@ -28,7 +29,7 @@ class FakeTransport:
     def __init__(self, answers: Mapping[str, Answer | list[Answer]]) -> None:
         self._answers = {
             name: list(answer) if isinstance(answer, list) else [answer]
-            for name, answer in {"status": _READY, **answers}.items()
+            for name, answer in {"status": _READY, "metadata": _NO_INPUTS, **answers}.items()
         }
         self.calls: list[Call] = []
         self.timeouts: list[float] = []

@@ -7,9 +7,9 @@ from concurrent import futures
 from typing import Any
 
 from serving.client.calls import Call, Outputs, Transport
-from serving.client.errors import RecommenderError
+from serving.client.errors import DeadlineExceeded, RecommenderError
 
-_THREADS = 64
+_THREADS = 256  # as many as connections
 
 
 class HedgedTransport:
@@ -26,16 +26,28 @@ class HedgedTransport:
     def send(self, call: Call, timeout: float) -> Outputs:
         """Blocks until one of the two has an answer, or both have failed."""
         end = time.monotonic() + timeout
-        running = {self._threads.submit(self._transport.send, call, timeout)}
-        done, running = futures.wait(running, self._after)
+        calls = {self._threads.submit(self._send_by, end, call)}
+        done, running = futures.wait(calls, min(self._after, timeout))
         if not done:
-            running.add(self._threads.submit(self._transport.send, call, max(end - time.monotonic(), 1e-3)))
-            done, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            calls.add(self._threads.submit(self._send_by, end, call))
+            running = set(calls)
         while running and _winner(done) is None:
-            more, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            left = max(end - time.monotonic(), 0)
+            more, running = futures.wait(running, left, futures.FIRST_COMPLETED)
             done |= more
+            if not more:
+                for waiting in running:
+                    waiting.cancel()
+                raise DeadlineExceeded(f"no answer within {timeout:g} s, nor to the same request sent again")
         outputs: Outputs = (_winner(done) or done.pop()).result()
         return outputs
+
+    def _send_by(self, end: float, call: Call) -> Outputs:
+        """Sends with what time is left when a thread is free."""
+        left = end - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("no thread was free to send the request in time")
+        return self._transport.send(call, left)
 
     async def asend(self, call: Call, timeout: float) -> Outputs:
         """The same, awaited."""

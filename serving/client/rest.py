@@ -17,11 +17,11 @@ import httpx
 from serving.client.calls import Call, InputSpec, Outputs, VersionStatus
 from serving.client.errors import (
     BadResponse,
-    ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
     RecommenderError,
     from_http,
+    not_connected,
 )
 
 _LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64)
@@ -127,7 +127,7 @@ def _errors(url: str) -> Iterator[None]:
     except httpx.DecodingError as error:
         raise BadResponse(f"{url} sends a body that cannot be decoded: {error}") from error
     except httpx.TransportError as error:
-        raise ConnectionFailed(f"no connection to {url}: {str(error) or type(error).__name__}") from error
+        raise not_connected(url, str(error) or type(error).__name__) from error
 
 
 def _body(call: Call) -> bytes:

@@ -14,7 +14,7 @@ import grpc.aio
 
 from serving.client import messages
 from serving.client.calls import Call, Column, InputSpec, Outputs, VersionStatus
-from serving.client.errors import BadResponse, ConnectionFailed, InvalidArgument, RecommenderError, from_grpc
+from serving.client.errors import BadResponse, InvalidArgument, RecommenderError, from_grpc, not_connected
 
 _METHODS: dict[str, tuple[str, Any, Any]] = {
     "predict": (
@@ -109,7 +109,7 @@ class GrpcTransport:
     def _error(self, error: Any) -> RecommenderError:
         code, text = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and ("failed to connect" in text or "Socket closed" in text):
-            return ConnectionFailed(f"no connection to {self._url}: {text}")
+            return not_connected(self._url, text)
         return from_grpc(code, text)
 
 

@@ -23,6 +23,7 @@ from serving.client.errors import (
     InvalidArgument,
     RecommenderError,
     Unauthorized,
+    UntrustedServer,
 )
 
 _RANKED = ("item_id", "score")
@@ -230,7 +231,8 @@ async def status(self: Client) -> list[VersionStatus]:
 async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
     """Returns once the model can answer; raises `DeadlineExceeded` with the last reason why it cannot.
 
-    With arms, it is the control that is waited for.
+    With arms, it is the control that is waited for. `tensorflow_model_server` lists all versions whatever the label, so a model with a
+    label is asked for its metadata as well.
     """
     at_least("timeout", timeout, 0)
     deadline, pause = self._policy.clock() + timeout, _FIRST_POLL
@@ -240,11 +242,13 @@ async def wait_until_ready(self: Client, timeout: float = 60.0) -> None:
         try:
             versions = _versions(await self._request(Call(self._target_of(), "status"), once))
             if any(version.state == "AVAILABLE" for version in versions):
+                if self._target_of().label is not None:
+                    await self._request(Call(self._target_of(), "metadata"), once)
                 return
             reason = ", ".join(
                 f"version {v.version} is {v.state} {v.error_message}".strip() for v in versions
             )
-        except (InvalidArgument, Unauthorized, ClientClosed):
+        except (InvalidArgument, Unauthorized, UntrustedServer, ClientClosed):
             raise
         except RecommenderError as error:
             reason = str(error)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from serving.client import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    UntrustedServer,
 )
 from serving.client.calls import Call, Target
 from serving.client.hedging import HedgedTransport
@@ -82,6 +84,7 @@ def test_what_may_pass_is_tried_again(error: RecommenderError) -> None:
         Unauthorized("no"),
         ServerError("no"),
         BadResponse("no"),
+        UntrustedServer("no"),
         InvalidArgument("k", "no"),
     ],
 )
@@ -209,4 +212,43 @@ def test_a_fast_request_has_no_hedge_and_a_fast_failure_no_second_try() -> None:
     with pytest.raises(Unavailable):
         asyncio.run(hedged.asend(CALL, 20.0))
     assert len(fake.calls) == 2
+    hedged.close()
+
+
+def test_no_caller_waits_beyond_its_deadline_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight callers of a server that hangs, and two threads to ask it: the time in the queue counts."""
+    monkeypatch.setattr("serving.client.hedging._THREADS", 2)
+    released = threading.Event()
+
+    class Hanging(FakeTransport):
+        def send(self, call: Call, timeout: float) -> Outputs:
+            self.timeouts.append(timeout)
+            assert released.wait(20)
+            return GOOD
+
+    hanging = Hanging({})
+    hedged = HedgedTransport(hanging, 0.01)
+    with ThreadPoolExecutor(8) as callers:
+        asked = [callers.submit(hedged.send, CALL, 0.2) for _ in range(8)]
+        for one in asked:
+            with pytest.raises(DeadlineExceeded):
+                one.result(10)
+    released.set()
+    hedged.close()
+    assert len(hanging.timeouts) == 2  # no other request was sent, now that nobody waits for it
+
+
+def test_a_request_that_has_waited_for_a_thread_has_less_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.client.hedging._THREADS", 1)
+    fake = FakeTransport({"recommend": GOOD})
+    hedged = HedgedTransport(fake, 0.01)
+    blocked = threading.Event()
+    hedged._threads.submit(blocked.wait, 20)
+    with ThreadPoolExecutor(1) as callers:
+        asked = callers.submit(hedged.send, CALL, 20.0)
+        with pytest.raises(TimeoutError):
+            asked.result(0.1)
+        blocked.set()
+        assert asked.result(10) == GOOD
+    assert fake.timeouts[0] < 19.95
     hedged.close()

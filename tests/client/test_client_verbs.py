@@ -24,10 +24,12 @@ from serving.client.calls import Call, Inputs, Target
 ONE: Outputs = {"item_id": [["7", "9"]], "score": [[0.9, 0.5]]}
 
 
-def ask(kind: str, transport: FakeTransport, verb: str, *args: Any, **kwargs: Any) -> Any:
+def ask(
+    kind: str, transport: FakeTransport, verb: str, *args: Any, label: str | None = None, **kwargs: Any
+) -> Any:
     if kind == "blocking":
-        return getattr(Recommender(transport=transport), verb)(*args, **kwargs)
-    return asyncio.run(getattr(AsyncRecommender(transport=transport), verb)(*args, **kwargs))
+        return getattr(Recommender(transport=transport, label=label), verb)(*args, **kwargs)
+    return asyncio.run(getattr(AsyncRecommender(transport=transport, label=label), verb)(*args, **kwargs))
 
 
 @pytest.fixture(params=["blocking", "awaited"])
@@ -342,6 +344,18 @@ def test_waiting_in_vain_tells_the_last_reason(kind: str) -> None:
         DeadlineExceeded, match=r"model recommender is not ready after 0\.01 s: version 1 is END no file"
     ):
         ask(kind, FakeTransport({"status": broken}), "wait_until_ready", 0.01)
+
+
+def test_waiting_for_a_label_asks_for_what_only_the_labelled_version_has(kind: str) -> None:
+    """get_model_status_impl.cc reads no label: a version that is not the label's may be the one that is available."""
+    fake = FakeTransport(
+        {"metadata": [BadRequest("Unrecognized servable version label: canary"), {"signature": []}]}
+    )
+    assert ask(kind, fake, "wait_until_ready", 10, label="canary") is None
+    assert [call.kind for call in fake.calls] == ["status", "metadata"] * 2
+    without = FakeTransport({"metadata": BadRequest("Unrecognized servable version label: canary")})
+    with pytest.raises(DeadlineExceeded, match="Unrecognized servable version label: canary"):
+        ask(kind, without, "wait_until_ready", 0.01, label="canary")
 
 
 def test_waiting_does_not_outwait_a_wrong_key(kind: str) -> None:
