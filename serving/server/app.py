@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from serving.server.rpc import GrpcServer
 
 logger = logging.getLogger("serving.server")
+LARGEST_HEAD = (
+    1 << 16
+)  # bytes of a request before its body; what is kept of a header takes many times its size
+TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n"
+    b'{"error": "The path and the headers are larger than %d bytes"}' % LARGEST_HEAD
+)
 HOST = re.compile(b"^https?://[^/?#]*", re.IGNORECASE)  # in an address as a proxy sends it
 
 
@@ -65,25 +72,57 @@ def serve(options: ServerOptions) -> None:
 
 
 class _Connection(HttpToolsProtocol):
-    """A REST connection, closed when the headers of a request take longer to arrive than a request may take.
+    """A REST connection, closed where its peer takes what is not its due.
 
-    The application finds the path as it was sent in the scope: a lone `?` at its end counts too.
+    That is: headers that take longer to arrive than a request may take, or more bytes than `LARGEST_HEAD`; an answer of which nothing
+    more is read for as long. The application finds the path as it was sent in the scope: a lone `?` at its end counts too.
     """
 
     timeout: float = 0
     deadline: asyncio.TimerHandle | None = None
+    reader: asyncio.TimerHandle | None = None
+    unfinished = 0  # bytes since the last headers or part of a body that were complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.data_received(b"")  # the time of the first headers runs from here
 
     def on_headers_complete(self) -> None:
+        self.unfinished = 0
         self.scope["target"] = HOST.sub(b"", self.url)  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self.unfinished = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.reader:
+            self.reader.cancel()
+        self._await_reader(self.transport.get_write_buffer_size())
+
+    def _await_reader(self, unread: int) -> None:
+        """Hangs up later where the peer has read none of the `unread` bytes of its last answer by then."""
+
+        def look() -> None:
+            left = self.transport.get_write_buffer_size()
+            if left >= unread:
+                self.transport.abort()
+            else:
+                self._await_reader(left)
+
+        if unread:
+            self.reader = self.loop.call_later(self.timeout or self.timeout_keep_alive, look)
+
     def data_received(self, data: bytes) -> None:
+        self.unfinished += len(data)
         super().data_received(data)
         reading = self.cycle is None or self.cycle.response_complete
+        if self.unfinished > LARGEST_HEAD:
+            if reading:
+                self.transport.write(TOO_LARGE)
+            self.transport.close()
         if reading and self.timeout and not self.deadline:
             self.deadline = self.loop.call_later(self.timeout, self.transport.close)
         elif not reading and self.deadline:

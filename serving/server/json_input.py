@@ -270,11 +270,12 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         small = abs(value) <= LARGEST_FLOAT
         return decimals(array("f", [value]).tolist(), "f")[0] if small else decimals([value], "d")[0]
-    try:
-        text = json.dumps(value, indent=4, ensure_ascii=False)
-    except RecursionError:
-        return "..."
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    text = ""
+    for piece in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(value):
+        text += piece
+        if len(text) > SHOWN:  # the rest of a large document would take seconds, and is not shown
+            return f"{text[:SHOWN]}..."
+    return text
 
 
 def decimals(values: list[float], code: Literal["f", "d"]) -> list[str]:

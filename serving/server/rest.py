@@ -28,11 +28,7 @@ INFERENCE = re.compile(f"/v1/models/{_NAME}{_VERSION}:(classify|regress|predict)
 STATUS = re.compile(f"/v1/models(?:/{_NAME})?{_VERSION}(?:/(metadata))?", re.IGNORECASE)
 LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up the event loop
 JSON, TEXT = b"application/json", b"text/plain"
-CORS = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"POST, GET"),
-    (b"access-control-allow-headers", b"Content-Type"),
-]
+CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-allow-methods", b"POST, GET")]
 _EVERY_FIELD = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
 
 T = TypeVar("T")
@@ -57,10 +53,13 @@ class RestApi:
         self, manager: Manager, metrics: Metrics, options: ServerOptions, metrics_path: str | None
     ) -> None:
         self._manager, self._metrics, self._metrics_path = manager, metrics, metrics_path
-        self._limit, self._cors = options.max_body_bytes, options.rest_api_enable_cors_support
+        self._limit = options.max_body_bytes
         self._timeout = max(0, options.rest_api_timeout_in_ms) / 1000 or None
         key = options.api_key()
-        self._credentials = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
+        allowed = b"Content-Type" if key is None else b"Content-Type, Authorization"
+        cors = [*CORS, (b"access-control-allow-headers", allowed)]
+        self._cors = cors if options.rest_api_enable_cors_support else []
         self._pool = ThreadPoolExecutor(options.rest_api_num_threads, thread_name_prefix="rest")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,8 +77,10 @@ class RestApi:
             text = json.dumps({"error": error.message}, indent=4, ensure_ascii=False)
             body = text.encode("utf-8", "replace")
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-        if self._cors and _below_v1(scope["target"]):
-            headers += CORS
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if _below_v1(scope["target"]):
+            headers += self._cors
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
@@ -87,8 +88,14 @@ class RestApi:
         """The status, the content type and the body."""
         target = scope["target"].decode("latin-1")
         headers = dict(scope["headers"])
-        given = headers.get(b"authorization", b"")
-        if self._credentials is not None and not hmac.compare_digest(given, self._credentials):
+        if scope["method"] == "OPTIONS" and _below_v1(
+            scope["target"]
+        ):  # a browser asks whether its page may ask
+            return 200 if re.search(b"https?://", headers.get(b"origin", b"")) else 400, TEXT, b""
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if self._key is not None and not (
+            scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
+        ):
             raise RequestError(Code.UNAUTHENTICATED, "A valid API key is needed: Authorization: Bearer KEY")
         if target == self._metrics_path:
             return 200, TEXT, self._metrics.page().encode()
@@ -96,8 +103,6 @@ class RestApi:
             return 400, TEXT, f"Unexpected path: {target}. Should be {self._metrics_path}".encode()
         if not _below_v1(scope["target"]):
             return 404, TEXT, b"Not Found"
-        if scope["method"] == "OPTIONS":  # a browser asks whether its page may ask: one of a site does
-            return 200 if re.search(b"https?://", headers.get(b"origin", b"")) else 400, TEXT, b""
         body = await self._body(receive)
         if body and b"gzip" in headers.get(b"content-encoding", b""):
             body = await self._aside(LARGE, _gunzip, body, self._limit)
@@ -139,7 +144,7 @@ class RestApi:
     async def _inference(self, verb: str, which: Which, body: bytes) -> bytes:
         document = await self._aside(len(body), parse, body)
         if verb != "predict":
-            raise self._unsupported(verb, which, document)
+            raise await self._aside(len(body), self._unsupported, verb, which, document)
         servable = self._manager.get(*which)
         name = document.get("signature_name") or DEFAULT_SIGNATURE
         if name not in servable.signatures:

@@ -33,8 +33,11 @@ class GrpcServer:
 
     def __init__(self, manager: Manager, metrics: Metrics, options: ServerOptions) -> None:
         self._options = options
-        self._health = health.HealthServicer()
-        limits = [(f"grpc.max_{way}_message_length", options.max_body_bytes) for way in ("receive", "send")]
+        self._health = _Health()
+        limits = [
+            ("grpc.max_receive_message_length", options.max_body_bytes),
+            ("grpc.max_send_message_length", -1),
+        ]
         key = options.api_key()
         self._server = grpc.server(
             ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc"),
@@ -145,6 +148,15 @@ def model_status(versions: Iterable[Version]) -> Any:
 def signature_map(servable: Servable) -> Any:
     """The SignatureDefMap of a version."""
     return get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+
+
+class _Health(health.HealthServicer):
+    """Health in a thread of its own: slow models keep no probe waiting."""
+
+    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return super().Check(request, context)
+
+    Check.experimental_thread_pool = ThreadPoolExecutor(1, "health")  # type: ignore[attr-defined]
 
 
 class _ApiKey(grpc.ServerInterceptor):

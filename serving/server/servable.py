@@ -1,5 +1,6 @@
 """One version of a model in memory: the same session and SignatureDef path as TensorFlow Serving's."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ Feeds = list[NDArray[Any]]
 Run = Callable[[Feeds, float | None], Feeds]
 DEFAULT_SIGNATURE = "serving_default"
 MOST_WARMUP_RECORDS = 1000
+logger = logging.getLogger("serving.server")
+NOT_RUN = ("classify_log", "regress_log", "multi_inference_log")  # records of calls that are not served here
 LOAD_ERRORS = {  # by words of the loader in Python: what the one in C++ says
     "SavedModel file does not exist": (
         Code.NOT_FOUND,
@@ -215,6 +218,8 @@ def _warmup_requests(file: Path) -> Iterator[Any]:
             kind = log.WhichOneof("log_type")
             if kind == "predict_log":
                 yield log.predict_log.request
+            elif kind in NOT_RUN:
+                logger.warning("%s: record %d is no predict request and warms nothing up here", file, count)
             elif kind:
                 number = log.DESCRIPTOR.fields_by_name[kind].number
                 raise RequestError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
@@ -255,7 +260,7 @@ def _output_names(signature: Any, chosen: Sequence[str]) -> tuple[str, ...]:
             raise invalid(f"output tensor alias not found in signature: {text}")
         if alias in chosen[:place]:
             raise invalid(f"duplicate output tensor alias: {alias}")
-    return tuple(chosen) or tuple(sorted(signature.outputs))
+    return tuple(sorted(chosen or signature.outputs))
 
 
 def _braces(names: set[str]) -> str:

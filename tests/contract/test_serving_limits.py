@@ -398,6 +398,21 @@ def records(*logs):
 NO_RECORD = struct.pack("<Q", 3) + b"\0\0\0\0" + b"abc" + b"\0\0\0\0"
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_warmup_records_of_other_calls_are_passed_over(half, tmp_path, caplog, number):
+    """A model that TensorFlow Serving warms up by classify, regress or multi_inference (log_type 2 to 4) loads here too."""
+    from serving.server.metrics import Metrics
+    from serving.server.options import ServerOptions
+    from serving.server.servable import Servable
+
+    publish(half / "1", tmp_path, 1)
+    file = tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    file.parent.mkdir()
+    file.write_bytes(records(bytes([number << 3 | 2, 0])))
+    assert Servable("half", 1, tmp_path / "1", ServerOptions(), Metrics()).signatures
+    assert f"{file}: record 1 is no predict request" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("content", "code", "text"),
     [
