@@ -31,8 +31,9 @@ from trainer.data.examples import Cases, Events, Prepared
 from trainer.factorisation import Ease, Factorisation
 from trainer.inference import scorer
 from trainer.progress import Advance, Reporter
-from trainer.rehearsal import at_a_time, drawn, known, rehearsal
+from trainer.rehearsal import at_a_time, known, rehearsal
 from trainer.retriever import Retriever
+from trainer.workdir import replace
 
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)
@@ -64,9 +65,7 @@ class Recipe:
             "popularity": self.popularity,
             "weighted": self.weighted,
         }
-        beside = path.with_suffix(".new")
-        beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
+        replace(path, json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
@@ -159,7 +158,7 @@ def weigh_towers(retriever: Retriever, beside: Sequence[Block], prepared: Prepar
 
     What towers add is often a hundredth, and takes many cases to be sure of; they are scored some at a time.
     """
-    cases = drawn(prepared.validation, WEIGHED)
+    cases = prepared.validation.at_most(WEIGHED)
     if not len(cases):
         return 0.0, PRIOR_SCALES[0]
     size = at_a_time(len(prepared.items))

@@ -290,7 +290,9 @@ def accuracies(parts: Parts, cases: Cases) -> npt.NDArray[np.float64]:
 def _accuracies(scores: Floats, cases: Cases) -> npt.NDArray[np.float64]:
     """Returns what `accuracies` does of scores `[cases, items]`, which are overwritten."""
     scores[:, 0] = -np.inf
-    scores[np.repeat(np.arange(len(cases)), cases.history.lengths), cases.history.items] = -np.inf
+    for had in (cases.history, cases.disliked):
+        if had is not None:
+            scores[np.repeat(np.arange(len(cases)), had.lengths), had.items] = -np.inf
     ranks, offsets = _ranks(scores, cases.positives), cases.positives.offsets
     total = sum(metrics.recall(ranks, offsets, k) + metrics.ndcg(ranks, offsets, k) for k in CUTOFFS)
     return np.asarray(total / len(CUTOFFS))

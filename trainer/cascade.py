@@ -22,6 +22,7 @@ class Ranker(Protocol):
     prior: Any  # a cheap score of user and item rows, or None
     starts: Any  # how each target follows from it
     settings: Any
+    context: Any  # the layer of the context columns, or None
 
     def serve(
         self,
@@ -85,6 +86,12 @@ class Cascade(tf.Module):
             rows = top[0][:, : self.settings.prerank]
             top = reordered(top, self.deep(request, rows), self.weights.deep)
         return top
+
+    @property
+    def context(self) -> dict[str, tf.TensorSpec]:
+        """Returns the raw context columns that the ranking model reads."""
+        layer = None if self.ranker is None else self.ranker.context
+        return {} if layer is None else {name: tower.raw_spec for name, tower in layer.towers.items()}
 
     @property
     def has_light(self) -> bool:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.metrics import SMALLER
-from trainer.progress import figures_table
+from trainer.progress import add_row, figures_table
 from trainer.workdir import replace
 
 matplotlib.use("Agg")
@@ -77,7 +77,7 @@ def table(rows: Sequence[Row], spread: bool) -> Table:
     shown = figures_table("test, mean of the seeds", header)
     shown.caption = LEGEND
     for cells in lines:
-        shown.add_row(cells[0].strip("*"), *cells[1:], style="italic" if cells[0].startswith("*") else None)
+        add_row(shown, [cells[0].strip("*"), *cells[1:]], "italic" if cells[0].startswith("*") else None)
     return shown
 
 

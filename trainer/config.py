@@ -78,7 +78,7 @@ def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """Returns the settings with some of them, by dotted name, set to other values."""
-    values = config.model_dump(mode="json", exclude_none=True)
+    values = _plain(config)
     for name, value in settings.items():
         values = _merge(values, _nest(name, value))
     return from_values(values)
@@ -87,14 +87,25 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 def from_values(values: Mapping[str, Any]) -> Config:
     """Returns the typed settings, or raises `UserError` about the first wrong one."""
     try:
-        return Config.model_validate(_with_names(values, Config))
+        return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
 
 def to_toml(config: Config) -> str:
     """Returns the resolved settings as TOML that `load` reads back to an equal `Config`."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(_plain(config))
+
+
+def _plain(value: Any) -> Any:
+    """Returns settings as TOML holds them; pydantic's own JSON would lose an infinite half-life."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(exclude_none=True))
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def value_of(text: str) -> Any:
@@ -127,27 +138,18 @@ def _nest(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any], afresh: bool = True) -> dict[str, Any]:
+def _merge(
+    below: Mapping[str, Any], above: Mapping[str, Any], afresh: bool = True, kind: Any = Config
+) -> dict[str, Any]:
     """Returns `above` laid over `below`, table by table; a part given another name starts `afresh`."""
-    merged = dict(below)
+    merged, fields = dict(below), getattr(kind, "model_fields", {})
     for key, value in above.items():
-        inner = merged.get(key)
+        inner, own = merged.get(key), fields[key].annotation if key in fields else None
         if isinstance(inner, Mapping) and isinstance(value, Mapping):
-            renamed = afresh and value.get("name", inner.get("name")) != inner.get("name")
-            value = dict(value) if renamed else _merge(inner, value, afresh)
+            renamed = afresh and own is Part and value.get("name", inner.get("name")) != inner.get("name")
+            value = dict(value) if renamed else _merge(inner, value, afresh, own)
         merged[key] = value
     return merged
-
-
-def _with_names(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Returns settings in which a part that was given settings but no name is the default part."""
-    named = dict(values)
-    for key, field in model.model_fields.items():
-        inner, kind = named.get(key), field.annotation
-        if isinstance(inner, Mapping) and isinstance(kind, type) and issubclass(kind, BaseModel):
-            default = {"name": field.default.name} if kind is Part else {}
-            named[key] = default | _with_names(inner, kind)
-    return named
 
 
 def _explain(error: ValidationError) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer.lookup import string_lookup
+
 BUCKETS = 16  # quantile buckets of a number
 MAX_GRAMS = 64  # n-grams of a text that are read
 GRAM_BUCKETS = 20_000  # rows that n-grams are hashed to
@@ -32,7 +34,7 @@ class Labels(tf.keras.layers.Layer):
         super().__init__()
         self.width = width
         self.reading = reading
-        self.lookup = tf.keras.layers.StringLookup(vocabulary=list(vocabulary) or ["\x00"], num_oov_indices=1)
+        self.lookup = string_lookup(vocabulary)
         self.embedding = tf.keras.layers.Embedding(len(vocabulary) + 2, dimension)  # + padding and unknown
 
     @property

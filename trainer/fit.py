@@ -15,6 +15,7 @@ import tensorflow as tf
 from trainer.errors import UserError
 from trainer.fitted import FittedModel
 from trainer.progress import Advance, Reporter
+from trainer.workdir import replace
 
 Metrics = dict[str, float]
 STEPS_PER_EXECUTION = 16
@@ -106,8 +107,9 @@ def fit(
     Entry 0 is the model before training: training never ends below its start.
 
     `batches(first_epoch)` gives the training batches from that epoch on; `validate()` the validation metrics, one of which is
-    `plan.objective`. The state after each epoch lies in `workdir/checkpoint`; a fit that finds one goes on from there and ends with
-    the weights of an unbroken run. `describe_step` says what a step's batch held, for the error about a non-finite loss.
+    `plan.objective`. The state after each epoch lies in `workdir/checkpoint`; a fit that finds one goes on from there and, unless
+    `plan.minutes` ends it, ends with the weights of an unbroken run. `describe_step` says what a step's batch held, for the error about
+    a loss that is not finite.
     """
     keeper = EpochKeeper(model, workdir, plan)
     first = keeper.restore()
@@ -218,9 +220,7 @@ class EpochKeeper(tf.keras.callbacks.Callback):
         number = len(self.history)
         self.checkpoint.write(str(self._path(number)))
         self.history.append({name: float(value) for name, value in metrics.items()})
-        beside = self.file.with_suffix(".new")
-        beside.write_text(json.dumps(self.history))
-        beside.replace(self.file)
+        replace(self.file, json.dumps(self.history))
         self._drop_others({number, self.best})
 
     def load_best(self) -> None:

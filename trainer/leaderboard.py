@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluate import Report, compare
 from trainer.memory import Cost, costing
 from trainer.metrics import SMALLER
-from trainer.progress import Reporter, figures_table
+from trainer.progress import Reporter, add_row, figures_table
 from trainer.workdir import replace
 
 MODEL = "model"  # the row that the others are compared with
@@ -129,6 +129,7 @@ def rows(reports: Mapping[str, Report], costs: Mapping[str, Cost], objective: st
         if MODEL in reports and name != MODEL and _comparable(report, reports[MODEL], objective):
             gap = compare(report, reports[MODEL], objective)
             row["difference"] = [gap.difference, gap.low, gap.high]
+            row["significant"] = gap.significant
         found.append(row)
     return _sorted(found, objective)
 
@@ -153,7 +154,7 @@ def _cells(board: list[dict[str, Any]], task: str, objective: str) -> tuple[list
     lines = []
     for row in board:
         figures = [_figure(row, name, interval=name == objective) for name in names]
-        cells = [row["name"], figures[0], _signed(row.get("difference")), *figures[1:]]
+        cells = [row["name"], figures[0], _difference(row), *figures[1:]]
         cells += [f"{row['seconds']:.1f}" if "seconds" in row else "", f"{row.get('memory_mb', 0):.0f}"]
         lines.append(cells)
     return header, lines
@@ -166,11 +167,10 @@ def _figure(row: Mapping[str, Any], name: str, interval: bool) -> str:
     return f"{row[name]:.4f}" + (f" ({limits[0]:.4f}-{limits[1]:.4f})" if limits else "")
 
 
-def _signed(difference: list[float] | None) -> str:
-    if difference is None:
+def _difference(row: Mapping[str, Any]) -> str:
+    if "difference" not in row:
         return ""
-    value, low, high = difference
-    return f"{value:+.4f}" + ("" if low > 0 or high < 0 else " (not sure)")
+    return f"{row['difference'][0]:+.4f}" + ("" if row["significant"] else " (not sure)")
 
 
 def _markdown(task: str, objective: str, header: list[str], lines: list[list[str]]) -> str:
@@ -194,5 +194,5 @@ def _table(task: str, header: list[str], lines: list[list[str]], width: int) -> 
     shown = 1 + max(3, min(len(header) - 1, (width - 30) // 18))
     table = figures_table(f"{task}, test", header[:shown])
     for cells in lines:
-        table.add_row(*cells[:shown], style="bold" if cells[0] == MODEL else None)
+        add_row(table, cells[:shown], "bold" if cells[0] == MODEL else None)
     return table

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,7 +31,7 @@ class Reporter:
 
     def say(self, line: str) -> None:
         """Prints a line above the running bar."""
-        self.console.print(line, highlight=False)
+        self.console.print(line, highlight=False, markup=False)
 
     @contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -73,5 +74,10 @@ def figures_table(title: str, header: Sequence[str]) -> Table:
     """Returns an empty table of names and their figures, without frames: a leaderboard then fits 80 columns."""
     table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(escape(name), justify="right" if number else "left", no_wrap=True)
     return table
+
+
+def add_row(table: Table, cells: Sequence[str], style: str | None = None) -> None:
+    """Adds a row of texts as they are: a `[` in a name is no markup."""
+    table.add_row(*map(escape, cells), style=style)

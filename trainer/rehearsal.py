@@ -12,8 +12,8 @@ POSITIONS = 5  # events at the end of a history that serve as validation, where 
 def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
     """Returns lists to fit on and cases to choose by, from what lies before the test.
 
-    Where one event a user is held out and users are few, the last `POSITIONS` events of each history are rehearsed one by one: five
-    times the cases, and none of them the test's.
+    Where one event a user is held out and users are few, the last `POSITIONS` events of each history, of a short one its last quarter
+    or event, are rehearsed one by one: up to five times the cases, and none of them the test's.
     """
     validation = prepared.validation
     single = prepared.ordered and bool((validation.positives.lengths == 1).all())
@@ -22,7 +22,7 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
     events = known(prepared.before_test)
     lists = events.by_user(len(prepared.users))
     positions = min(POSITIONS, -(-CASES // len(validation)))
-    held = np.minimum(positions, lists.lengths // 4)
+    held = np.minimum(positions, np.maximum(lists.lengths // 4, lists.lengths > 1))
     ends = lists.offsets[1:]
     left = np.repeat(ends, lists.lengths) - np.arange(len(lists.items))
     fitted = lists.cut(
@@ -57,16 +57,9 @@ def _fresh(cases: Cases) -> Cases:
 
 def sample(cases: Cases, items: int) -> Cases:
     """Returns the cases, or a fixed sample of them where there are many or the corpus is large."""
-    return drawn(cases, min(CASES, at_a_time(items)))
+    return cases.at_most(min(CASES, at_a_time(items)))
 
 
 def at_a_time(items: int) -> int:
     """Returns how many queries' scores over a corpus are held at a time."""
     return int(max(CELLS / items, 200))
-
-
-def drawn(cases: Cases, most: int) -> Cases:
-    """Returns the cases, or where there are more than `most` a fixed sample of so many."""
-    if len(cases) <= most:
-        return cases
-    return cases.take(np.sort(np.random.default_rng(0).choice(len(cases), most, replace=False)))

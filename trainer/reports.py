@@ -80,7 +80,7 @@ def gate(model: Report, baselines: Mapping[str, Report], metric: str, smaller: b
         return None
     name = min(there, key=lambda one: there[one] * (1 if smaller else -1))
     gap = compare(model, baselines[name], metric)
-    if not (gap.low > 0 if smaller else gap.high < 0):
+    if not gap.significant or (gap.difference < 0) == smaller:
         return None
     return (
         f"test {metric} {model.values[metric]:.4f} is significantly worse than that of the baseline {name}, "

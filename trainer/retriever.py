@@ -205,16 +205,19 @@ class Retriever(tf.Module):
         return tf.constant(np.concatenate([towers, scales]), tf.float32)
 
     def unheard(self, prepared: Prepared) -> list[str]:
-        """Returns a line about what only the towers read, where they have no weight."""
+        """Returns a line about what only the towers read, where they have no weight, or about their having none unmeasured."""
         schema = prepared.schema
         read = [feature.name for side in (schema.user, schema.item, schema.context) for feature in side]
-        if self.tower_scale or not read:
+        measured = len(prepared.validation) > 0
+        if self.tower_scale or (measured and not read):
             return []
         cold, items = len(prepared.items.values) - prepared.items.trained, len(prepared.items.values)
         alike = f", and the {cold:,} of {items:,} items without events score alike" if cold else ""
-        return [
-            f"validation gave the towers no weight: {', '.join(read)} have no say in what is retrieved{alike}"
-        ]
+        why = "validation gave the towers no weight"
+        if not measured:
+            why = "no user has events enough for a case of validation, so the towers have no weight"
+        said = f": {', '.join(read)} have no say in what is retrieved{alike}" if read else ""
+        return [why + said]
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Returns the encoded context columns `[batch, width]` of raw ones `[batch]`."""

@@ -1,6 +1,6 @@
 """Who can be evaluated: what gives every item a score, and what gives only the top of its list."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
@@ -100,7 +100,8 @@ class Asked:
 class IdLists:
     """A bundle or server behind ids: `ask` gets requests and k.
 
-    It returns, for each request, item ids and scores, best first and without the history's items.
+    It returns, for each request, item ids and scores, best first and without the history's items. Items that are `newer` than all that
+    is evaluated are passed over.
     """
 
     def __init__(
@@ -108,9 +109,10 @@ class IdLists:
         ask: Callable[[Asked, int], tuple[Sequence[Sequence[str]], Sequence[Sequence[float]]]],
         users: Vocabulary,
         items: Vocabulary,
+        newer: Iterable[str] = (),
     ) -> None:
         self._ask, self._users, self._items = ask, users, items
-        self._row = {value: row for row, value in enumerate(items.values, start=1)}
+        self._row = dict.fromkeys(newer, 0) | {value: row for row, value in enumerate(items.values, start=1)}
 
     def top(self, cases: Cases, k: int) -> tuple[Ints, Floats]:
         """Returns item rows and scores `[cases, k]`; raises `UserError` for an id outside the item

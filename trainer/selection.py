@@ -12,6 +12,7 @@ from trainer.data.interactions import Feature
 from trainer.errors import UserError
 from trainer.features import as_raw
 from trainer.index.top import LOWEST, Top
+from trainer.lookup import string_lookup
 from trainer.registry import did_you_mean
 
 LABELLED = ("category", "bag")  # kinds of features that can filter
@@ -66,13 +67,14 @@ class Categories(tf.Module):
         super().__init__()
         values = sorted({label for row in rows for label in row})
         self.values = tuple(values)
-        self.lookup = tf.keras.layers.StringLookup(vocabulary=values or ["\x00"])
+        self.lookup = string_lookup(values)
         self.places = int(self.lookup.vocabulary_size())  # of labels, the unknown one first
+        self.items = len(rows)
         places = {label: place for place, label in enumerate(values, start=1)}
-        table = np.full((len(rows), max(1, *(len(row) for row in rows))), -1, np.int32)
-        for row, own in enumerate(rows):
-            table[row, : len(own)] = [places[label] for label in own]
-        self.table = tf.Variable(table, trainable=False, name="labels")
+        labels = np.array([places[label] for row in rows for label in row], np.int32)
+        owners = np.repeat(np.arange(len(rows), dtype=np.int32), [len(row) for row in rows])
+        self.labels = tf.Variable(labels, trainable=False, name="labels")
+        self.owners = tf.Variable(owners, trainable=False, name="items_of_labels")
 
     @classmethod
     def of(cls, prepared: Prepared, feature: Feature | None) -> "Categories":
@@ -88,11 +90,9 @@ class Categories(tf.Module):
         """Returns which items `[batch, items]` carry one of the labels `[batch, n]`; all do where a row asks for none ("")."""
         rows = tf.cast(self.lookup(asked), tf.int32)
         wanted = marked(tf.where(rows > 0, rows, -1), self.places)
-        hit = tf.zeros([tf.shape(asked)[0], self.table.shape[0]], tf.bool)
-        for column in range(self.table.shape[1]):
-            labels = self.table[:, column]
-            hit |= tf.gather(wanted, tf.maximum(labels, 0), axis=1) & (labels >= 0)
-        return hit | tf.reduce_all(asked == "", axis=1, keepdims=True)
+        hits = tf.gather(tf.cast(tf.transpose(wanted), tf.int32), self.labels)
+        found = tf.transpose(tf.math.unsorted_segment_max(hits, self.owners, self.items)) > 0
+        return found | tf.reduce_all(asked == "", axis=1, keepdims=True)
 
 
 def marked(rows: tf.Tensor, size: int) -> tf.Tensor:

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 
 from trainer.data.examples import Cases, Prepared
+from trainer.data.request_names import beside_wishes
 from trainer.errors import UserError
 from trainer.scoring import Asked, IdLists
 
@@ -40,7 +41,7 @@ class Served:
 
     def lists(self, prepared: Prepared) -> IdLists:
         """Returns the model as lists of item ids, for the evaluator."""
-        return IdLists(self._ask, prepared.users, prepared.items)
+        return IdLists(self._ask, prepared.users, prepared.items, prepared.new_items)
 
     def alarms(self, cases: Cases, prepared: Prepared, fingerprint: str) -> list[str]:
         """Returns a line each where the model was made of other data, and where it serves other histories.
@@ -101,13 +102,10 @@ class Served:
         if not self.in_context:
             return "recommend_history", inputs
         words, numbers = [""] * len(rows), [0.0] * len(rows)
-        no_wishes = {
-            "allow": [[""]] * len(rows),
-            "category": words,
-            "diversity": numbers,
-            "popularity": numbers,
-        }
-        return WITH_CONTEXT, {"user_id": words} | inputs | no_wishes | _context(asked, rows)
+        lists = [[""]] * len(rows)
+        no_wishes = {"allow": lists, "category": lists, "diversity": numbers, "popularity": numbers}
+        context = {beside_wishes(name): column for name, column in _context(asked, rows).items()}
+        return WITH_CONTEXT, {"user_id": words} | inputs | no_wishes | context
 
 
 def _context(asked: Asked, rows: Sequence[int]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from trainer.features import missing
 from trainer.index.scann import SAMPLE
 from trainer.index.top import LOWEST, Part, Top, best, in_turn, score_some
 from trainer.inference import in_blocks
+from trainer.lookup import string_lookup
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known
 from trainer.retriever import PATHS, Retriever
@@ -66,8 +67,8 @@ class ServingModel(tf.Module):
         self.modelled = retriever.users  # newcomers have the rows after them, and a history alone
         self.cascade = cascade
         self.default_k = min(settings.default_k, len(prepared.items) - 1)
-        self.user_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.users.values))
-        self.item_lookup = tf.keras.layers.StringLookup(vocabulary=list(prepared.items.values))
+        self.user_lookup = string_lookup(prepared.users.values)
+        self.item_lookup = string_lookup(prepared.items.values)
         self.item_ids = tf.constant(["", *prepared.items.values])
         self.item_titles = tf.constant(list(prepared.titles))
         self.offsets = tf.constant(histories.offsets)
@@ -79,7 +80,8 @@ class ServingModel(tf.Module):
             tf.constant(disliked.items),
         )
         tower = retriever.query_tower.context
-        self.context = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
+        of_towers = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
+        self.context = cascade.context | of_towers
         self.explainer = Explainer(retriever)
         feature = filter_feature(prepared, settings.category)
         self.filters = None if feature is None else feature.name  # whose labels are categories

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from trainer.data.examples import Cases, Events, Prepared
 from trainer.data.interactions import Feature, Schema
@@ -125,14 +126,13 @@ def _masks(feature: Feature, values: Raw) -> dict[str, Mask]:
 def _labels(lists: Iterable[Sequence[str]]) -> dict[str, Mask]:
     lists = [labels or ["(missing)"] for labels in lists]
     lengths = [len(labels) for labels in lists]
-    flat = np.array([label for labels in lists for label in labels], dtype=str)
     place = np.repeat(np.arange(len(lists)), lengths)
-    names, counts = np.unique(flat, return_counts=True)
-    kept = sorted(names[np.argsort(-counts, kind="stable")][:_LABELS].tolist())
+    flat = pl.Series([label for labels in lists for label in labels], dtype=pl.String)
+    counted = flat.value_counts(name="count").sort(["count", flat.name], descending=[True, False])
     masks = {}
-    for name in kept:
+    for name in sorted(counted[flat.name][:_LABELS]):
         masks[name] = np.zeros(len(lists), bool)
-        masks[name][place[flat == name]] = True
+        masks[name][place[(flat == name).to_numpy()]] = True
     return masks
 
 

@@ -84,7 +84,7 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
     )
     feed = (_of_sequences if model.by_sequence else _of_events)(config, prepared, events, context)
     model.retriever.history_length = feed.length
-    sample = validation_sample(prepared, settings.seed)
+    sample = prepared.validation.at_most(VALIDATION_CASES, settings.seed)
     traced = graph(model.retriever.queries)
 
     def validate() -> Metrics:
@@ -184,16 +184,6 @@ def best_wrong(
         rows[masked] = rng.integers(1, trained + 1, masked.sum())
         found.append(rows)
     return users, np.concatenate(found)
-
-
-def validation_sample(prepared: Prepared, seed: int) -> Cases:
-    """Returns the validation cases, or a fixed sample of them where there are very many."""
-    cases = prepared.validation
-    if len(cases) <= VALIDATION_CASES:
-        return cases
-    return cases.take(
-        np.sort(np.random.default_rng(seed).choice(len(cases), VALIDATION_CASES, replace=False))
-    )
 
 
 def describe_rows(events: Events, rows: Any, prepared: Prepared) -> str:

@@ -31,7 +31,7 @@ from trainer.evaluate import FactorScorer, measure
 from trainer.fit import forget
 from trainer.inference import scorer
 from trainer.progress import Reporter
-from trainer.train_retrieval import train_retrieval, validation_sample
+from trainer.train_retrieval import VALIDATION_CASES, train_retrieval
 from trainer.tune_report import Row, short
 from trainer.workdir import CONFIG, claim, replace, same_data
 
@@ -147,7 +147,7 @@ class RetrievalTuner(BaseTuner):
         except UserError as error:
             self.reporter.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
-        cases = validation_sample(self.prepared, config.train.seed)
+        cases = self.prepared.validation.at_most(VALIDATION_CASES, config.train.seed)
         value = measure(scorer(model.retriever, self.prepared), cases, self.prepared, config.train.objective)
         forget(home / "retrieval")
         return {config.train.objective: value}

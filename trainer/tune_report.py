@@ -7,9 +7,11 @@ from typing import Any
 import matplotlib
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.dimension import beside_rules
+from trainer.progress import add_row
 from trainer.workdir import replace
 
 matplotlib.use("Agg")
@@ -57,9 +59,9 @@ def markdown(lines: Lines) -> str:
 
 def table(lines: Lines, title: str) -> Table:
     """Returns the lines as a table for the terminal."""
-    shown = Table(*lines[0], title=title)
+    shown = Table(*map(escape, lines[0]), title=escape(title))
     for cells in lines[1:]:
-        shown.add_row(*cells)
+        add_row(shown, cells)
     return shown
 
 

@@ -24,3 +24,14 @@ def test_a_log_is_not_flooded():
         for done in range(1_000):
             advance(done, "")
     assert len(out.getvalue().splitlines()) == 1
+
+
+def test_brackets_are_no_markup():
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=120))
+    reporter.say("runs/[mine]/bundle: column 'price [/kg]'")
+    table = progress.figures_table("test", ["", "seen [bold]"])
+    progress.add_row(table, ["history-mean+evaluate.cutoffs=[5]", "[/]"])
+    reporter.console.print(table)
+    for text in ("runs/[mine]/bundle: column 'price [/kg]'", "seen [bold]", "cutoffs=[5]", "[/]"):
+        assert text in out.getvalue()

@@ -1,10 +1,11 @@
 """Presets, files and overrides: what they come to, and that it survives being written and read."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from trainer.config import PRESETS, Config, load, preset_names, to_toml
+from trainer.config import PRESETS, Config, load, preset_names, to_toml, with_settings
 from trainer.errors import UserError
 
 
@@ -124,3 +125,23 @@ def test_describe_of_what_is_no_table(trainer, table, tmp_path):
 def test_an_unknown_name_deep_inside_is_named(tmp_path):
     with pytest.raises(UserError, match=r"unknown setting data\.split\.metod; did you mean 'method'\?"):
         load(None, None, ["data.split.metod=time"])
+
+
+def test_a_column_called_name_is_no_name_of_a_part(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[data.source]\nname = 'table'\npath = 'x.csv'\n[data.source.items]\npath = 'i.csv'\n"
+        "[data.source.items.features]\nname = 'category'\nprice = 'number'\n"
+    )
+    config = load("table-sequential", path, ["data.source.items.features.name=text"])
+    features = config.data.source.settings["items"]["features"]
+    assert features == {"name": "text", "price": "number"}
+
+
+def test_an_infinite_half_life_survives_every_way_that_settings_take(tmp_path):
+    """As the decaying encoder recommends, where days alone shall tell; JSON has no infinity."""
+    config = load("demo", None, ["retrieval.encoder.name=decay", "retrieval.encoder.half_life=inf"])
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load(None, path) == config == with_settings(config, {})
+    assert with_settings(config, {"train.epochs": 3}).retrieval.encoder.settings == {"half_life": math.inf}

@@ -36,6 +36,12 @@ LAYERS = (
 )
 
 
+def test_there_is_one_way_from_texts_to_rows():
+    """Keras's own layer takes a first id "[UNK]" for its unknown, and moves all others by a row."""
+    users = [path.name for path in (ROOT / "trainer").rglob("*.py") if "StringLookup(" in path.read_text()]
+    assert users == ["lookup.py"]
+
+
 @cache
 def modules(package: str) -> dict[str, Path]:
     """Returns the package's modules by dotted name; a package is its `__init__.py`."""

@@ -409,6 +409,14 @@ def test_a_table_of_items_without_a_header(here):
         load(GOOD, items={"path": "items.csv"})
 
 
+@pytest.mark.parametrize("spelling", ["./events.csv", "event*.csv", "{here}/events.csv"])
+def test_columns_of_the_events_are_the_items_however_the_file_is_spelt(here, spelling):
+    (here / "events.csv").write_text("user,item,year\na,2,1990\nb,2,1990\nb,3,\n")
+    items = {"path": spelling.format(here=here), "features": {"year": "number"}}
+    found = Table(path="events.csv", items=items).load()
+    assert found.items.frame.rows() == [("2", 1990.0), ("3", None)]
+
+
 def test_an_id_has_one_row_in_its_table(here):
     (here / "items.csv").write_text("item,year\n2,1990\n2,1991\n")
     with pytest.raises(UserError, match="'2' stands in two rows"):

@@ -19,7 +19,9 @@ from trainer.data.examples import Cases
 from trainer.errors import UserError
 from trainer.evaluate import accuracy, compare, evaluate_ranking, evaluate_retrieval, gate, measure
 from trainer.progress import Reporter
+from trainer.reports import Report
 from trainer.settings import EvaluateSettings
+from trainer.significance import Sample
 
 # Case 1 ranks c first; case 2 has b, d at 3 and 2; case 3 has e at 3; case 4 wants an unknown item.
 SCORES = [
@@ -247,6 +249,18 @@ def test_the_gate_closes_below_a_baseline_and_says_by_how_much(crowd):
     assert gate(good, {"same": good}, "recall@1") is None
     assert gate(good, {}, "recall@1") is None
     assert compare(good, poor, "recall@1").significant
+
+
+def test_the_gate_asks_for_users_enough():
+    """Of three users nothing is sure, however clear their interval."""
+    one = np.ones(3)
+    good, poor = (Sample(value * one, one, np.arange(3)) for value in (1.0, 0.2))
+    good, poor = (
+        Report({"cases": 3}, {"recall@1": sample.value}, {}, {}, {"recall@1": sample}, [], [])
+        for sample in (good, poor)
+    )
+    gap = compare(poor, good, "recall@1")
+    assert gap.high < 0 and gate(poor, {"good": good}, "recall@1") is None
 
 
 def test_what_has_no_value_by_user_cannot_be_compared(crowd):

@@ -241,3 +241,12 @@ def test_a_served_id_outside_the_data_is_said():
     model = IdLists(lambda *_: ([["zz"]], [[1.0]]), Vocabulary(("u",), 1), Vocabulary(("a",), 1))
     with pytest.raises(UserError, match="'zz'"):
         model.top(cases_of([[]], [[1]]), 1)
+
+
+def test_a_served_item_newer_than_the_data_is_passed_over():
+    """A bundle exported with all of the history knows items of the test part that training did not see."""
+    model = IdLists(
+        lambda *_: ([["new", "a"]], [[2.0, 1.0]]), Vocabulary(("u",), 1), Vocabulary(("a",), 1), ["new"]
+    )
+    rows, scores = model.top(cases_of([[]], [[1]]), 2)
+    assert (rows.tolist(), scores.tolist()) == ([[0, 1]], [[2.0, 1.0]])

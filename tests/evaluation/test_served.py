@@ -72,8 +72,18 @@ def test_strangers_bring_the_context_too(prepared):
     Served(model, (*NEEDED, "recommend_in_context")).lists(prepared).top(cases, 2)
     signature, inputs = model.asked[1]
     assert (signature, inputs["user_id"], inputs["device"]) == ("recommend_with_context", [""], ["phone"])
-    assert inputs["allow"] == [[""]] and inputs["category"] == [""]
+    assert inputs["allow"] == inputs["category"] == [[""]]
     assert inputs["diversity"] == inputs["popularity"] == [0.0]
+
+
+def test_a_column_named_like_a_wish_goes_by_the_name_that_it_has_beside_wishes(prepared):
+    model, test = Model(), prepared.test
+    context = {"popularity": np.array([0.5, 1.5, 2.5, 3.5])}
+    cases = Cases(np.array([0, 2, 3, 4], np.int32), test.history, test.positives, test.timestamp, context)
+    Served(model, (*NEEDED, "recommend_in_context")).lists(prepared).top(cases, 2)
+    (_, known), (_, stranger) = model.asked
+    assert known["popularity"] == [1.5, 2.5, 3.5]
+    assert (stranger["popularity"], stranger["context_popularity"]) == ([0.0], [0.5])
 
 
 def test_a_bundle_passes_over_what_it_does_not_take_as_a_server_does(prepared, tmp_path):

@@ -11,6 +11,7 @@ from trainer.cascade import Cascade, Request, Weights, reordered, standardised, 
 from trainer.cascade_choice import Retrieved, over_budget
 from trainer.data.examples import Cases
 from trainer.index.top import LOWEST, Vectors
+from trainer.lookup import string_lookup
 from trainer.neighbours import SimilarItems
 from trainer.selection import Categories, allowed, diversified
 from trainer.settings import CascadeSettings
@@ -160,3 +161,20 @@ def test_a_stage_above_its_budget_is_named():
     settings = CascadeSettings(deep_budget_ms=5, retrieve_budget_ms=50)
     lines = over_budget({"retrieve": 1.0, "light": 900.0, "deep": 7.5}, settings)
     assert lines == ["over budget: stage deep takes 7.50 ms for one user; export.cascade.deep_budget_ms is 5"]
+
+
+def test_a_label_that_keras_would_take_for_the_unknown_is_one():
+    labels = Categories([[], ["[UNK]"], ["action", "[UNK]"], ["comedy"]])
+    asked = tf.constant([["[UNK]"], ["action"], ["comedy"], ["none"]])
+    assert labels.eligible(asked).numpy().astype(int).tolist() == [
+        [0, 1, 1, 0],
+        [0, 0, 1, 0],
+        [0, 0, 0, 1],
+        [0, 0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("values", [["[UNK]", "a"], ["a", "[UNK]"], []])
+def test_texts_have_the_rows_in_which_they_stand(values):
+    found = string_lookup(values)(tf.constant([*values, "never seen"]))
+    assert found.numpy().tolist() == [*range(1, len(values) + 1), 0]

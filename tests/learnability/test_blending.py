@@ -35,7 +35,7 @@ def cases_of(cases):
 
 
 def test_the_rehearsal_by_hand(make_prepared):
-    """A quarter of each history is held out, event by event, each with all before it; the test events take no part."""
+    """A quarter of each history, or an event, is held out, event by event, each with all before it; the test events take no part."""
     lists, cases = rehearsal(make_prepared(LONG))
     assert [
         lists.items[a:b].tolist() for a, b in zip(lists.offsets[:-1], lists.offsets[1:], strict=True)
@@ -43,14 +43,23 @@ def test_the_rehearsal_by_hand(make_prepared):
         [],  # the unknown user
         list(range(1, 10)),
         [12, 11, 10, 9],
-        [5, 6],
+        [5],
     ]
     assert cases_of(cases) == [
         (1, list(range(1, 10)), 10),
         (1, list(range(1, 11)), 11),
         (2, [12, 11, 10, 9], 8),
+        (3, [5], 6),
     ]
     assert (cases.history.timestamps < np.repeat(cases.timestamp, cases.history.lengths)).all()
+
+
+def test_short_histories_are_rehearsed_too(make_prepared):
+    """Of three events the last is the test's, and the one before it a case; a single event before the test is none."""
+    prepared = make_prepared([[1, 2, 3], [2, 3, 1], [4, 5], [3, 1, 4, 2]])
+    lists, cases = rehearsal(prepared)
+    assert cases_of(cases) == [(1, [1], 2), (2, [2], 3), (4, [3, 1], 4)]
+    assert lists.lengths.tolist() == [0, 1, 1, 1, 2]
 
 
 def test_the_rehearsal_passes_over_what_was_had_before(make_prepared):

@@ -1,11 +1,14 @@
 """`evaluate --bundle` and `--url`: the figures of what was exported, and of what is served, are those of the model."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from serving.client import Recommender
+from trainer import served
 from trainer.__main__ import main
 from trainer.evaluate import evaluate_retrieval
 from trainer.inference import scorer
@@ -83,3 +86,16 @@ def test_bundle_and_baselines_are_not_asked_for_at_once(copy, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--workdir", str(copy), "--baselines", "--url", "http://127.0.0.1:1"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_strangers_in_a_context_measure_as_the_model_does(copy, run):
+    """Users that the run does not know are asked for by their history, through the signature with every wish."""
+    test = run.prepared.test
+    cases = dataclasses.replace(test, user=np.zeros_like(test.user))
+    lists = served.bundle(copy / "bundle", "recommender").lists(run.prepared)
+    found, offline = (
+        evaluate_retrieval(model, cases, run.prepared, run.config.evaluate).as_dict()
+        for model in (lists, scorer(run.retrieval.retriever, run.prepared))
+    )
+    assert run.prepared.schema.context
+    assert {name: found[name] for name in METRICS} == pytest.approx({name: offline[name] for name in METRICS})

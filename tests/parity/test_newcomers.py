@@ -133,6 +133,17 @@ def test_what_only_towers_read_is_told_where_they_have_no_weight(tiny_config, ti
     assert "no say in what is retrieved" in line
 
 
+def test_where_no_validation_weighs_the_towers_it_is_said(tiny_config, tiny_prepared):
+    retriever = Retriever(tiny_config.retrieval, tiny_prepared)
+    unweighed = dataclasses.replace(tiny_prepared, validation=tiny_prepared.validation.at_most(0))
+    assert retriever.unheard(unweighed) == []
+    retriever.combine(0.0, [])
+    (line,) = retriever.unheard(unweighed)
+    assert line.startswith(
+        "no user has events enough for a case of validation, so the towers have no weight: "
+    )
+
+
 @pytest.mark.parametrize(
     ("k", "columns"),
     [

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ranking_world import make_dataset, quick, with_events
 
 from trainer import checks
-from trainer.cascade import Cascade
+from trainer.cascade import Cascade, Weights
 from trainer.config import Config, from_values, load, with_settings
 from trainer.data.examples import Events, Prepared
 from trainer.data.interactions import Interactions
@@ -99,6 +99,39 @@ def test_what_is_to_be_predicted_is_no_input_of_a_query_either(world: Prepared) 
     histories = world.before_test.by_user(len(world.users))
     serving = ServingModel(asking, world, histories, BruteForce(), cascade, ExportSettings())
     assert set(serving.signatures["recommend_in_context"].structured_input_signature[1]) == {"device"}
+
+
+@pytest.mark.slow
+def test_a_context_that_the_ranking_model_alone_reads_can_be_sent(
+    world: Prepared, reporter: Reporter
+) -> None:
+    config = with_settings(quick(), {"retrieval.features": False})
+    retriever = build_retrieval(config, world).model.retriever
+    network = build_ranking(config, world, reporter).model.network
+    assert retriever.query_tower.context is None
+    network.serve(
+        tf.constant([1]), tf.constant([1])
+    )  # makes the weights; untrained, every score is the prior's
+    for number, weight in enumerate(network.trainable_variables):
+        weight.assign(tf.random.stateless_normal(weight.shape, [number, 1]))
+    histories = world.before_test.by_user(len(world.users))
+    cascade = Cascade(network, CascadeSettings(), Weights(deep=1.0))
+    serving = ServingModel(retriever, world, histories, BruteForce(), cascade, ExportSettings())
+    user, item = world.users.values[0], list(world.items.values[:5])
+    asked = {"user_id": [user], "history": [[""]], "item_id": [item], "hour": [12.0]}
+
+    def scores(device: str) -> np.ndarray:
+        rank = serving.signatures["rank_with_context"]
+        positional, named = rank.structured_input_signature
+        specs = {spec.name: spec for spec in (*positional, *named.values())}
+        given = {
+            name: tf.constant(value, specs[name].dtype)
+            for name, value in (asked | {"device": [device]}).items()
+        }
+        return rank(**given)["score"].numpy()
+
+    assert np.abs(scores("phone") - scores("desk")).max() > 1e-3
+    assert set(serving.signatures["recommend_in_context"].structured_input_signature[1]) >= {"device", "hour"}
 
 
 def test_the_loss_is_the_weighted_sum(world: Prepared, reporter: Reporter) -> None:

@@ -73,7 +73,7 @@ def choose(
     Without validation cases it is the first candidate: put the default there.
     """
     options = list(candidates)
-    cases = _some(prepared.validation)
+    cases = prepared.validation.at_most(_CASES)
     if len(options) == 1 or not len(cases):
         return options[0], make(options[0])
     best: tuple[float, _Setting, _Scorer] | None = None
@@ -117,10 +117,3 @@ def _tails(lists: Lists, length: int) -> Lists:
     offsets = np.concatenate([[0], np.cumsum(kept)])
     places = np.repeat(lists.offsets[1:] - kept - offsets[:-1], kept) + np.arange(offsets[-1])
     return Lists(offsets, lists.items[places], lists.timestamps[places])
-
-
-def _some(cases: Cases) -> Cases:
-    """Returns the cases, or a fixed sample of them where there are many."""
-    if len(cases) <= _CASES:
-        return cases
-    return cases.take(np.sort(np.random.default_rng(0).choice(len(cases), _CASES, replace=False)))

@@ -144,6 +144,12 @@ class Cases:
             self.dropped,
         )
 
+    def at_most(self, most: int, seed: int = 0) -> "Cases":
+        """Returns the cases, or where there are more than `most` a fixed sample of so many, in their order."""
+        if len(self) <= most:
+            return self
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False)))
+
 
 def no_events() -> Events:
     """Returns events of nobody."""

@@ -206,7 +206,9 @@ class Table(Layout):
             named: dict[str, tuple[str, Kind]] = {target: (str(name), "id"), **kinds}
             frames.append(_typed(path, side, named, side.bag_separator, self.on_bad_rows == "skip", bad))
         frame = pl.concat(frames)
-        if side.path == self.path:  # columns of the events that are the item's, or the user's, own
+        if _resolved(side.path) == _resolved(
+            self.path
+        ):  # columns of the events that are the item's, or the user's, own
             frame = frame.group_by(target, maintain_order=True).agg(pl.all().drop_nulls().first())
         return Corpus(frame, target)
 
@@ -247,6 +249,11 @@ def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) 
         of = (one.of or table) if one.kind == "ids" else None
         made.append(Feature(name=name, **one.model_copy(update={"of": of}).model_dump()))
     return tuple(made)
+
+
+def _resolved(path: str) -> list[Path]:
+    """Returns the files of a path, the same however it is spelt."""
+    return [file.resolve() for file in files.find(path)]
 
 
 def _find_column(

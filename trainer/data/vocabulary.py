@@ -49,5 +49,4 @@ class Vocabulary:
 
     def decode(self, rows: npt.NDArray[np.integer]) -> list[str]:
         """Returns the values of rows; the unknown is the empty string."""
-        table = np.array(["", *self.values], dtype=object)
-        return list(table[rows])
+        return [self.values[row - 1] if row else "" for row in rows.tolist()]

@@ -14,8 +14,8 @@ from trainer.registry import register
 class BruteForce(tfrs.layers.factorized_top_k.TopK):
     """Exact search: every candidate is scored."""
 
-    def __init__(self, k: int = 10) -> None:
-        super().__init__(k=k)
+    def __init__(self) -> None:
+        super().__init__(k=10)  # what `call` gives where it is not told; `top` always is
 
     def build_index(self, candidates: tf.Tensor, queries: Floats | None = None) -> "BruteForce":
         """Returns the index over candidate vectors `[items, dimension]`; the row is the identifier, row 0 no item.
