@@ -112,28 +112,31 @@ def test_nothing_is_saved_that_does_not_answer(workdir, run):
     assert numbers == index + towers + blocks + ranker + labels + users
 
 
-@pytest.mark.slow
-def test_a_second_export_is_a_second_version(copy, asking_of, run):
-    """With all of the history, and with the towers left out of the blend, which then are not saved either.
+@pytest.fixture(scope="module")
+def second(workdir, tmp_path_factory) -> Path:
+    """A run with a second version: of all of the history, and with the towers left out of the blend."""
+    home = Path(shutil.copytree(workdir, tmp_path_factory.mktemp("second") / "run"))
+    blend = json.loads((home / "blend.json").read_text())
+    (home / "blend.json").write_text(json.dumps(blend | {"towers": 0.0}))
+    assert main(["export", "--workdir", str(home), "--allow-below-baseline", "export.history=all"]) == 0
+    return home
 
-    What it serves has learned from the test's events too: popularity counts them.
-    """
+
+@pytest.mark.slow
+def test_a_second_export_is_a_second_version(second, workdir, asking_of, run):
+    """Towers that are left out of the blend are not saved. What is served has learned from the test's events: popularity counts them."""
     import tensorflow as tf
 
-    before = files(copy / "bundle" / "models" / "recommender" / "1")
-    blend = json.loads((copy / "blend.json").read_text())
-    (copy / "blend.json").write_text(json.dumps(blend | {"towers": 0.0}))
-    assert main(["export", "--workdir", str(copy), "--allow-below-baseline", "export.history=all"]) == 0
-    home = copy / "bundle" / "models" / "recommender"
+    home = second / "bundle" / "models" / "recommender"
     assert sorted(path.name for path in home.iterdir()) == ["1", "2"]
-    assert files(home / "1") == before
-    assert manifest(copy / "bundle")["version"] == 2
-    assert "history" in (copy / "bundle" / "config.toml").read_text()
+    assert files(home / "1") == files(workdir / "bundle" / "models" / "recommender" / "1")
+    assert manifest(second / "bundle")["version"] == 2
+    assert "history" in (second / "bundle" / "config.toml").read_text()
     variables = " ".join(
         name for name, _ in tf.train.list_variables(str(home / "2" / "variables" / "variables"))
     )
     assert "tower" not in variables
-    first, second = (asking_of(tf.saved_model.load(str(home / version))) for version in "12")
+    first, newest = (asking_of(tf.saved_model.load(str(home / version))) for version in "12")
     cases, served = run.prepared.test, run.prepared.with_test()
     everything = known(served.before_test)
     had = everything.by_user(len(served.users))
@@ -141,17 +144,37 @@ def test_a_second_export_is_a_second_version(copy, asking_of, run):
     last = had.items[had.offsets[cases.user + 1] - 1]  # of new items too, which no case can name
     assert ((cases.positives.items == last) | (cases.positives.items == 0)).all()
     positives = served.items.decode(last)
-    newest = second("history", user_id=users, k=[1] * len(users))["item_id"][:, 0]
-    assert newest.tolist() == positives
+    latest = newest("history", user_id=users, k=[1] * len(users))["item_id"][:, 0]
+    assert latest.tolist() == positives
     degree = np.log1p(np.bincount(everything.item, minlength=len(served.items)))
-    popular = second("embed_items", item_id=list(served.items.values))["embedding"][:, -1]
+    popular = newest("embed_items", item_id=list(served.items.values))["embedding"][:, -1]
     np.testing.assert_allclose(popular, degree[1:] / degree.std(), rtol=1e-4)
     count = [1000] * len(users)
     for user, positive in zip(first("history", user_id=users, k=count)["item_id"], positives, strict=True):
         assert positive not in user
     asked = {"user_id": users[:2], "k": [5] * 2, "exclude": [[""]] * 2}
-    inside = second("recommend_in_context", **asked, device=["phone"] * 2, hour=[7.0] * 2)
-    assert inside["item_id"].tolist() == second("recommend", **asked)["item_id"].tolist()
+    inside = newest("recommend_in_context", **asked, device=["phone"] * 2, hour=[7.0] * 2)
+    assert inside["item_id"].tolist() == newest("recommend", **asked)["item_id"].tolist()
+
+
+@pytest.mark.slow
+def test_a_history_with_the_answers_in_it_raises_the_alarm(second):
+    """A bundle exported for use after the test knows the test's events, and recommends none of them; its stages were measured before."""
+    from trainer import experiment
+    from trainer.evaluate import evaluate_retrieval
+    from trainer.inference import scorer
+
+    opened = experiment.reopen(second, [])
+    retriever, prepared = opened.retrieval.retriever, opened.prepared
+    before = evaluate_retrieval(scorer(retriever, prepared), prepared.test, prepared, opened.config.evaluate)
+    alone = manifest(second / "bundle")["cascade"]["retrieval_alone"]
+    assert 0 < alone["recall@10"] == pytest.approx(before.values["recall@10"])
+    assert alone["ndcg@10"] == pytest.approx(before.values["ndcg@10"])
+    version = second / "bundle" / "models" / "recommender" / "2"
+    assert main(["evaluate", "--workdir", str(second), "--bundle", str(version)]) == 0
+    found = json.loads((second / "metrics-bundle.json").read_text())["retrieval"]["test"]
+    assert found["recall@10"] == 0
+    assert any("export.history=evaluated" in line for line in found["alarms"])
 
 
 def test_versions_count_on_and_old_ones_go(publish, quick, tmp_path):

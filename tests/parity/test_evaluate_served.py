@@ -54,20 +54,6 @@ def test_a_running_server_measures_as_the_model_does(copy, wanted, server):
     assert [row["name"] for row in board].count("server") == 1
 
 
-@pytest.mark.slow
-def test_a_history_with_the_answers_in_it_raises_the_alarm(copy):
-    """A bundle exported for use after the test knows the test's events, and recommends none of them; its stages were measured before."""
-    before = json.loads((copy / "bundle" / "manifest.json").read_text())
-    assert main(["export", "--workdir", str(copy), "--allow-below-baseline", "export.history=all"]) == 0
-    after = json.loads((copy / "bundle" / "manifest.json").read_text())
-    assert after["cascade"]["stages"] == before["cascade"]["stages"]
-    newest = copy / "bundle" / "models" / "recommender" / "2"
-    assert main(["evaluate", "--workdir", str(copy), "--bundle", str(newest)]) == 0
-    found = json.loads((copy / "metrics-bundle.json").read_text())["retrieval"]["test"]
-    assert found["recall@10"] == 0
-    assert any("export.history=evaluated" in line for line in found["alarms"])
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
