@@ -13,18 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.block_search import (
-    ORDERED,
-    START,
-    TIMED,
-    UNORDERED,
-    Choice,
-    Plan,
-    accuracies,
-    blocks,
-    choose,
-    with_or_without_weights,
-)
+from trainer.block_plan import ORDERED, START, TIMED, UNORDERED, Choice, Plan
+from trainer.block_search import accuracies, blocks, choose, with_or_without_weights
 from trainer.blocks import Block
 from trainer.config import Config
 from trainer.data.examples import Cases, Events, Prepared

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -18,8 +17,6 @@ from trainer.progress import Advance, Reporter
 from trainer.workdir import replace
 
 Metrics = dict[str, float]
-STEPS_PER_EXECUTION = 16
-FIRST_SQUARES = 100.0  # batches like the first that Adagrad starts with: after few of them a row would jump
 
 
 @dataclass(frozen=True)
@@ -39,58 +36,6 @@ class FitPlan:
         if self.minutes is None or not done:
             return False
         return history[-1]["minutes"] * (done + 1) / done > self.minutes
-
-
-class Adagrad(tf.keras.optimizers.Adagrad):
-    """Adagrad (Duchi et al. 2011) whose sums of squared gradients start from the first batch's, each variable from its own.
-
-    Keras starts them all at .1. The gradients of a mean over a batch are smaller by as much as the loss, the temperature, the similarity
-    and the batch say, and whole epochs would go by before .1 no longer held the steps back.
-    """
-
-    def __init__(self, learning_rate: float, variables: list[tf.Variable], gradients: list[Any]) -> None:
-        """Starts the sums of `variables` by the first `gradients`; one that these do not reach by the mean of the others.
-
-        They are made as they start: assigned later, those of a large table would for a moment be there twice.
-        """
-        super().__init__(learning_rate, epsilon=1e-12)
-        squares = [mean_square(gradient) for gradient in gradients]
-        reached = [square for square in squares if square > 0]
-        usual = sum(reached) / max(len(reached), 1)
-        tf.keras.optimizers.Optimizer.build(self, variables)
-        self._built, self._accumulators = True, []
-        for variable, square in zip(variables, squares, strict=True):
-            start = tf.fill(variable.shape, FIRST_SQUARES * (square or usual))
-            self._accumulators.append(
-                self.add_variable_from_reference(variable, "accumulator", initial_value=start)
-            )
-
-
-def mean_square(gradient: Any) -> float:
-    """Returns the mean square of a gradient, of one of an embedding that of the rows read; 0 where there is none."""
-    if gradient is None:
-        return 0.0
-    if isinstance(gradient, tf.IndexedSlices):
-        rows, places = tf.unique(gradient.indices)
-        gradient = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
-    return float(tf.reduce_mean(tf.square(gradient)))
-
-
-def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: int, batch: Any) -> None:
-    """Builds a model on its first batch and compiles it for `fit`, with Adagrad or Adam.
-
-    Adagrad touches only the rows of a batch; Adam's moments decay over the whole table. Several steps go in one call, for Keras takes as
-    long around a call as a step takes.
-    """
-    if name == "adam":
-        model.compute_loss(batch)
-        optimizer = tf.keras.optimizers.Adam(learning_rate)
-    else:
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(batch)
-        variables = model.trainable_variables
-        optimizer = Adagrad(learning_rate, variables, tape.gradient(loss, variables))
-    model.compile(optimizer=optimizer, steps_per_execution=min(STEPS_PER_EXECUTION, steps))
 
 
 def fit(

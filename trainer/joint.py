@@ -7,10 +7,11 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.fit import Metrics, fit, prepare_fit, tell_time_limit
+from trainer.fit import Metrics, fit, tell_time_limit
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.models import RetrievalModel
+from trainer.optimizer import prepare_fit
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.train_ranking import build_ranking, validator

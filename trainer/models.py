@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from trainer import losses
 from trainer.data.examples import Prepared
+from trainer.dislikes import Dislikes
 from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
-from trainer.factorisation import worth
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.negatives import Hard, Sampler
@@ -56,11 +56,9 @@ class RetrievalModel(FittedModel):
         self.items = len(prepared.items)
         lists = prepared.train.by_user(len(prepared.users))
         self.positives = tf.RaggedTensor.from_row_splits(lists.items, lists.offsets, validate=False)
-        against = prepared.negative.by_user(len(prepared.users))
-        self.strength = tf.constant(worth(prepared.negative.weight)) if len(against.items) else None
-        self.disliked = (
-            tf.RaggedTensor.from_row_splits(against.items, against.offsets, validate=False)
-            if len(against.items) and settings.dislike_weight
+        self.dislikes = (
+            Dislikes(prepared.negative, len(prepared.users), settings.dislike_weight)
+            if len(prepared.negative) and settings.dislike_weight
             else None
         )
 
@@ -90,7 +88,9 @@ class RetrievalModel(FittedModel):
             places, size, queries = asked.places, tf.size(asked.positives), self._chosen(asked)
             queries = queries * tf.exp(-self.log_temperature)
             positives, negatives = asked.vectors[:size], asked.vectors[size:]
-            against = self._against(asked, queries, positives, seed) if self.disliked is not None else 0.0
+            against: Any = 0.0
+            if self.dislikes is not None:
+                against = self.dislikes.loss(asked.user, queries, positives, seed + 4, self._candidates)
         if training:
             self.sampler.after(asked.positives)
         if self.corrected:
@@ -184,23 +184,9 @@ class RetrievalModel(FittedModel):
         choose = getattr(self.encoder, "choose", nearest)
         return choose(asked.queries, positives)
 
-    def _against(
-        self, asked: "Asked", queries: tf.Tensor, positives: tf.Tensor, seed: tf.Tensor
-    ) -> tf.Tensor:
-        """Returns the loss `[n]` of an item that each query's user dislikes, drawn anew each step, against the positive (as BPR has it).
-
-        It counts by how strong the dislike is, as the weights of positives do.
-        """
-        lists: tf.RaggedTensor = self.disliked
-        number = tf.gather(lists.row_lengths(), asked.user)
-        drawn = tf.random.stateless_uniform(tf.shape(number), seed + 4) * tf.cast(number, tf.float32)
-        place = tf.gather(lists.row_starts(), asked.user) + tf.minimum(tf.cast(drawn, tf.int64), number - 1)
-        place = tf.minimum(tf.maximum(place, 0), tf.size(lists.flat_values, tf.int64) - 1)
-        rows = tf.where(number > 0, tf.gather(lists.flat_values, place), 0)
-        vectors = candidate_side(self.candidate_tower.embed(rows), self.settings.similarity)
-        above = tf.reduce_sum(queries * (vectors - positives), axis=1)
-        loss = tf.where(number > 0, tf.gather(self.strength, place) * tf.nn.softplus(above), 0.0)
-        return self.settings.dislike_weight * loss
+    def _candidates(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the vectors of item rows as queries are compared with them."""
+        return candidate_side(self.candidate_tower.embed(rows), self.settings.similarity)
 
     def _mask(self, asked: "Asked") -> tf.Tensor:
         """Returns which candidates count for each query: not the positive's item again, and with `mask_positives` no item of the user's."""

@@ -23,6 +23,7 @@ from trainer.inference import in_blocks
 from trainer.lookup import string_lookup
 from trainer.neighbours import MOST_NUMBERS, SimilarItems, SimilarUsers, query_table
 from trainer.rehearsal import known
+from trainer.remembered import Remembered, Telling
 from trainer.retriever import PATHS, Retriever
 from trainer.selection import (
     MOST_POPULARITY,
@@ -36,7 +37,7 @@ from trainer.selection import (
     log_popularity,
 )
 from trainer.settings import ExportSettings
-from trainer.signatures import longest, of_users, traced
+from trainer.signatures import longest, traced
 
 STRINGS = tf.TensorSpec([None], tf.string)
 STRING_LISTS = tf.TensorSpec([None, None], tf.string)
@@ -63,7 +64,8 @@ class ServingModel(tf.Module):
         queries = tf.function(retriever.queries, autograph=False)  # traced once for all signatures
         self.ask: Callable[..., tf.Tensor] = lambda *inputs: queries(*inputs)
         self.encode_context, self.path = retriever.encode_context, retriever.path
-        self.with_towers, self.telling = bool(retriever.tower_scale), retriever.telling
+        self.with_towers = bool(retriever.tower_scale)
+        self.telling: Telling = (lambda history: history) if self.with_towers else retriever.telling
         self.modelled = retriever.users  # newcomers have the rows after them, and a history alone
         self.cascade = cascade
         self.default_k = min(settings.default_k, len(prepared.items) - 1)
@@ -71,14 +73,8 @@ class ServingModel(tf.Module):
         self.item_lookup = string_lookup(prepared.items.values)
         self.item_ids = tf.constant(["", *prepared.items.values])
         self.item_titles = tf.constant(list(prepared.titles))
-        self.offsets = tf.constant(histories.offsets)
-        self.history_items = tf.constant(histories.items)
-        self.history_times = tf.constant(histories.timestamps) if retriever.reads_times else None
         disliked = known(prepared.negative_before_test).by_user(len(prepared.users))
-        self.disliked_offsets, self.disliked_items = (
-            tf.constant(disliked.offsets),
-            tf.constant(disliked.items),
-        )
+        self.remembered = Remembered(histories, disliked, retriever.reads_times)
         tower = retriever.query_tower.context
         of_towers = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}
         self.context = cascade.context | of_towers
@@ -259,7 +255,7 @@ class ServingModel(tf.Module):
 
     def history(self, user_id: tf.Tensor, k: tf.Tensor) -> Answer:
         """Gives each known user's last `k` items, the newest first."""
-        newest = tf.reverse(self._known_history(self._rows(self.user_lookup, user_id)), [1])
+        newest = tf.reverse(self.remembered.history(self._rows(self.user_lookup, user_id)), [1])
         rows = newest[:, : longest(k)].to_tensor(0)
         inside = tf.range(tf.shape(rows)[1])[None, :] < k[:, None]
         return {"item_id": tf.gather(self.item_ids, tf.where(inside, rows, 0))}
@@ -330,21 +326,8 @@ class ServingModel(tf.Module):
         """Returns what users ask; a row's `history` of ids, where any of them tells something, stands for the one remembered."""
         row = self._rows(self.user_lookup, user_id)
         user = tf.where(row < self.modelled, row, 0)
-        known, times, had = self._known_history(row), None, []
-        if len(self.disliked_items):
-            had.append(of_users(self.disliked_offsets, self.disliked_items, row))
-        if self.history_times is not None:
-            times = of_users(self.offsets, self.history_times, row)
-        if history is not None:
-            given = self._present(history)
-            had += [known, given]
-            given = given if self.with_towers else self.telling(given)
-            lacking = known.with_values(tf.gather(given.row_lengths() == 0, known.value_rowids()))
-            known = tf.concat([given, tf.ragged.boolean_mask(known, lacking)], axis=1)
-            if times is not None:
-                untimed = given.with_values(tf.zeros_like(given.values, tf.int64))
-                times = tf.concat([untimed, tf.ragged.boolean_mask(times, lacking)], axis=1)
-        return Request(user, known, context or {}, times, tf.concat(had, axis=1) if had else None)
+        given = None if history is None else self._present(history)
+        return self.remembered.request(row, user, context or {}, given, self.telling)
 
     def _queries(self, request: Request) -> tf.Tensor:
         return self.ask(request.user, request.history, self._encoded(request), request.times)
@@ -371,9 +354,6 @@ class ServingModel(tf.Module):
     def _excluded(self, request: Request, exclude: tf.Tensor) -> tf.RaggedTensor:
         excluded = [request.history, self._present(exclude), *([] if request.had is None else [request.had])]
         return tf.concat(excluded, axis=1)
-
-    def _known_history(self, user: tf.Tensor) -> tf.RaggedTensor:
-        return of_users(self.offsets, self.history_items, user)
 
     def _present(self, ids: tf.Tensor) -> tf.RaggedTensor:
         rows = self._rows(self.item_lookup, ids)

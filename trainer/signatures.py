@@ -37,11 +37,3 @@ def longest(k: tf.Tensor) -> tf.Tensor:
     """Returns the largest `k`, 0 of none, and no more than an answer of as many rows may have columns: `MOST_PLACES` over the rows."""
     most = tf.maximum(MOST_PLACES // tf.maximum(tf.size(k), 1), 1)
     return tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), most)
-
-
-def of_users(offsets: tf.Tensor, items: tf.Tensor, user: tf.Tensor) -> tf.RaggedTensor:
-    """Returns the lists of user rows `[batch]`, of lists end to end."""
-    places = tf.ragged.range(
-        tf.gather(offsets, user), tf.gather(offsets, user + 1), row_splits_dtype=tf.int64
-    )
-    return places.with_flat_values(tf.gather(items, places.flat_values))

@@ -15,11 +15,12 @@ from trainer.data.opinions import time_weights
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
 from trainer.factorisation import worth
-from trainer.fit import FitPlan, Metrics, fit, prepare_fit, tell_time_limit
+from trainer.fit import FitPlan, Metrics, fit, tell_time_limit
 from trainer.inference import graph, scorer
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.models import RetrievalModel
 from trainer.negatives import Hard
+from trainer.optimizer import prepare_fit
 from trainer.progress import Reporter
 from trainer.sequences import Sequences, sequence_batches
 from trainer.settings import TrainSettings

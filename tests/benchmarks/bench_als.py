@@ -15,7 +15,8 @@ import polars as pl
 
 from trainer import registry
 from trainer.blending import plan_of
-from trainer.block_search import START, blocks, choose
+from trainer.block_plan import START
+from trainer.block_search import blocks, choose
 from trainer.blocks import Block
 from trainer.config import Config
 from trainer.data.examples import Cases, Prepared

@@ -32,8 +32,8 @@ from trainer.data.examples import Cases, Floats, Prepared
 from trainer.data.interactions import Dataset, Interactions
 from trainer.data.prepare import prepare
 from trainer.evaluate import FactorScorer, measure
-from trainer.fit import prepare_fit
 from trainer.inference import scorer
+from trainer.optimizer import prepare_fit
 from trainer.registry import build
 from trainer.train_retrieval import build_retrieval
 

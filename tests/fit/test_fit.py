@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import UserError
-from trainer.fit import Adagrad, FitPlan, fit, mean_square, prepare_fit, tell_time_limit
+from trainer.fit import FitPlan, fit, tell_time_limit
 from trainer.fitted import FittedModel
+from trainer.optimizer import Adagrad, mean_square, prepare_fit
 
 STEPS = 3
 
