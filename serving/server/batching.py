@@ -20,12 +20,46 @@ Rows = list[NDArray[Any]]
 Run = Callable[[Rows, float | None], Rows]  # the rows, and the seconds that they may take
 
 
+class _Request:
+    """A caller's rows, in one part or, where they were split, in several that may run apart."""
+
+    def __init__(self, parts: int) -> None:
+        self.done: Future[Rows] = Future()
+        self._found: dict[int, Rows] = {}
+        self._parts, self._runs = parts, False
+        self._begun = False
+        self._changed = threading.Lock()
+
+    def begins(self) -> bool:
+        """Whether a part is still to be run: the caller has not given up, and no other part has failed."""
+        with self._changed:
+            if not self._begun:
+                self._begun, self._runs = True, self.done.set_running_or_notify_cancel()
+            return self._runs and not self.done.done()
+
+    def ends(self, part: int, outcome: Rows | Exception) -> None:
+        """Notes the outcome of a part; the first failure, or the last part, is that of all."""
+        with self._changed:
+            if self.done.done():
+                return
+            if isinstance(outcome, Exception):
+                self.done.set_exception(outcome)
+                return
+            self._found[part] = outcome
+            if len(self._found) == self._parts:
+                columns = zip(*(self._found[number] for number in range(self._parts)), strict=True)
+                self.done.set_result(
+                    outcome if self._parts == 1 else [np.concatenate(column) for column in columns]
+                )
+
+
 @dataclass
 class _Task:
+    request: _Request
+    part: int
     inputs: Rows
     rows: int
     timeout: float
-    done: Future[Rows] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -41,7 +75,8 @@ class _Batch:
 class Batcher:
     """Queues of open batches, and the threads that run those that are full or have waited long enough.
 
-    Requests meet only where signature, types and trailing shapes agree, so that none can fail for its neighbours.
+    Requests meet only where signature, types and trailing shapes agree, so that none can fail for its neighbours; with
+    `pad_variable_length_inputs` where types and ranks do.
     """
 
     def __init__(self, settings: Batching, metrics: Metrics) -> None:
@@ -56,30 +91,54 @@ class Batcher:
         """The outcome of `run` on `inputs`, in due course; `key` names what may be merged with what.
 
         A run ends when `timeout`, in seconds, has passed for all whom it serves.
-        Raises INVALID_ARGUMENT for inputs that have no common dimension 0 or more rows than a batch takes, and
+        Raises INVALID_ARGUMENT for inputs that have no common dimension 0 or more rows than a request may have, and
         UNAVAILABLE when too many batches of this `key` wait.
         """
-        task = _Task(inputs, self._rows(inputs), math.inf if timeout is None else timeout)
-        queue, key = key, (key, tuple((array.dtype, array.shape[1:]) for array in inputs))
-        self._metrics.observe("serving:batching_session:input_batch_size", task.rows)
+        rows, meets = self._rows(inputs), (key, tuple(map(self._form, inputs)))
+        self._metrics.observe("serving:batching_session:input_batch_size", rows)
         with self._changed:
-            batch = self._open.get(key)
-            if batch is not None and batch.rows + task.rows > self._settings.max_batch_size:
-                self._closed.append(self._open.pop(key))
-                batch = None
-            if batch is None:
-                waiting = (*self._open.values(), *self._closed)
-                if sum(each.queue == queue for each in waiting) >= self._settings.max_enqueued_batches:
-                    text = "The batch scheduling queue to which this task was submitted is full"
-                    raise RequestError(Code.UNAVAILABLE, text)
-                due = task.arrived + self._settings.batch_timeout_micros / 1e6
-                batch = self._open[key] = _Batch(queue, run, due)
-            batch.tasks.append(task)
-            batch.rows += task.rows
-            if batch.rows == self._settings.max_batch_size:
-                self._closed.append(self._open.pop(key))
-            self._changed.notify()
-        return task.done
+            batch = self._open.get(meets)
+            cuts = self._cuts(rows, 0 if batch is None else batch.rows)
+            waiting = sum(each.queue == key for each in (*self._open.values(), *self._closed))
+            joins = batch is not None and batch.rows + cuts[0] <= self._settings.most_rows
+            if waiting + len(cuts) - joins > self._settings.max_enqueued_batches:
+                text = "The batch scheduling queue to which this task was submitted is full"
+                raise RequestError(Code.UNAVAILABLE, text)
+            request, start = _Request(len(cuts)), 0
+            for part, size in enumerate(cuts):
+                some = inputs if len(cuts) == 1 else [array[start : start + size] for array in inputs]
+                task = _Task(request, part, some, size, math.inf if timeout is None else timeout)
+                self._enqueue(task, key, meets, run)
+                start += size
+            self._changed.notify(len(cuts))
+        return request.done
+
+    def _form(self, array: NDArray[Any]) -> Hashable:
+        """What arrays that run together have alike."""
+        return array.dtype, array.ndim if self._settings.pad_variable_length_inputs else array.shape[1:]
+
+    def _cuts(self, rows: int, taken: int) -> list[int]:
+        """The rows of each part of a request; split, the first part fills the open batch, which has `taken` rows."""
+        most = self._settings.most_rows
+        if self._settings.max_execution_batch_size is None or taken + rows <= most:
+            return [rows]
+        first = most - taken
+        rest = [most] * ((rows - first) // most)
+        last = (rows - first) % most
+        return [first, *rest, *([last] if last else [])]
+
+    def _enqueue(self, task: _Task, queue: Hashable, meets: Hashable, run: Run) -> None:
+        batch = self._open.get(meets)
+        if batch is not None and batch.rows + task.rows > self._settings.most_rows:
+            self._closed.append(self._open.pop(meets))
+            batch = None
+        if batch is None:
+            due = task.arrived + self._settings.batch_timeout_micros / 1e6
+            batch = self._open[meets] = _Batch(queue, run, due)
+        batch.tasks.append(task)
+        batch.rows += task.rows
+        if batch.rows == self._settings.most_rows:
+            self._closed.append(self._open.pop(meets))
 
     def _rows(self, inputs: Rows) -> int:
         if not inputs:
@@ -96,17 +155,16 @@ class Batcher:
     def _work(self) -> None:
         while True:
             batch = self._next()
-            tasks = [task for task in batch.tasks if task.done.set_running_or_notify_cancel()]
+            tasks = [task for task in batch.tasks if task.request.begins()]
             if not tasks:
                 continue
+            outcomes: Sequence[Rows | Exception]
             try:
-                outcome = self._run(batch.run, tasks)
+                outcomes = self._run(batch.run, tasks)
             except Exception as error:
-                for task in tasks:
-                    task.done.set_exception(error)
-            else:
-                for task, outputs in zip(tasks, outcome, strict=True):
-                    task.done.set_result(outputs)
+                outcomes = [error] * len(tasks)
+            for task, outcome in zip(tasks, outcomes, strict=True):
+                task.request.ends(task.part, outcome)
 
     def _next(self) -> _Batch:
         with self._changed:
@@ -137,7 +195,7 @@ class Batcher:
         if len(tasks) > 1 or padding:
             fill = [array[:1] for array in max(tasks, key=lambda task: task.rows).inputs]
             columns = zip(*(task.inputs for task in tasks), *[fill] * padding, strict=True)
-            inputs = [np.concatenate(column) for column in columns]
+            inputs = [np.concatenate(_as_wide(column)) for column in columns]
         self._metrics.count("serving:batching_session:wrapped_run_count")
         outputs = run(inputs, left)
         if any(array.ndim == 0 for array in outputs):
@@ -149,3 +207,20 @@ class Batcher:
         return [
             [array[end - task.rows : end] for array in outputs] for task, end in zip(tasks, ends, strict=True)
         ]
+
+
+def _as_wide(arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """Arrays that are as large as the largest in every dimension but the first, filled up with their own first element."""
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) == 1:
+        return arrays
+    most = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    made = []
+    for array in arrays:
+        wanted = (len(array), *most)
+        if not array.size and math.prod(wanted):
+            raise invalid("Got empty tensor in batch of non-empty tensors.")
+        wide = np.full(wanted, array.flat[0] if array.size else 0, array.dtype)
+        wide[tuple(map(slice, array.shape))] = array
+        made.append(wide)
+    return made

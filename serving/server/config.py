@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,23 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Batching:
-    """How concurrent requests are merged: rows, microseconds, batches and threads."""
+    """How concurrent requests are merged: rows, microseconds, batches and threads.
+
+    A request has up to `max_batch_size` rows, and a run too, unless requests are split: then up to `max_execution_batch_size`.
+    """
 
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 10
     num_batch_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    max_execution_batch_size: int | None = None  # None: requests are not split
+
+    @property
+    def most_rows(self) -> int:
+        """The rows of the largest run."""
+        return self.max_execution_batch_size or self.max_batch_size
 
 
 def read_models(options: ServerOptions) -> list[ModelConfig] | None:
@@ -163,24 +173,28 @@ def read_batching(options: ServerOptions) -> Batching | None:
     if options.batching_parameters_file is None:
         return Batching()
     parameters = _read(options.batching_parameters_file, message("BatchingParameters"))
-    for name in ("pad_variable_length_inputs", "enable_large_batch_splitting", "max_execution_batch_size"):
-        value = getattr(parameters, name)
-        if getattr(value, "value", value):
-            raise StartError(f"{options.batching_parameters_file}: {name} is not supported")
-    wanted = {
-        name: getattr(parameters, name).value
-        for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
-        if parameters.HasField(name)
-    }
+    numbers = ["max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"]
+    if parameters.enable_large_batch_splitting.value:  # else the size of a run is passed over
+        numbers.append("max_execution_batch_size")
+    wanted = {name: getattr(parameters, name).value for name in numbers if parameters.HasField(name)}
     for name, value in wanted.items():
         if value < (name != "batch_timeout_micros"):
             raise StartError(f"{options.batching_parameters_file}: {name} is {value}, which is too low")
-    batching = Batching(**wanted, allowed_batch_sizes=tuple(parameters.allowed_batch_sizes))
-    sizes: Sequence[int] = batching.allowed_batch_sizes
-    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != batching.max_batch_size):
+    batching = Batching(
+        **wanted,
+        allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
+        pad_variable_length_inputs=parameters.pad_variable_length_inputs,
+    )
+    if parameters.enable_large_batch_splitting.value:
+        batching = replace(batching, max_execution_batch_size=batching.most_rows)
+    if batching.most_rows > batching.max_batch_size:
         raise StartError(
-            f"{options.batching_parameters_file}: allowed_batch_sizes must rise, up to max_batch_size"
+            f"{options.batching_parameters_file}: max_execution_batch_size must be up to max_batch_size"
         )
+    sizes: Sequence[int] = batching.allowed_batch_sizes
+    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != batching.most_rows):
+        limit = "max_batch_size" if batching.max_execution_batch_size is None else "max_execution_batch_size"
+        raise StartError(f"{options.batching_parameters_file}: allowed_batch_sizes must rise, up to {limit}")
     return batching
 
 

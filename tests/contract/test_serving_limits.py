@@ -103,6 +103,28 @@ def test_more_rows_than_a_batch_takes(batched):
     assert response.json()["error"] == "Task size 9 is larger than maximum input batch size 8"
 
 
+def test_a_large_request_is_split_into_runs(start, half, tmp_path):
+    """serving_config, enable_large_batch_splitting: a request may have max_batch_size rows, a run max_execution_batch_size."""
+    (tmp_path / "batching.config").write_text(
+        "max_batch_size { value: 10 } enable_large_batch_splitting { value: true } "
+        "max_execution_batch_size { value: 4 } allowed_batch_sizes: 4 pad_variable_length_inputs: true"
+    )
+    (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")
+    flags = ("--model_name=half", f"--model_base_path={half}", "--enable_batching", "--port=0")
+    files = [f"--batching_parameters_file={tmp_path}/batching.config"]
+    files.append(f"--monitoring_config_file={tmp_path}/monitoring.config")
+    server = start(*flags, *files)
+    answer = server.post("/v1/models/half:predict", {"instances": list(range(10))})
+    assert answer.json() == {"predictions": [value / 2 + 2 for value in range(10)]}
+    page = server.get("/monitoring/prometheus/metrics").text
+    assert ":tensorflow:serving:batching_session:wrapped_run_count{} 3\n" in page
+    refused = server.post("/v1/models/half:predict", {"instances": [0] * 11})
+    assert (refused.status_code, refused.json()["error"]) == (
+        400,
+        "Task size 11 is larger than maximum input batch size 10",
+    )
+
+
 def test_warmup_records_are_replayed_at_load(batched):
     assert sample(batched, ":tensorflow:serving:model_warmup_latency_count") == 1
 

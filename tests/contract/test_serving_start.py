@@ -177,13 +177,14 @@ def test_a_flag_that_nobody_has(base_path):
         ),
         (
             "batching_parameters_file",
-            "pad_variable_length_inputs: true",
-            "pad_variable_length_inputs is not supported",
+            "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 8 } max_batch_size { value: 4 }",
+            "max_execution_batch_size must be up to max_batch_size",
         ),
         (
             "batching_parameters_file",
-            "max_execution_batch_size { value: 8 }",
-            "max_execution_batch_size is not supported",
+            "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 } max_batch_size { value: 8 } "
+            "allowed_batch_sizes: 8",
+            "allowed_batch_sizes must rise, up to max_execution_batch_size",
         ),
         ("monitoring_config_file", "prometheus { }", "MonitoringConfig"),
         ("api_key_file", "  ", "holds no key"),

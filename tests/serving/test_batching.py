@@ -150,3 +150,96 @@ def test_a_batch_runs_until_the_last_deadline_in_it(timeouts, last):
 def test_what_has_no_common_rows_is_refused(inputs, text):
     with pytest.raises(RequestError, match=text):
         batcher(max_batch_size=4).submit("key", [np.asarray(array) for array in inputs], Double())
+
+
+def table(*lines, kind=np.float32):
+    return [np.array(lines, kind)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "short", "long", "wide"),
+    [
+        (np.float32, [[1, 2]], [[3, 4, 5]], [[1, 2, 1], [3, 4, 5]]),
+        (object, [[b"a"], [b"b"]], [[b"c", b"d"]], [[b"a", b"a"], [b"b", b"a"], [b"c", b"d"]]),
+    ],
+)
+def test_widths_are_padded_with_the_first_element(kind, short, long, wide):
+    """batching_util.cc, PadTensor: of each request its own; the outputs stay as wide as the batch."""
+    seen, batches = [], batcher(max_batch_size=3, pad_variable_length_inputs=True)
+
+    def model(inputs, _):
+        seen.append(inputs[0].tolist())
+        return [inputs[0]]
+
+    waiting = [batches.submit("key", table(*lines, kind=kind), model) for lines in (short, long)]
+    found = [row for result in waiting for row in result.result(10)[0].tolist()]
+    assert seen == [found] == [wide]
+
+
+def test_nothing_is_padded_with_nothing():
+    model, batches = Double(), batcher(max_batch_size=4, pad_variable_length_inputs=True)
+    empty, none = [np.zeros((1, 0), np.float32)], [np.zeros((0, 2), np.float32)]
+    waiting = [batches.submit("key", inputs, model) for inputs in (none, table([1, 2, 3]))]
+    assert [result.result(10)[0].shape for result in waiting] == [(0, 3), (1, 3)]
+    waiting = [batches.submit("key", inputs, model) for inputs in (empty, table([1, 2, 3]))]
+    for result in waiting:
+        with pytest.raises(RequestError, match=r"Got empty tensor in batch of non-empty tensors\."):
+            result.result(10)
+
+
+def test_ranks_do_not_meet():
+    model, batches = Double(), batcher(max_batch_size=4, pad_variable_length_inputs=True)
+    waiting = [batches.submit("key", inputs, model) for inputs in (rows(1), table([1, 2]))]
+    wait(waiting)
+    assert sorted(model.shapes) == [(1,), (1, 2)]
+
+
+def test_a_large_request_runs_in_parts():
+    """The first part fills the batch that waits; the request has its rows in their order."""
+    model, batches = Double(), batcher(max_batch_size=10, max_execution_batch_size=4)
+    waiting = [batches.submit("key", rows(*values), model) for values in ([1], range(10), [7])]
+    assert [result.result(10)[0].tolist() for result in waiting] == [
+        [2],
+        [2 * value for value in range(10)],
+        [14],
+    ]
+    assert model.shapes == [(4,), (4,), (4,)]
+
+
+def test_a_request_whose_part_fails_fails():
+    batches = batcher(max_batch_size=10, max_execution_batch_size=2, batch_timeout_micros=0)
+
+    def model(inputs, _):
+        if 3 in inputs[0]:
+            raise RequestError(Code.INTERNAL, "three")
+        return [inputs[0]]
+
+    with pytest.raises(RequestError, match="three"):
+        batches.submit("key", rows(1, 2, 3, 4, 5, 6), model).result(10)
+    assert batches.submit("key", rows(1, 2, 5, 6), model).result(10)[0].tolist() == [1, 2, 5, 6]
+
+
+def test_a_request_with_more_parts_than_the_queue_takes_is_refused_whole():
+    model, batches = Double(), batcher(max_batch_size=9, max_execution_batch_size=2, max_enqueued_batches=3)
+    model.open.clear()
+    first = batches.submit("key", rows(1, 2), model)  # the one thread takes it
+    while not first.running():
+        pass
+    with pytest.raises(RequestError, match="queue to which this task was submitted is full"):
+        batches.submit("key", rows(*range(7)), model)
+    last = batches.submit("key", rows(*range(6)), model)
+    model.open.set()
+    assert last.result(10)[0].tolist() == [0, 2, 4, 6, 8, 10]
+
+
+def test_who_gives_up_before_the_first_part_is_not_run_for():
+    model, batches = Double(), batcher(max_batch_size=9, max_execution_batch_size=2)
+    model.open.clear()
+    first = batches.submit("key", rows(1, 2), model)
+    while not first.running():
+        pass
+    given_up = batches.submit("key", rows(3, 4, 5), model)
+    assert given_up.cancel()
+    model.open.set()
+    assert batches.submit("key", rows(6), model).result(10)[0].tolist() == [12]
+    assert model.shapes == [(2,), (1,)]
