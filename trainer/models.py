@@ -201,7 +201,7 @@ class RetrievalModel(FittedModel):
             owned = tf.stack(
                 [tf.cast(owned.value_rowids(), tf.int32), tf.gather(column, owned.flat_values)], axis=1
             )
-            shape = [tf.size(users), tf.size(asked.places) + 1]
+            shape = [tf.size(users), tf.reduce_max(asked.places) + 2]  # places count what is not asked too
             hits = tf.scatter_nd(owned, tf.ones_like(owned[:, 0]), shape)
             mask = tf.gather(tf.gather(hits, others + 1, axis=1) == 0, row)
         else:

@@ -57,7 +57,9 @@ class IdEmbedding(tf.keras.layers.Layer):
             self.embedding(rows) if self.instead is None else tf.gather(self.instead, rows)
         )
         if self.l2:
-            self.add_loss(self.l2 * tf.reduce_mean(tf.reduce_sum(tf.square(vectors), axis=-1)))
+            # of a graph, of what it starts from (He et al. 2020)
+            trained = vectors if self.instead is None else self.limited(self.embedding(rows))
+            self.add_loss(self.l2 * tf.reduce_mean(tf.reduce_sum(tf.square(trained), axis=-1)))
         return vectors
 
     def limited(self, vectors: tf.Tensor) -> tf.Tensor:

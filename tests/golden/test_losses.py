@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.input_pipeline import context_key
 from trainer.models import RetrievalModel
 from trainer.retrieval_task import RetrievalTask
+from trainer.train_retrieval import build_retrieval
 
 BATCH, CANDIDATES, ITEMS = 5, 8, 41
 
@@ -292,6 +293,25 @@ def test_items_of_the_user_are_no_negatives_of_any_place_of_a_sequence(tiny_conf
     own[:, :6] = True
     logits[own & ~np.eye(6, len(ids), dtype=bool)] = -np.inf
     assert found == pytest.approx(FORMULAS["softmax",](logits).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["gru", "transformer", "bert"])
+def test_items_of_the_user_are_left_out_where_a_batch_reads_many_that_it_does_not_ask(
+    tiny_config, tiny_prepared, encoder
+):
+    """First events, those that BERT does not mask and padding are read and not asked: more items than there are negatives."""
+    chosen = {
+        "retrieval.encoder": {"name": encoder},
+        "retrieval.negatives": {"name": "uniform", "extra": 2},
+        "retrieval.mask_positives": True,
+        "train.batch_size": 64,
+    }
+    ready = build_retrieval(with_settings(tiny_config, chosen), tiny_prepared)
+    read = 0
+    for batch in ready.batches(0).take(5):
+        assert np.isfinite(ready.model.compute_loss(batch, training=True))
+        read = max(read, len(np.unique(batch["sequence"])))
+    assert read > 30
 
 
 @pytest.mark.parametrize("weights", [(2.0, 2.0), (1.0, 3.0)])

@@ -13,7 +13,7 @@ from trainer.registry import register
 from trainer.scoring import FactorScorer
 
 _REGULARISATIONS = (0.01, 0.05)
-_RATES = (0.02, 0.05)
+_RATES = (0.005, 0.02)
 
 
 @register("baseline", "bpr")
@@ -66,11 +66,16 @@ class Bpr:
 
 
 def _queries(model: Any, cases: Cases) -> Floats:
-    """Returns the trained factors of known users, and for others the mean of the history's item factors."""
+    """Returns the trained factors of known users, and for others the mean of the history's item factors.
+
+    The last factor of an item is its bias, and that of a query 1.
+    """
     asked = histories(cases.history, len(model.item_factors))
     count = np.maximum(np.diff(asked.indptr), 1)[:, None]
-    known = (np.abs(model.user_factors[cases.user]).sum(axis=1) > 0) & (cases.user > 0)
+    known = model.user_factors[cases.user][:, :-1].any(axis=1) & (cases.user > 0)
+    strangers = (asked @ model.item_factors) / count
+    strangers[:, -1] = 1.0
     return np.asarray(
-        np.where(known[:, None], model.user_factors[cases.user], (asked @ model.item_factors) / count),
+        np.where(known[:, None], model.user_factors[cases.user], strangers),
         np.float32,
     )

@@ -18,7 +18,7 @@ _BLOCK = 512
 class ItemKnn:
     """Cosine similarity of items, `shrink` added to its denominator, the `neighbours` nearest kept.
 
-    None: chosen on validation. Deshpande and Karypis, "Item-based top-N recommendation algorithms", 2004.
+    None: chosen on validation. Sarwar et al., "Item-based collaborative filtering recommendation algorithms", 2001.
     """
 
     def __init__(self, neighbours: int | None = None, shrink: float | None = None) -> None:
@@ -65,9 +65,9 @@ def nearest(known: scipy.sparse.csr_matrix, count: int, shrink: float) -> tuple[
 
 
 def _scorer(near: tuple[Ints, Floats], count: int) -> MatrixScorer:
-    """Returns the scorer of the `count` nearest of each item."""
+    """Returns the scorer of what each item's `count` nearest say of it."""
     found, similar = near[0][:, :count], near[1][:, :count]
     rows = np.repeat(np.arange(len(found)), count)
     table = scipy.sparse.csr_matrix((similar.ravel(), (rows, found.ravel())), (len(found), len(found)))
     table.eliminate_zeros()
-    return MatrixScorer(table)
+    return MatrixScorer(table.T.tocsr())

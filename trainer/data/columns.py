@@ -12,6 +12,8 @@ Kind = FeatureKind | Literal["id", "timestamp", "rating", "weight"]
 
 BETWEEN = r"[\s,;|]+"  # what stands between the numbers of a vector in a text
 
+WHOLE = r"\.0+$"  # the end of a decimal number that is whole
+
 LISTED = r"(?s)^\[(.*)\]$"  # a list as Python and JSON write it
 
 # What `to_datetime` is asked for, one after the other, until all is read; no zone means UTC.
@@ -22,9 +24,13 @@ TIME_FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.f%#z",
     "%Y-%m-%d %H:%M:%S%.f%#z",
     "%Y-%m-%d",
+    "%Y-%m-%dT%H:%M:%S%.f UTC",
+    "%Y-%m-%dT%H:%M%#z",
+    "%Y%m%dT%H%M%S%#z",
     "%Y-%m-%dT%H:%M",
     "%Y-%m-%d %H:%M",
     "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
     "%Y/%m/%d",
 )
 
@@ -89,13 +95,15 @@ def as_text(column: pl.Series) -> pl.Series:
         if ((column == column.floor()) & (column.abs() < 2**63)).all():
             column = column.cast(pl.Int64)
     text = column.cast(pl.String)
+    if column.dtype.is_decimal() and text.drop_nulls().str.contains(WHOLE).all():
+        text = text.str.replace(WHOLE, "")
     return text.set(text == "", None)
 
 
 def without_missing(column: pl.Series) -> pl.Series:
-    """Returns texts with null for the words that stand for no value."""
-    missing = column.str.strip_chars().str.to_lowercase().is_in(MISSING)
-    return column.set(missing.fill_null(False), None)
+    """Returns texts without spaces around them, null for the words that stand for no value."""
+    bare = column.str.strip_chars()
+    return bare.set(bare.str.to_lowercase().is_in(MISSING).fill_null(False), None)
 
 
 def decimal_commas(column: pl.Series) -> bool:
@@ -173,7 +181,7 @@ def epoch_milliseconds(column: pl.Series) -> pl.Series:
         return column.cast(pl.Datetime("ms")).dt.epoch("ms")
     if column.dtype.is_numeric():
         return _from_number(column)
-    text = as_text(column)
+    text = as_text(column).str.strip_chars()
     number = text.cast(pl.Float64, strict=False)
     read, known = number.len() - number.null_count(), text.len() - text.null_count()
     return _from_number(number) if 2 * read >= known else _from_text(text)
@@ -273,7 +281,8 @@ def _rating(column: pl.Series) -> Typed:
 
 
 def _weight(column: pl.Series) -> Typed:
-    number = column.cast(pl.Float64, strict=False)
+    said = column.str.strip_chars() if column.dtype == pl.String else column
+    number = said.cast(pl.Float64, strict=False)
     unread = number.is_null() & _written(column)
     bad = unread | (number.is_nan() | (number > MOST) | (number < 0)).fill_null(False)
     return Typed(number.fill_null(1).cast(pl.Float32), bad, f"a weight is a number from 0 to {MOST:g}")

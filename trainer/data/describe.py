@@ -12,7 +12,7 @@ from trainer.data.columns import COMMAS, as_bag, as_text, decimal_commas, follow
 from trainer.data.folders import sides
 from trainer.data.kinds import DISLIKES
 from trainer.data.look import SKIPS, Look, look, of_event_times, of_times
-from trainer.data.named import kind_of_named, outcomes, title_of
+from trainer.data.named import kind_of_named, outcomes, title_of, whole_numbers
 from trainer.data.request_names import RIGHT, fits_request
 from trainer.data.table import USUAL, Columns, usual_column, usual_name
 from trainer.errors import UserError
@@ -21,6 +21,7 @@ BEHAVIOURS = (
     "behaviour",
     "behavior",
     "event_type",
+    "event_name",
     "event",
     "action",
     "interaction",
@@ -63,7 +64,9 @@ def describe(
     for role, side in (("user", users), ("item", items)):
         of_side = _own(events, context, role, side is None, notes)
         if side is not None or of_side:
+            parted = separator != "|" and {"bag", "ids"} & {*of_side.get("features", {}).values()}
             in_events = {"path": path, **events.layout, "id": events.roles[role], **of_side}
+            in_events |= {"bag_separator": separator} if parted else {}
             own[f"{role}s"] = in_events if side is None else _side(side, role, notes, columns)
     _leave_visits(events, context, notes)
     _leave_unfit(context, notes)
@@ -84,7 +87,8 @@ def describe(
         data["min_rating"] = 1.0
     elif "rating" in events.roles:
         notes += _of_ratings(events.sample[events.roles["rating"]])
-    return "".join(f"# {note}\n" for note in [_summary(events), *notes]) + tomli_w.dumps({"data": data})
+    said = (line for note in [_summary(events), *notes] for line in note.splitlines())
+    return "".join(f"# {line}\n" for line in said) + tomli_w.dumps({"data": data})
 
 
 def _columns(events: Look) -> dict[str, str]:
@@ -123,8 +127,13 @@ def _leave_outcomes(came_of_it: Sequence[str], context: dict[str, str], notes: l
 
 
 def _find_time(events: Look, context: dict[str, str], notes: list[str]) -> None:
-    """Makes the one column of times, by whatever name, the events' time."""
-    times = [name for name, kind in context.items() if kind == "time"]
+    """Makes the one column of times, by whatever name, the events' time; one that is the user's or the item's own is no event's."""
+    keys = [as_text(events.sample[events.roles[role]]) for role in ("user", "item")]
+    times = [
+        name
+        for name, kind in context.items()
+        if kind == "time" and not any(follows(as_text(events.sample[name]), key) for key in keys)
+    ]
     if "timestamp" in events.roles or not times:
         return
     if len(times) > 1:
@@ -147,8 +156,9 @@ def _leave_unfit(context: dict[str, str], notes: list[str]) -> None:
 def _leave_visits(events: Look, context: dict[str, str], notes: list[str]) -> None:
     """Takes the columns out of the context that tell the user: ids of baskets, sessions or devices, which no request repeats."""
     users = as_text(events.sample[events.roles["user"]])
-    for name in [name for name, kind in context.items() if kind == "category"]:
-        if follows(users, as_text(events.sample[name])):
+    for name, kind in list(context.items()):
+        ids = kind == "category" or (kind in ("number", "count") and whole_numbers(events.sample[name]))
+        if ids and follows(users, as_text(events.sample[name])):
             del context[name]
             notes.append(f"column {name!r} is left out: the rows of one {name} are all of one user")
 
@@ -194,7 +204,10 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     name = usual_name([n for n in events.sample.columns if n not in events.roles.values()], BEHAVIOURS)
     if name is None or not isinstance(events.sample[name].dtype, pl.String | pl.Categorical | pl.Enum):
         return {}
-    said = as_text(events.sample[name])
+    said = as_text(events.whole[name])
+    items = as_text(events.whole[events.roles["item"]])
+    if follows(said, items):  # the kind of the item, a film or a series, and nothing that was done
+        return {}
     found = said.drop_nulls().unique().sort().to_list()
     numbers = (
         said.drop_nulls().cast(pl.Float64, strict=False).null_count() == 0
@@ -213,7 +226,7 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
 def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[dict[str, str], str]:
     """Returns the kinds of the columns without a role, and the separator of the bags among them."""
     kinds: dict[str, str] = {}
-    bag_separator = "|"
+    bags: dict[str, str] = {}  # separator -> the first column whose labels it parts
     for name in seen.sample.columns:
         if name in seen.roles.values() or name in taken:
             continue
@@ -235,9 +248,16 @@ def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[
             notes += of_times(seen.sample[name])
         if kind == "bag" and _are_ids(seen, name, separator):
             kind = "ids"
+        if kind in ("bag", "ids") and not isinstance(seen.sample[name].dtype, pl.List | pl.Array):
+            bags.setdefault(separator, name)
+            if separator != next(iter(bags)):
+                notes.append(
+                    f"column {name!r} of {Path(seen.path).name} is left out: its labels are parted by {separator!r}, and those "
+                    f"of {next(iter(bags.values()))!r} by {next(iter(bags))!r}; one separator is read for a table"
+                )
+                continue
         kinds[name] = kind
-        bag_separator = separator if kind in ("bag", "ids") and separator != "|" else bag_separator
-    return kinds, bag_separator
+    return kinds, next(iter(bags), "|")
 
 
 def _are_ids(seen: Look, name: str, separator: str) -> bool:
@@ -251,7 +271,7 @@ def _side(path: str, role: str, notes: list[str], columns: Mapping[str, str]) ->
     seen = look(path)
     usual = seen.roles.get(role, seen.sample.columns[0])
     column = columns.get(role, usual) if columns.get(role) in seen.sample.columns else usual
-    seen = Look(seen.path, seen.layout, seen.sample, {role: column})
+    seen = Look(seen.path, seen.layout, seen.whole, {role: column})
     settings: dict[str, Any] = {"path": path, **seen.layout, "id": column}
     features, separator = _features(seen, notes)
     title = title_of(seen.sample.columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trainer.data.layout import ROW, SUFFIXES, Layout, collect, count_lines, literal, scan, suffix
+from trainer.data.layout import ROW, SUFFIXES, Layout, collect, count_lines, literal, partition, scan, suffix
 from trainer.data.quotes import check_quotes
 from trainer.data.spoilt import Bad, readable, records, spoilt_or_raise, unreadable
 from trainer.errors import UserError
@@ -37,10 +37,10 @@ def find(path: str, besides: Iterable[str | None] = ()) -> list[Path]:
         inside = (
             p for p in place.rglob("*") if p.is_file() and suffix(p) in SUFFIXES and p.resolve() not in others
         )
-        found = sorted(p for p in inside if not p.name.startswith((".", "_")))
+        found = sorted(p for p in inside if not _hidden(p.relative_to(place)))
         if not found:
             raise UserError(f"the folder {place} holds no table ({', '.join(SUFFIXES)}){_instead(place)}")
-        return found
+        return [p for p in found if p.stat().st_size] or found  # a writer without rows leaves an empty part
     if place.is_file():
         return [place]
     if any(mark in path for mark in "*?["):
@@ -52,6 +52,11 @@ def find(path: str, besides: Iterable[str | None] = ()) -> list[Path]:
     raise UserError(f"there is no file {place}")
 
 
+def _hidden(path: Path) -> bool:
+    """Returns whether a file or a folder on the way to it is not meant to be read: `_temporary`, `.ipynb_checkpoints`."""
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
 def _instead(folder: Path) -> str:
     there = sorted(p.name for p in folder.iterdir() if p.is_file())
     if {"u.data", "ratings.dat"} & set(there):
@@ -61,14 +66,23 @@ def _instead(folder: Path) -> str:
 
 
 def names(path: Path, layout: Layout, skip: bool = False) -> list[str]:
-    """Returns the columns of a file, in its order."""
+    """Returns the columns of a file, in its order, then those that its folders hold."""
     if layout.of(path) == "adjacency":
         return ["user", "item"]
     try:
-        return scan(path, layout).collect_schema().names()
+        there = scan(path, layout).collect_schema().names()
     except pl.exceptions.PolarsError as error:
         spoilt = spoilt_or_raise(path, layout, error, skip)
-        return [name for name in readable(path, layout, None, spoilt).columns if name != ROW]
+        there = [name for name in readable(path, layout, None, spoilt).columns if name != ROW]
+    return [*there, *(name for name in partition(path) if name not in there)]
+
+
+def names_of_all(paths: Sequence[Path], layout: Layout, skip: bool = False) -> list[list[str]]:
+    """Returns the columns of each file of a table. JSON lines leave out what has no value: they have those of all their files."""
+    found = [names(path, layout, skip) for path in paths]
+    listed = [there for path, there in zip(paths, found, strict=True) if layout.of(path) == "jsonl"]
+    union = list(dict.fromkeys(name for there in listed for name in there))
+    return [union if layout.of(path) == "jsonl" else there for path, there in zip(paths, found, strict=True)]
 
 
 def read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
@@ -88,11 +102,20 @@ def read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
 
 
 def _read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
+    spoilt: tuple[Bad, ...] = ()
     try:
-        return Raw(path, layout, collect(scan(path, layout), columns))
+        scanned = scan(path, layout)
+        there = scanned.collect_schema().names()
+        inside = [name for name in columns if name in there]
+        frame = collect(scanned, inside, every=layout.of(path) == "csv")
     except pl.exceptions.PolarsError as error:
         spoilt = spoilt_or_raise(path, layout, error, skip)
-        return Raw(path, layout, readable(path, layout, columns, spoilt), spoilt)
+        frame = readable(path, layout, None, spoilt)
+        frame = frame.select(ROW, *(name for name in columns if name in frame.columns))
+    told = partition(path)  # other columns are in the folders' names, or in other files of JSON lines
+    elsewhere = [name for name in columns if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(told.get(name), pl.String).alias(name) for name in elsewhere)
+    return Raw(path, layout, frame, spoilt)
 
 
 def lines(raw: Raw, rows: Sequence[int]) -> list[int]:

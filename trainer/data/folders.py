@@ -32,7 +32,10 @@ class Seen:
     @property
     def form(self) -> str:
         """What files that are parts of one table have alike."""
-        return f"{self.layout} {sorted(self.columns)}"
+        columns = (
+            [] if self.layout.of(self.file) == "jsonl" else sorted(self.columns)
+        )  # what is empty is left out there
+        return f"{self.layout.of(self.file)} {self.layout} {columns}"
 
 
 Find = Callable[[Sequence[str], str], str | None]  # the column of a side among names
@@ -48,7 +51,7 @@ def sides(
     """
     if not Path(path).expanduser().is_dir():
         return path, users, items, []
-    found, held = _without_held_out(files.find(path, [users, items]))
+    found, held = _without_held_out(files.find(path, [users, items]), Path(path).expanduser())
     for find in (usual_column, side_by_words):
         tables = [_seen(file, columns, find) for file in found]
         events = [table for table in tables if table.user and table.item]
@@ -99,12 +102,20 @@ def _repeats(table: Seen, column: str) -> bool:
     return ids.n_unique() < len(ids)
 
 
-def _without_held_out(found: list[Path]) -> tuple[list[Path], list[str]]:
+def _without_held_out(found: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
     """Returns the files that train, and the names of those that a published split holds out: the same events must not train."""
-    held = [file for file in found if HELD_OUT.search(file.stem)]
+    held = [
+        file
+        for file in found
+        if any(HELD_OUT.search(part) for part in (*file.relative_to(folder).parts[:-1], file.stem))
+    ]
     if len(held) == len(found):
         return found, []
-    return [file for file in found if file not in held], [file.name for file in held]
+    return [file for file in found if file not in held], [_told(file, folder) for file in held]
+
+
+def _told(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def _largest(path: str, tables: list[Seen], what: str, notes: list[str]) -> str | None:
@@ -116,15 +127,15 @@ def _largest(path: str, tables: list[Seen], what: str, notes: list[str]) -> str 
         groups.setdefault(table.form, []).append(table.file)
     taken = max(groups.values(), key=lambda group: sum(map(_size, group)))
     found = _together(path, taken)
-    hint = ""
+    hint, folder = "", Path(path).expanduser()
     if found is None:
         hint = "; put files with the same columns into a folder of their own"
         taken = [max(taken, key=_size)]
         found = str(taken[0])
     if len(taken) > 1:
-        listed = _listed([file.name for file in taken])
+        listed = _listed([_told(file, folder) for file in taken])
         notes.append(f"{len(taken)} files with the same columns are {what} together: {listed}")
-    left = [file.name for group in groups.values() for file in group if file not in taken]
+    left = [_told(file, folder) for group in groups.values() for file in group if file not in taken]
     if left:
         notes.append(f"left out, though they look like {what} too: {_listed(left)}{hint}")
     return found

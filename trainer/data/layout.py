@@ -1,5 +1,6 @@
 """How a file is written, and its columns and lines as they are, unpacked."""
 
+import csv
 import glob
 import gzip
 import io
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -25,6 +27,7 @@ SUFFIXES: dict[str, Format] = {
     ".json": "jsonl",
 }
 SEPARATORS = "\t,;|"
+LOOKED_AT = 20  # lines that tell the separator
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # what compressed files begin with
 ROW = "__row__"  # number of the record in its file, from 0
 
@@ -90,11 +93,27 @@ def separator(path: Path, layout: Layout) -> str:
         return layout.separator
     if layout.format == "tsv" or suffix(path) in (".tsv", ".tab"):
         return "\t"
-    first = next(text(path, 1), "")
+    lines = list(text(path, LOOKED_AT))
+    first = lines[0] if lines else ""
     counts = {mark: first.count(mark) for mark in SEPARATORS if mark in first}
-    if "," in counts:
+    even = [mark for mark in counts if _fields(lines, mark, layout.quote)]
+    if "," in even or ("," in counts and not even):
         return ","
-    return max(counts, key=lambda mark: counts[mark], default=" " if " " in first.strip() else ",")
+    most = even or counts
+    return max(most, key=lambda mark: counts[mark], default=" " if " " in first.strip() else ",")
+
+
+def _fields(lines: Sequence[str], mark: str, quote: str) -> int:
+    """Returns how many fields all lines have, parted at a mark; 0 where they differ, or have one."""
+    reader = csv.reader(
+        lines,
+        delimiter=mark,
+        quotechar=quote or None,
+        quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+    )
+    rows = [len(row) for row in reader if row]
+    whole = rows[:-1] if len(rows) > 2 else rows  # the last may go on in lines that are not looked at
+    return rows[0] if rows and rows[0] > 1 and set(whole) == {rows[0]} else 0
 
 
 def text(path: Path, count: int | None = None) -> Iterator[str]:
@@ -141,7 +160,21 @@ def _begins(path: Path, mark: bytes) -> bool:
         return file.read(len(mark)) == mark
 
 
-def collect(scanned: pl.LazyFrame, columns: Sequence[str] | None) -> pl.DataFrame:
-    """Returns the named columns, or all, beside the number of each record (`ROW`)."""
+def collect(scanned: pl.LazyFrame, columns: Sequence[str] | None, every: bool = False) -> pl.DataFrame:
+    """Returns the named columns, or all, beside the number of each record (`ROW`).
+
+    With `every`, all are read, whichever are named: of CSV, polars looks for rows with too many fields only then.
+    """
     chosen = scanned if columns is None else scanned.select(columns)
-    return chosen.with_row_index(ROW).collect()
+    flags = pl.QueryOptFlags(projection_pushdown=not every)
+    return chosen.with_row_index(ROW).collect(optimizations=flags)
+
+
+def partition(path: Path) -> dict[str, str | None]:
+    """Returns the columns that the folders of a file hold, as Hive and Spark write them: `date=2024-01-31/part-0.parquet`."""
+    found = (part.partition("=") for part in path.parts[:-1])
+    return {
+        name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+        for name, equals, value in found
+        if equals and name.isidentifier()
+    }

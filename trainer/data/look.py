@@ -13,12 +13,13 @@ from trainer.data import files
 from trainer.data.columns import MISSING, Kind, as_text, convert, epoch_seconds, readable, written_as_days
 from trainer.data.kinds import day, like_times, strange_times
 from trainer.data.layout import ROW, Layout, separator, suffix, text
-from trainer.data.named import by_words
+from trainer.data.named import by_words, side_by_words
 from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
 
 SAMPLE = 50_000  # rows that are looked at
+SESSIONS = ("session_id", "session", "sessionid")  # names that stand for a user where nothing else does
 REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
 SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
 
@@ -29,9 +30,14 @@ class Look:
 
     path: str
     layout: dict[str, Any]  # the settings of its layout that are not the defaults
-    sample: pl.DataFrame
+    whole: pl.DataFrame  # all rows that can be read
     roles: dict[str, str]  # role -> column
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def sample(self) -> pl.DataFrame:
+        """Returns the first rows."""
+        return self.whole.head(SAMPLE)
 
 
 def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
@@ -46,8 +52,10 @@ def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
     raw = files.read(largest, layout, there, skip=True)
     if raw.spoilt and not raw.frame.height:
         raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
-    sample = raw.frame.head(SAMPLE).drop(ROW)
+    whole = raw.frame.drop(ROW)
+    sample = whole.head(SAMPLE)
     roles = {role: name for role in USUAL if (name := usual_column(there, role)) is not None}
+    _prefer(sample, roles)
     notes = []
     if raw.spoilt:
         notes.append(f"rows that cannot be read: {len(raw.spoilt):,}; {SKIPS}; the first is {raw.spoilt[0]}")
@@ -83,7 +91,26 @@ def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
             notes += _of_unread(sample[roles[role]], KINDS[role])
     if "timestamp" in roles:
         notes += of_times(sample[roles["timestamp"]]) + of_event_times(sample[roles["timestamp"]])
-    return Look(str(largest), settings, sample, roles, notes)
+    return Look(str(largest), settings, whole, roles, notes)
+
+
+def _prefer(sample: pl.DataFrame, roles: dict[str, str]) -> None:
+    """Changes roles that a usual name has for another that says more: a time of day, the user behind a session."""
+    if roles.get("user") in SESSIONS:
+        free = [name for name in sample.columns if name not in roles.values()]
+        roles["user"] = side_by_words(free, "user") or roles["user"]
+    if "timestamp" in roles:
+        times = [name for name in sample.columns if usual_column([name], "timestamp") is not None]
+        first = roles["timestamp"]
+        roles["timestamp"] = max(times, key=lambda name: (*_times_read(sample[name]), name == first))
+
+
+def _times_read(column: pl.Series) -> tuple[bool, bool]:
+    """Returns whether nearly all values are times, and whether some are of a time of day."""
+    seconds = epoch_seconds(column)
+    known = seconds.drop_nulls()
+    nearly_all = 20 * seconds.null_count() <= len(seconds) + 20 * as_text(column).null_count()
+    return nearly_all, bool((known % 86_400 != 0).any())
 
 
 def _of_ids(column: pl.Series, role: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from trainer.data.columns import as_text, readable
+from trainer.data.columns import as_text, convert, readable
 from trainer.data.interactions import FeatureKind
 from trainer.data.kinds import kind_of
 from trainer.data.table import usual_name
@@ -17,7 +17,7 @@ def _set(words_of_it: str) -> frozenset[str]:
     return frozenset(words_of_it.split())
 
 
-ID_WORDS = _set("id uuid guid key code hash")
+ID_WORDS = _set("id uuid guid key code hash number no nr ean gtin upc barcode phone index")
 SIDES = {
     "user": _set(
         "user customer client member visitor household account buyer shopper person player reader listener viewer "
@@ -84,8 +84,14 @@ def outcomes(sample: pl.DataFrame, taken: Mapping[str, str]) -> list[str]:
 def _is_outcome(column: pl.Series) -> bool:
     if "".join(words(column.name)) not in OUTCOMES or not readable(column.dtype, "rating"):
         return False
-    values = as_text(column).drop_nulls().cast(pl.Float64, strict=False)
-    return set(values.unique().to_list()) == {0.0, 1.0}
+    said = convert(column, "rating")
+    return not said.bad.any() and set(said.values.drop_nulls().unique().to_list()) == {0.0, 1.0}
+
+
+def whole_numbers(column: pl.Series) -> bool:
+    """Returns whether all values are whole numbers, as numbers or as texts."""
+    known = as_text(column).drop_nulls()
+    return bool(known.str.contains(r"^\s*-?\d+\s*$").all())
 
 
 def title_of(names: Sequence[str]) -> str | None:
@@ -98,7 +104,7 @@ def title_of(names: Sequence[str]) -> str | None:
 def kind_of_named(column: pl.Series) -> tuple[FeatureKind | None, str]:
     """Returns what `kind_of` does, but of numbers that are ids by their name a category, or none where they hardly repeat."""
     kind, separator = kind_of(column)
-    if kind in ("number", "count") and is_id(column.name):
+    if is_id(column.name) and (kind in ("number", "count") or (kind == "time" and whole_numbers(column))):
         known = column.drop_nulls()
         repeated = known.n_unique() <= len(known) / 2 or len(known) < 20
         kind = "category" if repeated else None

@@ -119,4 +119,4 @@ def readable(
         return chosen.with_columns(pl.Series(ROW, [n for n, _ in kept], dtype=pl.UInt32))
     numbers = [number for number, line, _ in records(path, layout) if line in bad]
     scanned = scan(path, layout, encoding="utf8-lossy", truncate_ragged_lines=True)
-    return collect(scanned, columns).filter(~pl.col(ROW).is_in(numbers))
+    return collect(scanned, columns, every=layout.of(path) == "csv").filter(~pl.col(ROW).is_in(numbers))

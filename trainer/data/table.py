@@ -36,7 +36,7 @@ USUAL: dict[str, tuple[str, ...]] = {
             "visitorid",
             "client_id",
         ),
-        *("reviewer_id", "session_id", "session", "sessionid"),
+        *("reviewer_id", "user_pseudo_id", "anonymous_id", "session_id", "session", "sessionid"),
     ),
     "item": (
         *("item_id", "item", "itemid", "iid", "product_id", "productid", "product", "movieid", "movie_id"),
@@ -151,13 +151,17 @@ class Table(Layout):
     def _events(self, path: str, bad: list[Bad]) -> Interactions:
         besides = [self.validation, self.test, *(side.path for side in (self.users, self.items) if side)]
         found = files.find(path, [other for other in besides if other != path])
-        frames = [self._file(file, bad) for file in found]
+        everywhere = files.names_of_all(found, self, self.on_bad_rows == "skip")
+        frames = [self._file(file, there, bad) for file, there in zip(found, everywhere, strict=True)]
         frame = pl.concat(frames)
         if not frame.height:
             raise UserError(f"{path} has {'only bad rows' if bad else 'a header and no rows'}")
         times = frame["timestamp"].null_count()
         if 0 < times < frame.height:
-            raise UserError(f"some files of {path} have times and others have none")
+            without = next(
+                file for file, one in zip(found, frames, strict=True) if one["timestamp"].null_count()
+            )
+            raise UserError(f"some files of {path} have times and others have none, such as {without}")
         if (
             not times and (frame["timestamp"] % 1000 != 0).any()
         ):  # of events in one second the file may have any order
@@ -167,8 +171,7 @@ class Table(Layout):
             logger.warning("%s: %s", path, note)
         return Interactions(frame)
 
-    def _file(self, path: Path, bad: list[Bad]) -> pl.DataFrame:
-        there = files.names(path, self, self.on_bad_rows == "skip")
+    def _file(self, path: Path, there: Sequence[str], bad: list[Bad]) -> pl.DataFrame:
         asked = {role: _find_column(path, self, there, role, getattr(self.columns, role)) for role in USUAL}
         kinds = {TARGETS.get(role, role): (name, KINDS[role]) for role, name in asked.items() if name}
         behaviour = self.columns.behaviour
@@ -194,8 +197,9 @@ class Table(Layout):
             )
         where = f"data.source.{role}s"
         frames = []
-        for path in files.find(side.path):
-            there = files.names(path, side, self.on_bad_rows == "skip")
+        found = files.find(side.path)
+        everywhere = files.names_of_all(found, side, self.on_bad_rows == "skip")
+        for path, there in zip(found, everywhere, strict=True):
             kinds: dict[str, tuple[str, Kind]] = {
                 name: (_present(path, there, name, f"{where}.features"), feature.kind)
                 for name, feature in side.features.items()
