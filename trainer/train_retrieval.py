@@ -76,8 +76,6 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
         )
     settings = config.train
     events = first_of_pairs(weighted(prepared.train, config.retrieval.event_half_life_days), prepared)
-    if not prepared.ordered:
-        events = shuffled(events, settings.seed)
     asked = without_outcomes(prepared, config.ranking.targets)
     model = RetrievalModel(config.retrieval, replace(asked, train=events), settings.seed)
     context = model.retriever.encode_context(
@@ -149,15 +147,6 @@ def first_of_pairs(events: Events, prepared: Prepared) -> Events:
     if prepared.ordered:
         return replace(events, weight=np.where(first, events.weight, 0).astype(np.float32))
     return events.take(first)
-
-
-def shuffled(events: Events, seed: int) -> Events:
-    """Returns the events of each user in an order of chance.
-
-    Where a history is a set, a part of it is read around the event that is asked; in order of time that would be what was done in the
-    same hour, and no history that is served is that near to what is asked of it.
-    """
-    return events.take(np.lexsort((np.random.default_rng(seed).random(len(events)), events.user)))
 
 
 def weighted(events: Events, half_life_days: float | None) -> Events:
