@@ -258,3 +258,29 @@ def test_times_as_iso_8601_has_them(here, written):
     found = Table(path="a.csv").load().interactions.frame["timestamp"]
     assert found.to_list() == [1_706_704_200] * 2
     assert np.datetime64(int(found[0]), "s") == np.datetime64("2024-01-31T12:30:00")
+
+
+def test_a_bad_line_of_packed_json_lines_is_told(here):
+    lines = [json.dumps({"user_id": f"u{n}", "item_id": f"i{n}", "timestamp": START + n}) for n in range(5)]
+    lines[2] = '{"user_id": "u2", "item_id":'
+    (here / "a.jsonl.zst").write_bytes(zstd(("\n".join(lines) + "\n").encode()))
+    with pytest.raises(UserError, match=r"a\.jsonl\.zst, line 3: not JSON"):
+        Table(path="a.jsonl.zst").load()
+
+
+def zstd(content):
+    """Bytes as one zstd frame of one raw block (RFC 8878)."""
+    size = len(content)
+    header = bytes([0x28, 0xB5, 0x2F, 0xFD, 0b1010_0000]) + size.to_bytes(4, "little")
+    return header + ((size << 3) | 1).to_bytes(3, "little") + content
+
+
+def test_a_bad_row_of_events_and_sides_is_counted_once(here, caplog):
+    (here / "a.csv").write_text(
+        events(60, lambda n, u, i: i, header="user_id,item_id,timestamp,size") + "u1,,5,3\n"
+    )
+    items = {"path": "a.csv", "features": {"size": "number"}}
+    with caplog.at_level("WARNING", "trainer"):
+        Table(path="a.csv", on_bad_rows="skip", items=items).load()
+    assert "skipped 1 bad rows" in caplog.text
+    assert len((here / "rejects.csv").read_text().splitlines()) == 2

@@ -150,7 +150,9 @@ def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
 
 
 def content(path: Path) -> bytes:
-    """Returns the bytes of a file, unpacked."""
+    """Returns the bytes of a file, unpacked; what is not UTF-8 in zstd is replaced."""
+    if _begins(path, ZSTD):
+        return "".join(text(path)).encode()
     with _open(path) as file:
         return file.read()
 

@@ -217,12 +217,15 @@ class Table(Layout):
         return Corpus(frame, target)
 
     def _tell(self, bad: Sequence[Bad]) -> None:
-        if bad:
-            rows = [(str(row.path), row.line, row.reason, row.value) for row in bad]
+        told = {
+            (row.path, row.line): row for row in reversed(bad)
+        }  # a table may be read for events and for a side
+        if told:
+            rows = [(str(row.path), row.line, row.reason, row.value) for row in reversed(told.values())]
             table = pl.DataFrame(rows, schema=["file", "line", "reason", "value"], orient="row")
             self.rejects.parent.mkdir(parents=True, exist_ok=True)
             table.write_csv(self.rejects)
-            logger.warning("skipped %d bad rows; they are told in %s", len(bad), self.rejects)
+            logger.warning("skipped %d bad rows; they are told in %s", len(told), self.rejects)
 
 
 def usual_column(there: Sequence[str], role: str) -> str | None:
