@@ -132,12 +132,31 @@ def test_what_folders_hold_are_columns(here):
         frame = pl.read_csv(events(60).encode()).drop("timestamp")
         frame.write_parquet(folder / "part-0.parquet")
     (here / "log" / "_SUCCESS").write_text("")
-    assert settings_of("log")["source"]["columns"]["timestamp"] == "date"
+    settings = settings_of("log")
+    assert settings["source"]["columns"]["timestamp"] == "date"
+    assert settings["behaviours"] == {"view": 1.0, "add to cart": 1.0}
     table = Table(path="log", context={"event_type": "category"})
     found = table.load().interactions.frame
     assert found["event_type"].value_counts(sort=True).height == 3
     assert set(found["event_type"]) == {"view", "add to cart", None}
     assert found["timestamp"].n_unique() == 3
+
+
+def test_a_folder_above_the_table_that_is_named_so_is_no_column(here):
+    (here / "run=3").mkdir()
+    (here / "run=3" / "a.csv").write_text(events(60))
+    assert "context" not in settings_of("run=3/a.csv")["source"]
+
+
+def test_a_time_of_another_day_is_not_the_time_of_day_of_the_date(here):
+    """Such as when the account was made."""
+    columns = (
+        lambda n, u, i: f"2024-01-{1 + n % 9:02d}",
+        lambda n, u, i: f"2020-0{1 + u % 9}-03T10:30:0{u % 9}",
+    )
+    lines = events(60, *columns, header="user_id,item_id,n,date,created_at")
+    pl.read_csv(lines.encode(), infer_schema=False).drop("n").write_csv("a.csv")
+    assert settings_of("a.csv")["source"]["columns"]["timestamp"] == "date"
 
 
 def test_what_is_written_for_oneself_is_not_read(here):

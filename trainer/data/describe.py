@@ -208,10 +208,9 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     items = as_text(events.whole[events.roles["item"]])
     if follows(said, items):  # the kind of the item, a film or a series, and nothing that was done
         return {}
-    found = said.drop_nulls().unique().sort().to_list()
-    numbers = (
-        said.drop_nulls().cast(pl.Float64, strict=False).null_count() == 0
-    )  # a flag, such as the genre Action
+    found = sorted({*said.drop_nulls().unique(), *filter(None, events.folders.get(name, ()))})
+    told = pl.Series(found, dtype=pl.String).cast(pl.Float64, strict=False)
+    numbers = not told.null_count()  # a flag, such as the genre Action
     if numbers or not 2 <= len(found) <= MANY_BEHAVIOURS:
         return {}
     events.roles["behaviour"] = name

@@ -32,10 +32,9 @@ class Seen:
     @property
     def form(self) -> str:
         """What files that are parts of one table have alike."""
-        columns = (
-            [] if self.layout.of(self.file) == "jsonl" else sorted(self.columns)
-        )  # what is empty is left out there
-        return f"{self.layout.of(self.file)} {self.layout} {columns}"
+        form = self.layout.of(self.file)
+        columns = [] if form == "jsonl" else sorted(self.columns)  # JSON lines leave out what is empty
+        return f"{form} {self.layout} {columns}"
 
 
 Find = Callable[[Sequence[str], str], str | None]  # the column of a side among names

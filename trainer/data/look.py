@@ -12,7 +12,7 @@ import polars as pl
 from trainer.data import files
 from trainer.data.columns import MISSING, Kind, as_text, convert, epoch_seconds, readable, written_as_days
 from trainer.data.kinds import day, like_times, strange_times
-from trainer.data.layout import ROW, Layout, separator, suffix, text
+from trainer.data.layout import ROW, Layout, partition, separator, suffix, text
 from trainer.data.named import by_words, side_by_words
 from trainer.data.table import KINDS, USUAL, usual_column
 from trainer.errors import UserError
@@ -33,6 +33,7 @@ class Look:
     whole: pl.DataFrame  # all rows that can be read
     roles: dict[str, str]  # role -> column
     notes: list[str] = field(default_factory=list)
+    folders: dict[str, list[str]] = field(default_factory=dict)  # column -> what the folders of all files say
 
     @property
     def sample(self) -> pl.DataFrame:
@@ -45,10 +46,14 @@ def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
 
     Raises `UserError` where one of them is not there.
     """
-    largest = max(files.find(path), key=lambda file: file.stat().st_size)
+    found = files.find(path)
+    largest = max(found, key=lambda file: file.stat().st_size)
     settings = layout_of(largest)
     layout = Layout(**settings)
-    there = files.names(largest, layout)
+    folders = {
+        name: sorted({partition(file).get(name) or "" for file in found}) for name in partition(largest)
+    }
+    there = [name for name in files.names(largest, layout) if len(folders.get(name, "..")) > 1]
     raw = files.read(largest, layout, there, skip=True)
     if raw.spoilt and not raw.frame.height:
         raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
@@ -91,26 +96,39 @@ def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
             notes += _of_unread(sample[roles[role]], KINDS[role])
     if "timestamp" in roles:
         notes += of_times(sample[roles["timestamp"]]) + of_event_times(sample[roles["timestamp"]])
-    return Look(str(largest), settings, whole, roles, notes)
+    return Look(str(largest), settings, whole, roles, notes, folders)
 
 
 def _prefer(sample: pl.DataFrame, roles: dict[str, str]) -> None:
-    """Changes roles that a usual name has for another that says more: a time of day, the user behind a session."""
+    """Changes roles that a usual name has for another that says more: the user behind a session, the time of day of a date."""
     if roles.get("user") in SESSIONS:
         free = [name for name in sample.columns if name not in roles.values()]
         roles["user"] = side_by_words(free, "user") or roles["user"]
-    if "timestamp" in roles:
-        times = [name for name in sample.columns if usual_column([name], "timestamp") is not None]
-        first = roles["timestamp"]
-        roles["timestamp"] = max(times, key=lambda name: (*_times_read(sample[name]), name == first))
+    if "timestamp" not in roles:
+        return
+    usual = (name for name in sample.columns if usual_column([name], "timestamp") is not None)
+    times = {name: epoch_seconds(sample[name]) for name in usual if _are_times(sample[name])}
+    first = times.get(roles["timestamp"])
+    for name, seconds in times.items():
+        finer = first is None or (not _of_day(first) and _of_day(seconds) and _same_days(first, seconds))
+        if finer:
+            roles["timestamp"] = name
+            return
 
 
-def _times_read(column: pl.Series) -> tuple[bool, bool]:
-    """Returns whether nearly all values are times, and whether some are of a time of day."""
-    seconds = epoch_seconds(column)
-    known = seconds.drop_nulls()
-    nearly_all = 20 * seconds.null_count() <= len(seconds) + 20 * as_text(column).null_count()
-    return nearly_all, bool((known % 86_400 != 0).any())
+def _are_times(column: pl.Series) -> bool:
+    """Returns whether nearly all values are times."""
+    unread = epoch_seconds(column).null_count() - as_text(column).null_count()
+    return 20 * unread <= len(column)
+
+
+def _of_day(seconds: pl.Series) -> bool:
+    """Returns whether any time is not midnight."""
+    return bool((seconds.drop_nulls() % 86_400 != 0).any())
+
+
+def _same_days(seconds: pl.Series, others: pl.Series) -> bool:
+    return bool((seconds // 86_400 == others // 86_400).mean() > 0.95)  # type: ignore[operator]
 
 
 def _of_ids(column: pl.Series, role: str) -> list[str]:
