@@ -50,7 +50,7 @@ class Figures:
     """What one model came to with one seed: metric -> sample, and the ids of the sample's users `[n]`."""
 
     samples: Mapping[str, Sample]
-    users: Mapping[str, npt.NDArray[np.object_]]
+    users: Mapping[str, npt.NDArray[np.str_]]
     seconds: float
     parameters: int = 0
     best_reachable: Mapping[str, float] = field(default_factory=dict)  # of a synthetic world
@@ -211,11 +211,10 @@ def _figures(run: measurement.Run, reports: measurement.Reports) -> dict[str, Fi
     return found
 
 
-def _ids(rows: Ints, prepared: Prepared) -> npt.NDArray[np.object_]:
+def _ids(rows: Ints, prepared: Prepared) -> npt.NDArray[np.str_]:
     """Returns the ids of user rows `[n]`; an unknown user's every case stands for itself."""
     ids = prepared.users.decode(rows)
-    named = [f"known {name}" if name else f"unknown {place}" for place, name in enumerate(ids)]
-    return np.array(named, dtype=object)
+    return np.array([f"known {name}" if name else f"unknown {place}" for place, name in enumerate(ids)])
 
 
 def _parameters(run: measurement.Run) -> int:
