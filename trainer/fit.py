@@ -30,6 +30,23 @@ class FitPlan:
     maximise: bool
     minutes: float | None = None  # of training, at most; the first epoch always ends
 
+    def best(self, history: list[Metrics]) -> int:
+        """Returns the entry with the best objective, the first of equals; the last where there is nothing to measure."""
+        values = [self._value(entry) for entry in history]
+        best = max(values)
+        return values.index(best) if best > -math.inf else len(values) - 1
+
+    def ran_out(self, history: list[Metrics]) -> bool:
+        """Returns whether patience or the epochs ran out."""
+        done = len(history) - 1
+        return done - self.best(history) >= self.patience or done >= self.epochs
+
+    def _value(self, entry: Metrics) -> float:
+        value = entry[f"val_{self.objective}"]
+        if math.isnan(value):
+            return -math.inf
+        return value if self.maximise else -value
+
     def too_long(self, history: list[Metrics]) -> bool:
         """Returns whether one epoch more, as long as those before, would pass `minutes`."""
         done = len(history) - 1
@@ -114,19 +131,13 @@ class EpochKeeper(tf.keras.callbacks.Callback):
 
     @property
     def best(self) -> int:
-        """Returns the entry with the best objective, the first of equals; the last where there is nothing to measure."""
-        values = [self._value(entry) for entry in self.history]
-        best = max(values)
-        return values.index(best) if best > -math.inf else len(values) - 1
+        """Returns the entry with the best objective."""
+        return self.plan.best(self.history)
 
     @property
     def finished(self) -> bool:
         """Returns whether patience, the epochs or the time ran out."""
-        if not self.history:
-            return False
-        done = len(self.history) - 1
-        patient = done - self.best < self.plan.patience
-        return not patient or done >= self.plan.epochs or self.plan.too_long(self.history)
+        return bool(self.history) and (self.plan.ran_out(self.history) or self.plan.too_long(self.history))
 
     def restore(self) -> int:
         """Loads the state after the last finished epoch, if there is one; returns the first epoch to train."""
@@ -171,12 +182,6 @@ class EpochKeeper(tf.keras.callbacks.Callback):
     def load_best(self) -> None:
         """Gives the model the weights of the best epoch."""
         self.checkpoint.read(str(self._path(self.best))).expect_partial()
-
-    def _value(self, entry: Metrics) -> float:
-        value = entry[f"val_{self.plan.objective}"]
-        if math.isnan(value):
-            return -math.inf
-        return value if self.plan.maximise else -value
 
     def _path(self, epoch: int) -> Path:
         return self.directory / f"epoch-{epoch}"
@@ -253,7 +258,7 @@ class ProgressBar(tf.keras.callbacks.Callback):
 def tell_time_limit(plan: FitPlan, history: list[Metrics], reporter: Reporter) -> None:
     """Says so where the time, not patience or the epochs, ended a fit: on another machine it may end with other weights."""
     done = len(history) - 1
-    if done < plan.epochs and plan.too_long(history):
+    if plan.too_long(history) and not plan.ran_out(history):
         reporter.say(
             f"train.minutes={plan.minutes:g} ended training after epoch {done} of {plan.epochs}; "
             "more minutes may give better towers, and a slower machine other ones"

@@ -170,7 +170,9 @@ def _figure(row: Mapping[str, Any], name: str, interval: bool) -> str:
 def _difference(row: Mapping[str, Any]) -> str:
     if "difference" not in row:
         return ""
-    return f"{row['difference'][0]:+.4f}" + ("" if row["significant"] else " (not sure)")
+    value, low, high = row["difference"]
+    sure = row.get("significant", low > 0 or high < 0)  # not noted by versions before
+    return f"{value:+.4f}" + ("" if sure else " (not sure)")
 
 
 def _markdown(task: str, objective: str, header: list[str], lines: list[list[str]]) -> str:

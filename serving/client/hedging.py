@@ -26,11 +26,12 @@ class HedgedTransport:
     def send(self, call: Call, timeout: float) -> Outputs:
         """Blocks until one of the two has an answer, or both have failed."""
         end = time.monotonic() + timeout
-        calls = {self._threads.submit(self._send_by, end, call)}
-        done, running = futures.wait(calls, min(self._after, timeout))
-        if not done:
-            calls.add(self._threads.submit(self._send_by, end, call))
-            running = set(calls)
+        first = self._threads.submit(self._send_by, end, call)
+        done, running = futures.wait({first}, min(self._after, timeout))
+        again = ""
+        if not done and time.monotonic() < end:
+            running.add(self._threads.submit(self._send_by, end, call))
+            again = ", nor to the same request sent again"
         while running and _winner(done) is None:
             left = max(end - time.monotonic(), 0)
             more, running = futures.wait(running, left, futures.FIRST_COMPLETED)
@@ -38,8 +39,8 @@ class HedgedTransport:
             if not more:
                 for waiting in running:
                     waiting.cancel()
-                raise DeadlineExceeded(f"no answer within {timeout:g} s, nor to the same request sent again")
-        outputs: Outputs = (_winner(done) or done.pop()).result()
+                raise DeadlineExceeded(f"no answer within {timeout:g} s{again}")
+        outputs: Outputs = (_winner(done) or first).result()
         return outputs
 
     def _send_by(self, end: float, call: Call) -> Outputs:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from serving.server.rpc import GrpcServer
 
 logger = logging.getLogger("serving.server")
-LARGEST_HEAD = (
-    1 << 16
-)  # bytes of a request before its body; what is kept of a header takes many times its size
+LARGEST_HEAD = 1 << 16  # bytes of headers that have no end yet; what is kept of one takes many times its size
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n"
     b'{"error": "The path and the headers are larger than %d bytes"}' % LARGEST_HEAD
@@ -74,8 +72,8 @@ def serve(options: ServerOptions) -> None:
 class _Connection(HttpToolsProtocol):
     """A REST connection, closed where its peer takes what is not its due.
 
-    That is: headers that take longer to arrive than a request may take, or more bytes than `LARGEST_HEAD`; an answer of which nothing
-    more is read for as long. The application finds the path as it was sent in the scope: a lone `?` at its end counts too.
+    That is: headers that take longer to arrive than a request may take, or more bytes than `LARGEST_HEAD` without an end; an answer of
+    which nothing more is read for as long. The application finds the path as it was sent in the scope: a lone `?` at its end counts too.
     """
 
     timeout: float = 0

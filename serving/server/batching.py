@@ -46,11 +46,18 @@ class _Request:
                 self.done.set_exception(outcome)
                 return
             self._found[part] = outcome
-            if len(self._found) == self._parts:
-                columns = zip(*(self._found[number] for number in range(self._parts)), strict=True)
+            if len(self._found) < self._parts:
+                return
+            columns = zip(*(self._found[number] for number in range(self._parts)), strict=True)
+            try:
                 self.done.set_result(
                     outcome if self._parts == 1 else [np.concatenate(column) for column in columns]
                 )
+            except ValueError:  # an output as wide as the batch that it was made in
+                text = (
+                    "The outputs of the parts of a split request differ in shape and cannot be put together"
+                )
+                self.done.set_exception(RequestError(Code.FAILED_PRECONDITION, text))
 
 
 @dataclass

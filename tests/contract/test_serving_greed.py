@@ -71,9 +71,12 @@ def test_endless_trailers_close_the_connection(server, connect):
     caller = connect()
     start = b"POST /v1/models/kinds:predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer open sesame\r\n"
     caller.sendall(start + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
-    with pytest.raises(ConnectionError):
-        for _ in range(1000):  # 600 MB
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        for _ in range(4):  # 2.4 MB
             caller.sendall(b"a: b\r\n" * 100_000)
+        found = caller.recv(10_000)
+    assert found == b""  # and not a 504, once the time of the request is up
 
 
 def test_headers_up_to_the_limit_are_read(server):

@@ -146,6 +146,33 @@ def test_a_folder_above_the_table_that_is_named_so_is_no_column(here):
     (here / "run=3").mkdir()
     (here / "run=3" / "a.csv").write_text(events(60))
     assert "context" not in settings_of("run=3/a.csv")["source"]
+    (here / "rating=5").mkdir()
+    for path in ("rating=5/a.csv", "rating=5"):
+        (here / "rating=5" / "a.csv").write_text(events(60))
+        assert Table(path=path).load().interactions.frame["rating"].null_count() == 60
+
+
+def test_blank_lines_in_a_folder_that_holds_a_column(here):
+    (here / "log" / "date=2024-01-31").mkdir(parents=True)
+    text = events(20, header="user_id,item_id,n") + "\n\n\n"
+    (here / "log" / "date=2024-01-31" / "a.csv").write_text(text)
+    for path in ("log", "log/date=*/*.csv"):
+        found = Table(path=path).load().interactions.frame
+        assert (found.height, set(found["timestamp"])) == (20, {1_706_659_200})
+
+
+def test_an_empty_column_of_times_gives_way_to_a_filled_one(here):
+    lines = events(60, lambda n, u, i: "", header="user_id,item_id,datetime,timestamp")
+    (here / "a.csv").write_text(lines)
+    assert settings_of("a.csv")["source"]["columns"]["timestamp"] == "datetime"
+
+
+def test_a_very_long_field_among_the_first_lines(here):
+    long = "x" * 200_000
+    lines = events(60, lambda n, u, i: long if n == 3 else "y", header="user_id,item_id,timestamp,text")
+    (here / "a.csv").write_text(lines)
+    assert settings_of("a.csv")["source"]["columns"]["user"] == "user_id"
+    assert Table(path="a.csv").load().interactions.frame.height == 60
 
 
 def test_a_time_of_another_day_is_not_the_time_of_day_of_the_date(here):

@@ -187,6 +187,7 @@ def test_nothing_is_said_of_minutes_where_the_epochs_or_patience_end_the_fit(tmp
     for name, session in {
         "epochs": Session(tmp_path / "epochs", [0.1, 0.2, 0.3], epochs=2, minutes=2),
         "patience": Session(tmp_path / "patience", [0.3, 0.2, 0.1], patience=2, minutes=9),
+        "both": Session(tmp_path / "both", [0.3, 0.2, 0.1], patience=2, minutes=2),
         "no limit": Session(tmp_path / "none", [0.1, 0.2, 0.3], epochs=2),
     }.items():
         history, said = session.run(), []

@@ -219,6 +219,19 @@ def test_a_request_whose_part_fails_fails():
     assert batches.submit("key", rows(1, 2, 5, 6), model).result(10)[0].tolist() == [1, 2, 5, 6]
 
 
+def test_parts_whose_outputs_do_not_fit_together_are_an_error_and_the_thread_goes_on():
+    """As of a recommender, whose lists are as long as the largest k of a batch."""
+    batches = batcher(max_batch_size=10, max_execution_batch_size=4, batch_timeout_micros=0)
+
+    def model(inputs, _):
+        return [np.ones((len(inputs[0]), int(inputs[0].max())))]
+
+    with pytest.raises(RequestError, match="differ in shape") as caught:
+        batches.submit("key", rows(1, 1, 1, 1, 9, 9), model).result(10)
+    assert caught.value.code == Code.FAILED_PRECONDITION
+    assert batches.submit("key", rows(2), model).result(10)[0].tolist() == [[1, 1]]
+
+
 def test_a_request_with_more_parts_than_the_queue_takes_is_refused_whole():
     model, batches = Double(), batcher(max_batch_size=9, max_execution_batch_size=2, max_enqueued_batches=3)
     model.open.clear()

@@ -6,6 +6,7 @@ say where (`spoilt.py`).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import polars as pl
@@ -65,8 +66,19 @@ def _instead(folder: Path) -> str:
     return f"; a file of another name may be given by itself: {listed}" if there else ""
 
 
-def names(path: Path, layout: Layout, skip: bool = False) -> list[str]:
-    """Returns the columns of a file, in its order, then those that its folders hold."""
+def root_of(path: str) -> Path:
+    """Returns the folder below which a path's files lie: itself, that of a file, or what stands before a glob's first mark."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return place
+    if place.is_file():
+        return place.parent
+    plain = list(takewhile(lambda part: not any(mark in part for mark in "*?["), place.parts))
+    return Path(*plain)
+
+
+def names(path: Path, layout: Layout, skip: bool = False, root: Path | None = None) -> list[str]:
+    """Returns the columns of a file, in its order, then those that its folders below `root` hold."""
     if layout.of(path) == "adjacency":
         return ["user", "item"]
     try:
@@ -74,12 +86,15 @@ def names(path: Path, layout: Layout, skip: bool = False) -> list[str]:
     except pl.exceptions.PolarsError as error:
         spoilt = spoilt_or_raise(path, layout, error, skip)
         there = [name for name in readable(path, layout, None, spoilt).columns if name != ROW]
-    return [*there, *(name for name in partition(path) if name not in there)]
+    told = {} if root is None else partition(path, root)
+    return [*there, *(name for name in told if name not in there)]
 
 
-def names_of_all(paths: Sequence[Path], layout: Layout, skip: bool = False) -> list[list[str]]:
+def names_of_all(
+    paths: Sequence[Path], layout: Layout, skip: bool = False, root: Path | None = None
+) -> list[list[str]]:
     """Returns the columns of each file of a table. JSON lines leave out what has no value: they have those of all their files."""
-    found = [names(path, layout, skip) for path in paths]
+    found = [names(path, layout, skip, root) for path in paths]
     listed = [there for path, there in zip(paths, found, strict=True) if layout.of(path) == "jsonl"]
     union = list(dict.fromkeys(name for there in listed for name in there))
     return [union if layout.of(path) == "jsonl" else there for path, there in zip(paths, found, strict=True)]

@@ -50,9 +50,10 @@ def sides(
     """
     if not Path(path).expanduser().is_dir():
         return path, users, items, []
-    found, held = _without_held_out(files.find(path, [users, items]), Path(path).expanduser())
+    root = files.root_of(path)
+    found, held = _without_held_out(files.find(path, [users, items]), root)
     for find in (usual_column, side_by_words):
-        tables = [_seen(file, columns, find) for file in found]
+        tables = [_seen(file, root, columns, find) for file in found]
         events = [table for table in tables if table.user and table.item]
         if events:
             break
@@ -75,9 +76,9 @@ def sides(
     return taken or path, users, items, notes
 
 
-def _seen(file: Path, columns: Mapping[str, str], find: Find) -> Seen:
+def _seen(file: Path, root: Path, columns: Mapping[str, str], find: Find) -> Seen:
     layout = Layout(**layout_of(file))
-    there = tuple(files.names(file, layout))
+    there = tuple(files.names(file, layout, root=root))
     user, item = (
         next((name for name in there if name == columns[side]), None)
         if side in columns

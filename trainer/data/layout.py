@@ -29,6 +29,7 @@ SUFFIXES: dict[str, Format] = {
 SEPARATORS = "\t,;|"
 LOOKED_AT = 20  # lines that tell the separator
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # what compressed files begin with
+csv.field_size_limit(2**31 - 1)  # what an open quotation mark makes of a file's rest is told
 ROW = "__row__"  # number of the record in its file, from 0
 
 
@@ -88,7 +89,7 @@ def _numbered(columns: list[str]) -> list[str]:
 
 
 def separator(path: Path, layout: Layout) -> str:
-    """Returns the character between the fields of a CSV file: declared, or seen from its first line."""
+    """Returns the character between the fields of a CSV file: declared, or seen from its first lines."""
     if layout.separator is not None:
         return layout.separator
     if layout.format == "tsv" or suffix(path) in (".tsv", ".tab"):
@@ -111,7 +112,10 @@ def _fields(lines: Sequence[str], mark: str, quote: str) -> int:
         quotechar=quote or None,
         quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
     )
-    rows = [len(row) for row in reader if row]
+    try:
+        rows = [len(row) for row in reader if row]
+    except csv.Error:
+        return 0
     whole = rows[:-1] if len(rows) > 2 else rows  # the last may go on in lines that are not looked at
     return rows[0] if rows and rows[0] > 1 and set(whole) == {rows[0]} else 0
 
@@ -172,9 +176,10 @@ def collect(scanned: pl.LazyFrame, columns: Sequence[str] | None, every: bool = 
     return chosen.with_row_index(ROW).collect(optimizations=flags)
 
 
-def partition(path: Path) -> dict[str, str | None]:
-    """Returns the columns that the folders of a file hold, as Hive and Spark write them: `date=2024-01-31/part-0.parquet`."""
-    found = (part.partition("=") for part in path.parts[:-1])
+def partition(path: Path, root: Path | None = None) -> dict[str, str | None]:
+    """Returns the columns that a file's folders, below `root`, hold, as Hive and Spark write them: `date=2024-01-31/part-0.parquet`."""
+    inside = path if root is None else path.relative_to(root)
+    found = (part.partition("=") for part in inside.parts[:-1])
     return {
         name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
         for name, equals, value in found

@@ -50,10 +50,10 @@ def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
     largest = max(found, key=lambda file: file.stat().st_size)
     settings = layout_of(largest)
     layout = Layout(**settings)
-    folders = {
-        name: sorted({partition(file).get(name) or "" for file in found}) for name in partition(largest)
-    }
-    there = [name for name in files.names(largest, layout) if len(folders.get(name, "..")) > 1]
+    root = files.root_of(path)
+    told = {file: partition(file, root) for file in found}
+    folders = {name: sorted({told[file].get(name) or "" for file in found}) for name in told[largest]}
+    there = files.names(largest, layout, root=root)
     raw = files.read(largest, layout, there, skip=True)
     if raw.spoilt and not raw.frame.height:
         raise UserError(f"no row of it can be read: {raw.spoilt[0]}")
@@ -117,9 +117,9 @@ def _prefer(sample: pl.DataFrame, roles: dict[str, str]) -> None:
 
 
 def _are_times(column: pl.Series) -> bool:
-    """Returns whether nearly all values are times."""
-    unread = epoch_seconds(column).null_count() - as_text(column).null_count()
-    return 20 * unread <= len(column)
+    """Returns whether nearly all values, and not none, are times."""
+    read, empty = epoch_seconds(column), as_text(column).null_count()
+    return empty < len(column) and 20 * (read.null_count() - empty) <= len(column)
 
 
 def _of_day(seconds: pl.Series) -> bool:
@@ -128,7 +128,8 @@ def _of_day(seconds: pl.Series) -> bool:
 
 
 def _same_days(seconds: pl.Series, others: pl.Series) -> bool:
-    return bool((seconds // 86_400 == others // 86_400).mean() > 0.95)  # type: ignore[operator]
+    same = (seconds // 86_400 == others // 86_400).mean()
+    return isinstance(same, float) and same > 0.95
 
 
 def _of_ids(column: pl.Series, role: str) -> list[str]:

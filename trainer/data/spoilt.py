@@ -14,7 +14,6 @@ from trainer.data.quotes import MEND, check_span
 from trainer.errors import UserError
 
 NOT_UTF8 = "not UTF-8; convert it first, from Windows: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"
-FIELD = 2**31 - 1  # characters a field may have: what an open quotation mark makes of a file's rest is told
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ def spoilt_or_raise(
 def records(path: Path, layout: Layout, last: int | None = None) -> Iterator[tuple[int, int, list[str]]]:
     """Yields the number, the last line and the fields of each record of a CSV file, headers left out."""
     quote = layout.quote
-    csv.field_size_limit(FIELD)
     reader = csv.reader(
         text(path),
         delimiter=separator(path, layout),

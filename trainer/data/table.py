@@ -14,7 +14,7 @@ from trainer.data.columns import Kind, convert, readable
 from trainer.data.files import Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
 from trainer.data.kinds import strange_times
-from trainer.data.layout import ROW, Layout
+from trainer.data.layout import ROW, Layout, partition
 from trainer.data.spoilt import Bad
 from trainer.errors import UserError
 from trainer.registry import did_you_mean, register
@@ -151,7 +151,7 @@ class Table(Layout):
     def _events(self, path: str, bad: list[Bad]) -> Interactions:
         besides = [self.validation, self.test, *(side.path for side in (self.users, self.items) if side)]
         found = files.find(path, [other for other in besides if other != path])
-        everywhere = files.names_of_all(found, self, self.on_bad_rows == "skip")
+        everywhere = files.names_of_all(found, self, self.on_bad_rows == "skip", files.root_of(path))
         frames = [self._file(file, there, bad) for file, there in zip(found, everywhere, strict=True)]
         frame = pl.concat(frames)
         if not frame.height:
@@ -198,7 +198,7 @@ class Table(Layout):
         where = f"data.source.{role}s"
         frames = []
         found = files.find(side.path)
-        everywhere = files.names_of_all(found, side, self.on_bad_rows == "skip")
+        everywhere = files.names_of_all(found, side, self.on_bad_rows == "skip", files.root_of(side.path))
         for path, there in zip(found, everywhere, strict=True):
             kinds: dict[str, tuple[str, Kind]] = {
                 name: (_present(path, there, name, f"{where}.features"), feature.kind)
@@ -311,7 +311,9 @@ def _typed(
     source = list(dict.fromkeys(name for name, _ in kinds.values()))
     raw = files.read(path, layout, source, skip)
     bad.extend(raw.spoilt)
-    frame = raw.frame.filter(~pl.all_horizontal(pl.col(source).is_null()))
+    told = partition(path)  # the same in blank lines too
+    written = [name for name in source if name not in told] or source
+    frame = raw.frame.filter(~pl.all_horizontal(pl.col(written).is_null()))
     raw = Raw(raw.path, raw.layout, frame, raw.spoilt)
     for name, kind in kinds.values():
         if not readable(frame[name].dtype, kind):
