@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("stopped; the same command goes on from where it was", file=sys.stderr)
         return 130
     except Exception as error:
         if parsed.debug:
@@ -85,8 +85,9 @@ def _tune(parsed: argparse.Namespace) -> None:
 
 def _compare(parsed: argparse.Namespace) -> None:
     from trainer import compare
+    from trainer.config import apart
 
-    compare.run(parsed.presets.split(","), parsed.seeds, parsed.config, parsed.workdir, parsed.overrides)
+    compare.run(apart(parsed.presets), parsed.seeds, parsed.config, parsed.workdir, parsed.overrides)
 
 
 def _describe(parsed: argparse.Namespace) -> None:

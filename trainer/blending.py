@@ -100,7 +100,7 @@ def refit(retriever: Retriever, config: Config, prepared: Prepared, workdir: Pat
 def combine(
     retriever: Retriever, recipe: Recipe | None, events: Events, prepared: Prepared, rank: int
 ) -> None:
-    """Hangs the recipe's blocks, fitted to `events`, on the retriever; without a recipe only popularity, for who brings nothing else.
+    """Hangs the recipe's blocks, fitted to `events`, on the retriever; without a recipe only popularity, for whoever brings nothing else.
 
     An id embedding over a graph reads `events` too.
     """

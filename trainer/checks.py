@@ -31,7 +31,9 @@ def check(config: Config) -> None:
     )
     for kind, where, part, given in parts:
         registry.check_settings(registry.get(kind, part.name), part.settings, where, hidden=given)
-    _check_history(config)
+    _check_together(config)
+    if retrieval.enabled and retrieval.history:
+        _check_history(config)
     if (retrieval.loss.name, retrieval.similarity) == ("squared_error", "euclidean"):
         raise UserError(
             "retrieval.loss.name=squared_error wants a score of 1 of the positive, and with retrieval.similarity=euclidean no score is "
@@ -45,10 +47,31 @@ def check(config: Config) -> None:
         registry.get("rating_baseline", name)
 
 
+def _check_together(config: Config) -> None:
+    """Raises `UserError` about settings of which one needs another."""
+    retrieval, kind = config.retrieval, config.retrieval.embedding
+    if config.train.joint and not (retrieval.enabled and config.ranking.enabled):
+        raise UserError(
+            "train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true"
+        )
+    if kind.name != "table" and not retrieval.user_id:
+        raise UserError(f"retrieval.embedding.name={kind.name} needs users' ids; set retrieval.user_id=true")
+
+
 def _check_history(config: Config) -> None:
-    """Raises `UserError` about a value that the encoder does not take, or where it reads less than the histories hold."""
-    part, most = config.retrieval.encoder, config.data.history_length
-    length = getattr(registry.build("encoder", part.name, part.settings, "retrieval.encoder"), "length", most)
+    """Raises `UserError` about a value that the encoder does not take, or where it does not go with the other settings."""
+    part, negatives, most = config.retrieval.encoder, config.retrieval.negatives, config.data.history_length
+    encoder = registry.build("encoder", part.name, part.settings, "retrieval.encoder")
+    counts = np.array([0, 1])
+    sampler = registry.build(
+        "negatives", negatives.name, negatives.settings, "retrieval.negatives", counts=counts
+    )
+    if hasattr(encoder, "predict_each") and not sampler.extra:
+        raise UserError(
+            f"retrieval.negatives.name={negatives.name}: the other positions of a sequence are the user's own items, and no "
+            "negatives; take uniform, popularity or mixed"
+        )
+    length = getattr(encoder, "length", most)
     if length < most:
         raise UserError(
             f"data.history_length={most}, and the encoder {part.name!r} reads the last {length} events; set "

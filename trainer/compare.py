@@ -198,13 +198,12 @@ def _figures(run: measurement.Run, reports: measurement.Reports) -> dict[str, Fi
             if task == "retrieval" or metric in OF_KIND[target.kind]
         }
         tasks = [task for task in reported if name in reported[task]]
-        seconds = {
-            id(cost := reports.costs[task][name]): cost.seconds for task in tasks
-        }  # joint: one for both
+        spent = [reports.costs[task][name].seconds for task in tasks]
+        joint = name == "model" and run.config.train.joint  # one fit for both, then what each took beside it
         found[name] = Figures(
             samples,
             {metric: users[METRICS[metric]] for metric in samples},
-            sum(seconds.values()),
+            max(spent) if joint else sum(spent),
             _parameters(run) if name == "model" else 0,
             {metric: value for metric, value in prepared.best_reachable.items() if metric in samples},
         )

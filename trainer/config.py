@@ -1,5 +1,6 @@
 """One experiment's settings: a preset, then a file, then the command line, each over the last; a TOML preset holds only the differences."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError, model_validator
 
 from trainer.errors import UserError
-from trainer.registry import did_you_mean
+from trainer.registry import did_you_mean, explained
 from trainer.settings import (
     DataSettings,
     EvaluateSettings,
@@ -22,12 +23,6 @@ from trainer.settings import (
     TuneSettings,
 )
 
-ALTERNATIVES = {
-    "constrained-int",
-    "constrained-float",
-    "int",
-    "float",
-}  # what pydantic calls the sides of a union
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -78,10 +73,10 @@ def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """Returns the settings with some of them, by dotted name, set to other values."""
-    values = _plain(config)
-    for name, value in settings.items():
-        values = _merge(values, _nest(name, value))
-    return from_values(values)
+    given: dict[str, Any] = {}
+    for name, value in settings.items():  # among themselves in any order, as in `load`
+        given = _merge(given, _nest(name, value), afresh=False)
+    return from_values(_merge(_plain(config), given))
 
 
 def from_values(values: Mapping[str, Any]) -> Config:
@@ -89,7 +84,7 @@ def from_values(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error)) from None
+        raise UserError(explained(error, "", Config)) from None
 
 
 def to_toml(config: Config) -> str:
@@ -138,6 +133,11 @@ def _nest(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def apart(words: str) -> list[str]:
+    """Returns what stands between the commas, but those inside brackets."""
+    return re.split(r",(?![^\[{]*[\]}])", words)
+
+
 def _merge(
     below: Mapping[str, Any], above: Mapping[str, Any], afresh: bool = True, kind: Any = Config
 ) -> dict[str, Any]:
@@ -150,28 +150,3 @@ def _merge(
             value = dict(value) if renamed else _merge(inner, value, afresh, own)
         merged[key] = value
     return merged
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    steps = [str(step) for step in first["loc"] if str(step) not in ALTERNATIVES]
-    place = ".".join(steps)
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {place}{did_you_mean(steps[-1], _fields(steps[:-1]))}"
-    if not place:
-        return first["msg"].removeprefix("Value error, ")
-    return f"setting {place}={first['input']!r}: {first['msg']}"
-
-
-def _fields(steps: Sequence[str]) -> list[str]:
-    model: Any = Config
-    for step in steps:
-        if step.isdigit():
-            continue
-        annotation = model.model_fields[step].annotation
-        model = (
-            annotation
-            if hasattr(annotation, "model_fields")
-            else getattr(annotation, "__args__", [Config])[0]
-        )
-    return list(model.model_fields)

@@ -99,7 +99,8 @@ def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) 
     """Publishes the run in `workdir` as a new version of its bundle."""
     trained = reopen(workdir, overrides)
     reports = measure(trained, to_beat(trained), ())
-    publish(trained, reports, measured_before(workdir), allow_below_baseline)
+    metrics = measured_before(workdir) or write_metrics(trained, reports)
+    publish(trained, reports, metrics, allow_below_baseline)
 
 
 def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = False) -> Run:

@@ -3,10 +3,13 @@
 Everything is written into a hidden sibling first and renamed into place, so a reader sees a whole version or none.
 """
 
+import fcntl
 import importlib.metadata
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,11 +43,9 @@ def export(
     Raises `UserError` where the bundle cannot be written; the versions already there stay as they are.
     """
     home = bundle / "models" / config.export.model_name
-    staging = bundle / ".staging"  # what a killed export left there goes with the next
-    try:
+    with _staging(bundle) as staging:
         home.mkdir(parents=True, exist_ok=True)
         version = max(versions(home), default=0) + 1
-        shutil.rmtree(staging, ignore_errors=True)
         _write_model(serving, config, staging / "model")
         manifest = _manifest(serving, prepared, config, fingerprint, version)
         manifest["cascade"] |= cascade or {}
@@ -56,15 +57,29 @@ def export(
         (staging / "model").rename(home / str(version))
         for side in ("vocabularies.json", "metrics.json", "config.toml", "manifest.json"):
             (staging / side).replace(bundle / side)
+    for old in sorted(versions(home))[: -config.export.keep_versions]:
+        shutil.rmtree(home / str(old))
+    return home / str(version)
+
+
+@contextmanager
+def _staging(bundle: Path) -> Iterator[Path]:
+    """Yields a hidden folder of the bundle to write in, to one export at a time: another one waits."""
+    staging = bundle / ".staging"
+    try:
+        bundle.mkdir(parents=True, exist_ok=True)
+        turn = os.open(bundle, os.O_RDONLY)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            shutil.rmtree(staging, ignore_errors=True)  # a killed export left it
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            os.close(turn)
     except (OSError, tf.errors.OpError) as error:  # TensorFlow tells of a full disk in a type of its own
         raise UserError(
             f"could not write the bundle {bundle}: {error}; the versions there are as they were"
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    for old in sorted(versions(home))[: -config.export.keep_versions]:
-        shutil.rmtree(home / str(old))
-    return home / str(version)
 
 
 def versions(home: Path) -> list[int]:

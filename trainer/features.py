@@ -226,7 +226,7 @@ def _text(dimension: int, training: Values, limit: int) -> Labels:
         word.decode(): count for word, count in counts.items() if count >= MIN_ITEMS
     }  # else it is an item's id
     vocabulary = _by_count(known)[:MAX_WORDS]
-    width = int(np.quantile(texts.row_lengths(), 0.99)) if len(training) else 1
+    width = int(texts.row_lengths().numpy().max(initial=1))
     return Labels(dimension, vocabulary, max(width, 2), "words")
 
 

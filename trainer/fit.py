@@ -1,6 +1,7 @@
 """The fit of either model: Keras `fit` with callbacks, resumable after a kill to the same result."""
 
 import csv
+import io
 import json
 import math
 import shutil
@@ -187,8 +188,11 @@ class EpochKeeper(tf.keras.callbacks.Callback):
         return self.directory / f"epoch-{epoch}"
 
     def _drop_others(self, kept: set[int]) -> None:
+        names = {self._path(epoch).name for epoch in kept}
         for file in self.directory.glob("epoch-*"):
-            if int(file.name.split(".")[0].removeprefix("epoch-")) not in kept:
+            if file.is_dir():  # what TensorFlow was writing when it was killed
+                shutil.rmtree(file)
+            elif file.name.partition(".")[0] not in names:
                 file.unlink(missing_ok=True)
 
 
@@ -203,12 +207,11 @@ class EpochLog(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
         """Writes one row an epoch."""
         del epoch, logs
-        beside = self.path.with_suffix(".new")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *self.keeper.history[-1]])
-            writer.writeheader()
-            writer.writerows({"epoch": number, **entry} for number, entry in enumerate(self.keeper.history))
-        beside.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, ["epoch", *self.keeper.history[-1]])
+        writer.writeheader()
+        writer.writerows({"epoch": number, **entry} for number, entry in enumerate(self.keeper.history))
+        replace(self.path, text.getvalue())
 
 
 class FiniteLoss(tf.keras.callbacks.Callback):

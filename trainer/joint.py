@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.data.examples import Prepared
-from trainer.errors import UserError
 from trainer.fit import Metrics, fit, tell_time_limit
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
@@ -47,10 +46,6 @@ def train_joint(
     learning rate and patience are those of `train`, the ranking batch is `ranking.batch_size`, and the length
     of id vectors `retrieval.embedding_dimension`.
     """
-    if not (config.retrieval.enabled and config.ranking.enabled):
-        raise UserError(
-            "train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true"
-        )
     settings, retrieval = config.train, build_retrieval(config, prepared)
     tower = retrieval.model
     ready = build_ranking(config, prepared, reporter, tower.query_tower.ids, tower.candidate_tower.ids)

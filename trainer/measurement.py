@@ -27,7 +27,7 @@ from trainer.models import RetrievalModel
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel
 from trainer.settings import EvaluateSettings, Target
-from trainer.targets import as_ratings
+from trainer.targets import as_ratings, without_outcomes
 from trainer.train_ranking import evaluate_targets
 from trainer.workdir import replace
 
@@ -77,7 +77,8 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
             )
         outcomes = {target.column for target in run.config.ranking.targets}
         retrieval["model"].alarms.extend(context_of_items(prepared, outcomes))
-        retrieval["model"].notes.extend(unheard := run.retrieval.retriever.unheard(prepared))
+        known = without_outcomes(prepared, run.config.ranking.targets)
+        retrieval["model"].notes.extend(unheard := run.retrieval.retriever.unheard(known))
         _warn(run.reporter, "retrieval", [*retrieval["model"].alarms, *unheard])
         for name in baselines:
             found, costs["retrieval"][name] = leaderboard.enter(

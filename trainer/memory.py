@@ -44,12 +44,12 @@ def costing() -> Iterator[Cost]:
         cost.memory_mb = max(0.0, (_resident() - before) / _MEGABYTE)
 
 
-def require(size: float, what: str, setting: str) -> None:
-    """Raises `UserError` where `what` needs `size` bytes and fewer are free; `setting` says what to change."""
+def require(size: float, what: str, advice: str) -> None:
+    """Raises `UserError` where `what` needs `size` bytes and fewer are free; `advice` what to change."""
     free = available()
     if free is not None and size > free:
         raise UserError(
-            f"{what} needs {size / _GIGABYTE:.1f} GB of memory and {free / _GIGABYTE:.1f} GB are free; {setting}"
+            f"{what} needs {size / _GIGABYTE:.1f} GB of memory and {free / _GIGABYTE:.1f} GB are free; {advice}"
         )
 
 

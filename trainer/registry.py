@@ -1,14 +1,15 @@
-"""Names to parts: data sources, encoders, baselines and index kinds register here and are found by name.
+"""Names to parts: whatever a setting chooses by name registers here, and is found by it.
 
-A new part is a new file in the package of its kind with a `@register` line; nothing else changes.
+A new part is one file in the package of its kind, or one function in the module of its kind (`_HOMES`), with a `@register` line.
 """
 
 import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -72,7 +73,7 @@ def build(kind: str, name: str, settings: Mapping[str, Any], where: str = "", **
     try:
         return part(**given, **checked)
     except ValidationError as error:
-        raise UserError(_explained(error, where or kind)) from None
+        raise UserError(explained(error, where or kind, part)) from None
 
 
 def check_settings(
@@ -117,13 +118,47 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
-        raise UserError(_explained(error, where)) from None
+        raise UserError(explained(error, where, annotation)) from None
 
 
-def _explained(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    place = ".".join([where, *(str(step) for step in first["loc"] if isinstance(step, str))])
-    return f"setting {place}={first['input']!r}: {first['msg']}"
+def explained(error: ValidationError, where: str, kind: Any) -> str:
+    """Returns a line about the first wrong setting: its place in `kind`, the settings at `where`, and the nearest name."""
+    first = min(
+        error.errors(), key=lambda one: one["type"] != "extra_forbidden"
+    )  # a wrong name before what it leaves out
+    steps = [where] if where else []
+    for step in first["loc"]:
+        if (inner := _below(kind, step)) is not None:  # else it says which alternative of a type was tried
+            steps.append(str(step))
+            kind = inner
+    if first["type"] == "extra_forbidden":
+        name, known = str(first["loc"][-1]), [name for one in _alternatives(kind) for name in _settings(one)]
+        return f"unknown setting {'.'.join([*steps, name])}{did_you_mean(name, known)}"
+    if not steps:
+        return first["msg"].removeprefix("Value error, ")
+    return f"setting {'.'.join(steps)}={first['input']!r}: {first['msg']}"
+
+
+def _below(kind: Any, step: str | int) -> Any:
+    """Returns the type of what stands at one step of a place in a type, or None where it has no such step."""
+    for one in _alternatives(kind):
+        many = get_origin(one)
+        if step in _settings(one):
+            return _settings(one)[step].annotation
+        if inspect.isclass(many) and issubclass(many, Mapping if isinstance(step, str) else Sequence):
+            return get_args(one)[-1 if isinstance(step, str) else 0]
+    return None
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Returns the types that a union, or what is annotated, consists of."""
+    if get_origin(kind) in (Union, UnionType):
+        return [one for member in get_args(kind) for one in _alternatives(member)]
+    return _alternatives(get_args(kind)[0]) if get_origin(kind) is Annotated else [kind]
+
+
+def _settings(kind: Any) -> Mapping[Any, Any]:
+    return getattr(kind, "model_fields", {})
 
 
 def _is_model(part: Callable[..., Any]) -> bool:

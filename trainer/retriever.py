@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from trainer.blocks import Block, BlockLayer
 from trainer.data.examples import Prepared
-from trainer.errors import UserError
 from trainer.features import missing
 from trainer.input_pipeline import context_key
 from trainer.registry import build
@@ -19,7 +18,7 @@ from trainer.similarity import between_candidates
 from trainer.towers import CandidateTower, QueryTower
 
 # What a query is made of, the strongest first: a user of the training part, else a history, else a user's features, else the request's
-# context; for who brings none of them, how popular the items are.
+# context; for whoever brings none of them, how popular the items are.
 PATHS = ("popularity", "context", "features", "history", "known")
 
 
@@ -39,10 +38,6 @@ class Retriever(tf.Module):
         self.query_tower = QueryTower(settings, prepared, self.candidate_tower)
         users, items, train = self.query_tower.ids, self.candidate_tower.ids, prepared.train
         kind = settings.embedding
-        if kind.name != "table" and users is None:
-            raise UserError(
-                f"retrieval.embedding.name={kind.name} needs users' ids; set retrieval.user_id=true"
-            )
         given = {"users": users, "items": items, "pairs": (train.user, train.item)}
         self.embedding = build("embedding", kind.name, kind.settings, "retrieval.embedding", **given)
         self._start(settings, prepared)
@@ -205,7 +200,7 @@ class Retriever(tf.Module):
         return tf.constant(np.concatenate([towers, scales]), tf.float32)
 
     def unheard(self, prepared: Prepared) -> list[str]:
-        """Returns a line about what only the towers read, where they have no weight, or about their having none unmeasured."""
+        """Returns a line where the towers have no weight: why, and which columns only they would read."""
         schema = prepared.schema
         read = [feature.name for side in (schema.user, schema.item, schema.context) for feature in side]
         measured = len(prepared.validation) > 0

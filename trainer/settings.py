@@ -159,7 +159,7 @@ class RankingSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """The fit of the retrieval model."""
+    """The fit of the retrieval model; the ranking model's reads its patience and seed here too."""
 
     # one model on both tasks instead of one after the other; epochs, optimizer, rate and id vectors are then retrieval's
     joint: bool = False

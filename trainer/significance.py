@@ -2,7 +2,7 @@
 cases.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,10 +97,11 @@ def paired(metric: str, ours: Sample, theirs: Sample, resamples: int = 1000, see
     return Difference(metric, ours.value - theirs.value, float(low[0]), float(high[0]), users)
 
 
-def draws(count: int, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Returns the users drawn in each resample, `[count]` each; for what is no mean over users."""
+def draws(count: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields the users drawn in each resample, `[count]` each; for what is no mean over users."""
     random = np.random.default_rng(seed)
-    return [random.integers(0, count, count) for _ in range(resamples)]
+    for _ in range(resamples):
+        yield random.integers(0, count, count)
 
 
 def _resample(samples: Sequence[Sample], resamples: int, seed: int) -> Values:

@@ -119,7 +119,7 @@ def _at(values: Raw, rows: npt.NDArray[np.integer]) -> Raw:
 
 def _masks(feature: Feature, values: Raw) -> dict[str, Mask]:
     if feature.kind in ("number", "count", "time"):
-        return _quartiles(np.asarray(values, np.float64))
+        return _quartiles(np.asarray(values, np.float64), times=feature.kind == "time")
     return _labels([labels_of(feature, value) for value in values])
 
 
@@ -136,14 +136,22 @@ def _labels(lists: Iterable[Sequence[str]]) -> dict[str, Mask]:
     return masks
 
 
-def _quartiles(values: npt.NDArray[np.float64]) -> dict[str, Mask]:
+def _quartiles(values: npt.NDArray[np.float64], times: bool) -> dict[str, Mask]:
     known = ~np.isnan(values)
     if not known.any():
         return {"(missing)": ~known}
-    edges = np.unique(np.quantile(values[known], [0, 0.25, 0.5, 0.75, 1]))
+    bounds = np.quantile(values[known], [0, 0.25, 0.5, 0.75, 1])
+    edges = np.unique(np.floor(bounds) if times else bounds)
+    said = np.datetime_as_string(edges.astype("datetime64[s]")).tolist() if times else _distinct(edges)
     group = np.searchsorted(edges[1:-1], values, side="left")
     masks = {}
     for number in range(max(len(edges) - 1, 1)):
-        low, high = edges[number], edges[min(number + 1, len(edges) - 1)]
-        masks[f"{low:g} to {high:g}"] = known & (group == number)
+        low, high = said[number], said[min(number + 1, len(edges) - 1)]
+        masks[f"{low} to {high}"] = known & (group == number)
     return masks | ({"(missing)": ~known} if not known.all() else {})
+
+
+def _distinct(numbers: npt.NDArray[np.float64]) -> list[str]:
+    """Returns different numbers as texts with as few digits as tell them apart, six at least."""
+    texts = ([f"{number:.{digits}g}" for number in numbers] for digits in range(6, 18))
+    return next(found for found in texts if len(set(found)) == len(numbers))

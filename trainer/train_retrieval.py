@@ -22,12 +22,13 @@ from trainer.models import RetrievalModel
 from trainer.negatives import Hard
 from trainer.optimizer import prepare_fit
 from trainer.progress import Reporter
+from trainer.rehearsal import at_a_time
 from trainer.sequences import Sequences, sequence_batches
 from trainer.settings import TrainSettings
 from trainer.targets import without_outcomes
 
 VALIDATION_CASES = 5_000  # at most, between epochs; the final figures use all
-MINING_BLOCK = 1_024  # users whose hard negatives are looked for at a time
+MINING_BLOCK = 1_024  # users at most whose hard negatives are looked for at a time
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _of_sequences(config: Config, prepared: Prepared, events: Events, context: d
 
 
 def first_of_pairs(events: Events, prepared: Prepared) -> Events:
-    """Returns training events of which those of a pair of user and item that was there before teach nothing.
+    """Returns the training events, repeats of a pair of user and item without weight, or left out where there is no order.
 
     Every answer leaves the history out, so an item of the history is nothing to learn to recommend. In order of time such
     an event weighs 0 and stays in the histories; without an order it is left out.
@@ -150,7 +151,7 @@ def first_of_pairs(events: Events, prepared: Prepared) -> Events:
 
 
 def weighted(events: Events, half_life_days: float | None) -> Events:
-    """Returns the events with what they are `worth`, which halves with every half-life before the latest one, of the same mean."""
+    """Returns the events weighted by what they are `worth`, halved with every half-life of age; the mean stays."""
     weight = worth(events.weight)
     if half_life_days is not None:
         decay = time_weights(events.timestamp, int(events.timestamp.max()), half_life_days)
@@ -172,8 +173,9 @@ def best_wrong(
     nothing = Lists(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
     cases = Cases(users.astype(np.int32), lists.take(users), nothing, np.zeros(len(users), np.int64), context)
     found, rng, trained = [], np.random.default_rng(0), prepared.items.trained
-    for first in range(0, len(users), MINING_BLOCK):
-        block = cases.take(np.arange(first, min(first + MINING_BLOCK, len(users))))
+    step = min(MINING_BLOCK, at_a_time(len(prepared.items)))
+    for first in range(0, len(users), step):
+        block = cases.take(np.arange(first, min(first + step, len(users))))
         scores = ask.scores(block)
         scores[:, 0] = -np.inf
         scores[:, trained + 1 :] = -np.inf

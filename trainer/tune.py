@@ -23,7 +23,7 @@ import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
 
 from trainer import checks, tune_report
-from trainer.config import Config, load, to_toml, value_of, with_settings
+from trainer.config import Config, apart, load, to_toml, value_of, with_settings
 from trainer.data.examples import Prepared
 from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
@@ -56,6 +56,7 @@ def run(config: Config, workdir: Path) -> Path | None:
     with reporter.step("prepare"):
         dataset = load_dataset(config.data)
         prepared = prepare(dataset, config.data)
+        checks.check_columns(config, prepared)
     same_data(home, dataset.fingerprint())
     _check_objective(prepared, config.train.objective)
     tuner = RetrievalTuner(oracle(config, space), config, prepared, reporter, home)
@@ -89,7 +90,7 @@ def sweep(config: Config, words: Sequence[str]) -> Config:
             raise UserError(
                 f"--sweep {word} is no sweep; write it as retrieval.embedding_dimension=8,16,32,64"
             )
-        parameters[name] = {"choice": [value_of(value) for value in values.split(",")]}
+        parameters[name] = {"choice": [value_of(value) for value in apart(values)]}
     trials = math.prod(len(options["choice"]) for options in parameters.values())
     given = {"algorithm": "grid", "trials": trials, "parameters": parameters}
     return config.model_copy(update={"tune": config.tune.model_copy(update=given)})
@@ -143,6 +144,7 @@ class RetrievalTuner(BaseTuner):
             config = with_settings(config, {"train.epochs": trial.hyperparameters.get("tuner/epochs")})
         home = self.workdir / "trials" / trial.trial_id
         try:
+            checks.check(config)
             model = train_retrieval(config, self.prepared, home, self.reporter)
         except UserError as error:
             self.reporter.say(f"trial {trial.trial_id} failed: {error}")

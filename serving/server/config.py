@@ -77,13 +77,15 @@ class ModelConfig:
         return {number: found[number] for number in sorted(found, reverse=True)[:count]}
 
     def check(self) -> None:
-        """Raises StartError where there is nothing to load: no version, or one that was never finished."""
-        if not self.aspired():
+        """Raises StartError where there is nothing to load: no version, or none that was ever finished."""
+        aspired = self.aspired().values()
+        if not aspired:
             raise StartError(f"model {self.name!r}: there is no version to serve in {self.base_path}")
-        for path in self.aspired().values():
-            if not any((path / f"saved_model.{ending}").is_file() for ending in ("pb", "pbtxt")):
-                text = f"{path} has no saved_model.pb; its export never finished"
-                raise StartError(f"model {self.name!r}: {text}")
+        if not any(
+            (path / f"saved_model.{ending}").is_file() for path in aspired for ending in ("pb", "pbtxt")
+        ):
+            text = f"{max(aspired)} has no saved_model.pb; its export never finished"
+            raise StartError(f"model {self.name!r}: {text}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ def _configured(file: Path) -> list[ModelConfig] | None:
     for model in listed:
         if names.count(model.name) > 1:
             raise StartError(f"{file}: Illegal to list model {model.name} multiple times in config list")
+        if model.model_type and model.model_platform:
+            raise StartError(
+                f"{file}: Illegal setting both of model_type and model_platform of model {model.name!r}"
+            )
         old = model.model_type == model_server_config_pb2.TENSORFLOW and not model.model_platform
         if model.model_platform != "tensorflow" and not old:
             raise StartError(

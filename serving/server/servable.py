@@ -15,6 +15,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.server.batching import Batcher
@@ -36,8 +37,7 @@ LOAD_ERRORS = {  # by words of the loader in Python: what the one in C++ says
         "Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. "
         "Check that the directory exists and that you have the right permissions for accessing it.",
     ),
-    "saved_model.pb': ": (Code.DATA_LOSS, "Can't parse {path}/saved_model.pb as binary proto"),
-    "saved_model.pbtxt': ": (Code.DATA_LOSS, "Can't parse {path}/saved_model.pbtxt as text proto"),
+    "saved_model.pbtxt': ": (Code.OUT_OF_RANGE, "Read less bytes than requested"),
     "MetaGraphDef associated with tags": (
         Code.NOT_FOUND,
         "Could not find meta graph def matching supplied tags: {{ {tags} }}. "
@@ -197,6 +197,8 @@ def _load(session: Any, tags: Sequence[str], path: str) -> Any:
     try:
         return tf.compat.v1.saved_model.load(session, tags, path)
     except (OSError, RuntimeError, ValueError, KeyError, tf.errors.NotFoundError) as error:
+        if "saved_model.pb': " in str(error):
+            raise _unread(path) from None
         for words, (code, text) in LOAD_ERRORS.items():
             if words in str(error):
                 raise RequestError(code, text.format(path=path, tags=" ".join(tags))) from None
@@ -205,6 +207,16 @@ def _load(session: Any, tags: Sequence[str], path: str) -> Any:
     import scann  # noqa: F401  (registers the operations that this model was saved with)
 
     return tf.compat.v1.saved_model.load(session, tags, path)
+
+
+def _unread(path: str) -> RequestError:
+    """Why a saved_model.pb cannot be read: as the loader in C++ has it, which ends by what the bytes are, and the one in Python hides."""
+    try:
+        fingerprinting.CreateFingerprintDef(path)
+    except fingerprinting.FingerprintException as error:
+        code, _, text = str(error).splitlines()[-1].partition(": ")
+        return RequestError(Code[code], text)
+    return RequestError(Code.DATA_LOSS, f"Can't parse {path}/saved_model.pb as binary proto")
 
 
 def _warmup_requests(file: Path) -> Iterator[Any]:

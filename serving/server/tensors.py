@@ -27,12 +27,12 @@ def to_array(proto: Any, alias: str = "") -> NDArray[Any]:
     """The array in a TensorProto, strings as an object array of bytes; raises INVALID_ARGUMENT if it holds none."""
     dims = [dim.size for dim in proto.tensor_shape.dim]
     size = math.prod(dims)
-    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or size > MOST_ELEMENTS:
+    if min(dims, default=0) < 0 or size > MOST_ELEMENTS:
         raise invalid(f"tensor parsing error: {alias}")
     field, kind = _USUAL.get(proto.dtype, ("", None))
-    if field and len(values := getattr(proto, field)) == size and not proto.tensor_content:
-        return np.fromiter(values, kind, size).reshape(dims)
     try:
+        if field and len(values := getattr(proto, field)) == size and not proto.tensor_content:
+            return np.fromiter(values, kind, size).reshape(dims)
         return np.asarray(tf.make_ndarray(proto))
     except (TypeError, ValueError, KeyError, IndexError, OverflowError):
         return _parsed(proto, alias)

@@ -33,6 +33,23 @@ SYNTHETIC = ("data.source.name=synthetic", "data.source.interactions=1000")
         (["export.model_name=a/b"], r"setting export\.model_name='a/b': "),
         (["evaluate.cutoffs=[0]"], r"setting evaluate\.cutoffs\.0=0: .*greater than 0"),
         (["retrieval.enabled=false", "ranking.enabled=false"], r"are both false: nothing would be trained"),
+        (["train.joint=true", "ranking.enabled=false"], r"train\.joint=true trains both models; set retrieval\.enabled=true"),
+        (
+            ["retrieval.encoder.name=gru", "retrieval.negatives.name=in_batch"],
+            r"retrieval\.negatives\.name=in_batch: .*; take uniform, popularity or mixed",
+        ),
+        (
+            ["data.source.name=table", "data.source.path=x.csv", "data.source.columns.itme=x"],
+            r"unknown setting data\.source\.columns\.itme; did you mean 'item'\?",
+        ),
+        (
+            ["data.source.name=table", "data.source.path=x.csv", "data.source.columns.user=[1]"],
+            r"setting data\.source\.columns\.user=\[1\]: ",
+        ),
+        (
+            ["data.source.name=table", "data.source.path=x.csv", "data.source.context.price.knid=number"],
+            r"unknown setting data\.source\.context\.price\.knid; did you mean 'kind'\?",
+        ),
         (["data.source.name=tabel"], r"unknown source 'tabel'; did you mean 'table'\?"),
         (["data.source.name=table"], r"setting data\.source\.path is needed and has no default"),
         (["data.source.interctions=4"], r"unknown setting data\.source\.interctions; did you mean 'interactions'\?"),

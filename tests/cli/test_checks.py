@@ -26,6 +26,10 @@ def test_an_encoder_is_checked_before_data_is_read(settings, told):
         check(load("sequence-transformer", None, settings))
 
 
+def test_an_encoder_that_nothing_reads_is_not_checked():
+    check(load("sequence-transformer", None, ["data.history_length=60", "retrieval.history=false"]))
+
+
 def test_an_encoder_that_reads_more_than_histories_hold_is_fine():
     check(load("sequence-transformer", None, ["data.history_length=60", "retrieval.encoder.length=60"]))
     check(load("sequence-gru", None, ["data.history_length=200"]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import PRESETS, Config, load, preset_names, to_toml, with_settings
+from trainer.config import PRESETS, Config, apart, load, preset_names, to_toml, with_settings
 from trainer.errors import UserError
 
 
@@ -136,6 +136,28 @@ def test_a_column_called_name_is_no_name_of_a_part(tmp_path):
     config = load("table-sequential", path, ["data.source.items.features.name=text"])
     features = config.data.source.settings["items"]["features"]
     assert features == {"name": "text", "price": "number"}
+
+
+def test_a_parts_setting_may_stand_before_its_name():
+    """A sweep may name them in this order; the settings of the part that was there before are gone."""
+    found = with_settings(
+        load("demo", None, ["retrieval.negatives.extra=9"]),
+        {"retrieval.negatives.depth": 64, "retrieval.negatives.name": "hard"},
+    )
+    assert found.retrieval.negatives.model_dump() == {"name": "hard", "depth": 64}
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        ("a+retrieval.layers=[64,32],b", ["a+retrieval.layers=[64,32]", "b"]),
+        ("[64,32],[64]", ["[64,32]", "[64]"]),
+        ("{a=1,b=2},c", ["{a=1,b=2}", "c"]),
+    ],
+)
+def test_commas_inside_brackets_part_nothing(words, parts):
+    assert apart(words) == parts
 
 
 def test_an_infinite_half_life_survives_every_way_that_settings_take(tmp_path):

@@ -293,3 +293,17 @@ def test_health(channel, service):
     """grpc.health.v1: what a Kubernetes gRPC probe asks."""
     check = health_pb2.HealthCheckRequest(service=service)
     assert health_pb2_grpc.HealthStub(channel).Check(check).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_shape_of_more_dimensions_than_an_array_has_is_refused(prediction):
+    proto = tensor([1.0])
+    for _ in range(70):
+        proto.tensor_shape.dim.add(size=1)
+    assert failure(prediction.Predict, request(x=proto)) == (Code.INVALID_ARGUMENT, "tensor parsing error: x")
+
+
+def test_an_unknown_rank_beside_dimensions_is_passed_over(prediction):
+    """TensorShape::IsValid lets the flag pass, and the dimensions count."""
+    proto = tensor([1.0])
+    proto.tensor_shape.unknown_rank = True
+    assert prediction.Predict(request(x=proto), timeout=10).outputs

@@ -379,8 +379,9 @@ NO_MODEL = (
     [
         ("other", b"", "NOT_FOUND", NO_MODEL),
         ("saved_model.pb", b"", "NOT_FOUND", NO_GRAPH.format("serve")),
-        ("saved_model.pb", b"garbage", "DATA_LOSS", "Can't parse PATH/saved_model.pb as binary proto"),
-        ("saved_model.pbtxt", b"garbage", "DATA_LOSS", "Can't parse PATH/saved_model.pbtxt as text proto"),
+        ("saved_model.pb", b"garbage", "OUT_OF_RANGE", "Read less bytes than requested"),
+        ("saved_model.pb", b"\xff" * 100, "DATA_LOSS", "Can't parse PATH/saved_model.pb as binary proto"),
+        ("saved_model.pbtxt", b"garbage", "OUT_OF_RANGE", "Read less bytes than requested"),
     ],
 )
 def test_a_version_that_does_not_load_says_why(tmp_path, name, content, code, text):

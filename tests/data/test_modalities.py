@@ -205,7 +205,10 @@ def test_settings_of_a_feature(load):
         ),
         ({"kind": "number", "ngrams": 3}, r"ngrams are of texts, and this is of kind 'number'"),
         ({"kind": "text", "of": "user"}, r"of='user' is for ids"),
-        ({"kind": "text", "grams": 3}, r"data.source.items.features.title.grams=3"),
+        (
+            {"kind": "text", "grams": 3},
+            r"unknown setting data.source.items.features.title.grams; did you mean 'ngrams'",
+        ),
         ({"kind": "text", "ngrams": 99}, r"data.source.items.features.title.ngrams=99"),
         ({"shares": "x"}, r"data.source.items.features.title.kind"),
     ],

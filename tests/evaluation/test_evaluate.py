@@ -12,10 +12,11 @@ import pytest
 from conftest import Table, events, lists
 from rich.console import Console
 
-from trainer import beyond_accuracy, metrics
+from trainer import beyond_accuracy, metrics, slices
 from trainer.alarms import context_of_items
 from trainer.config import Config
 from trainer.data.examples import Cases
+from trainer.data.interactions import Feature
 from trainer.errors import UserError
 from trainer.evaluate import accuracy, compare, evaluate_ranking, evaluate_retrieval, gate, measure
 from trainer.progress import Reporter
@@ -95,6 +96,28 @@ def test_slices_part_cases_and_positives(prepared):
     assert found["genres"]["x"]["cases"] == 1 and found["genres"]["y"]["recall@3"] == 1
     assert found["age"]["(missing)"]["cases"] == 1
     assert sum(row["cases"] for row in found["age"].values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "labels"),
+    [
+        ("number", [1, 2, 3, 4], ["1 to 1.75", "1.75 to 2.5", "2.5 to 3.25", "3.25 to 4"]),
+        (  # six digits tell none of them apart
+            "number",
+            [1_000_000_000 + n for n in (0, 1, 2, 3, 4)],
+            [f"{1_000_000_000 + n} to {1_000_000_001 + n}" for n in range(4)],
+        ),
+        (
+            "time",
+            [0, 60, 120, 180, 240],
+            [f"1970-01-01T00:0{n}:00 to 1970-01-01T00:0{n + 1}:00" for n in range(4)],
+        ),
+    ],
+)
+def test_quartiles_have_names_of_their_own(kind, values, labels):
+    found = slices._masks(Feature(name="a", kind=kind), np.array(values, float))
+    assert list(found) == labels
+    assert sum(mask.sum() for mask in found.values()) == len(values)
 
 
 def test_a_slice_by_text_is_a_line_and_by_nothing_an_error(prepared):

@@ -220,6 +220,16 @@ def test_a_checkpoint_without_its_entry_does_not_count(tmp_path):
     assert float(resumed.model.weight) == float(whole.model.weight)
 
 
+def test_what_a_kill_left_of_a_checkpoint_in_the_writing_goes(tmp_path):
+    """TensorFlow writes the parts of a checkpoint into a folder of its own, which a kill leaves behind."""
+    Session(tmp_path, [0.1, 0.2, 0.3, 0.4], epochs=1).run()
+    torn = tmp_path / "checkpoint" / "epoch-1_temp"
+    torn.mkdir()
+    (torn / "part-00000-of-00001.data.tempstate1").write_bytes(b"half")
+    assert len(Session(tmp_path, [0.1, 0.2, 0.3, 0.4], epochs=3).run()) == 4
+    assert not torn.exists()
+
+
 def test_only_the_last_and_the_best_state_stay(tmp_path):
     Session(tmp_path, [0.1, 0.5, 0.2, 0.3], epochs=3).run()
     kept = {path.name.split(".")[0] for path in (tmp_path / "checkpoint").glob("epoch-*")}

@@ -86,6 +86,11 @@ def test_the_limit_says_how_much_of_a_row_is_read(kind, between):
     assert encoded(tower, between.join(["a"] * 90)).tolist() == [[2] * 40]
 
 
+def test_one_long_text_among_many_is_read_to_the_limit():
+    tower = make("text", 4, strings("a b", *["a"] * 200, " ".join(["a"] * 30)), limit=20)
+    assert encoded(tower, " ".join(["a"] * 30)).shape == (1, 20)
+
+
 def test_what_is_longer_than_what_is_read_is_told(make_prepared):
     features = (Feature(name="about", kind="text", limit=3), Feature(name="tags", kind="bag"))
     columns = {

@@ -103,7 +103,7 @@ def test_dot_is_the_sum_and_the_products_of_two_parts():
         ("gates", {}, "unknown fusion 'gates'; did you mean 'gated'"),
         ("gated", {"gate": "hard"}, "setting retrieval.fusion.gate='hard'"),
         ("cross", {"layers": 0}, "setting retrieval.fusion.layers=0"),
-        ("mlp", {"layers": [0]}, "setting retrieval.fusion.layers=0"),
+        ("mlp", {"layers": [0]}, "setting retrieval.fusion.layers.0=0"),
         ("mlp", {"width": 3}, "unknown setting retrieval.fusion.width"),
     ],
 )

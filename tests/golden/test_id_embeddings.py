@@ -11,6 +11,7 @@ from trainer import memory, registry
 from trainer.blending import attach
 from trainer.cascade import Cascade
 from trainer.cascade_choice import choose
+from trainer.checks import check
 from trainer.config import with_settings
 from trainer.errors import UserError
 from trainer.retriever import Retriever
@@ -103,10 +104,10 @@ def test_an_exported_graph_holds_the_validation_events(tiny_config, tiny_prepare
     np.testing.assert_array_equal(retriever.embedding.made[0], exported)
 
 
-def test_a_graph_needs_users_and_a_layer(tiny_config, tiny_prepared):
+def test_a_graph_needs_users_and_a_layer(tiny_config):
     settings = {"retrieval.embedding": {"name": "lightgcn"}, "retrieval.user_id": False}
     with pytest.raises(UserError, match=r"retrieval\.user_id=true"):
-        Retriever(with_settings(tiny_config, settings).retrieval, tiny_prepared)
+        check(with_settings(tiny_config, settings))
     with pytest.raises(UserError, match=r"embedding\.layers=0"):
         graph_of(layers=0)
 

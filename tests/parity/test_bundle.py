@@ -8,12 +8,15 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import trainer.export as export_module
 from trainer.__main__ import main
 from trainer.errors import UserError
 from trainer.evaluate import evaluate_ranking
@@ -294,6 +297,34 @@ def test_a_broken_export_keeps_the_old_version_over_the_command_line(copy, monke
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and "No space left on device" in lines[0]
     assert files(copy / "bundle") == before
+
+
+def test_exporting_what_was_killed_before_it_was_measured_writes_its_figures(copy, monkeypatch):
+    monkeypatch.setattr("trainer.experiment.publish", lambda run, reports, metrics, allow: metrics)
+    before = json.loads((copy / "metrics.json").read_text())["retrieval"]["test"]
+    (copy / "metrics.json").unlink()
+    assert main(["export", "--workdir", str(copy), "--allow-below-baseline"]) == 0
+    assert json.loads((copy / "metrics.json").read_text())["retrieval"]["test"].keys() == before.keys()
+
+
+def test_a_second_export_waits_for_the_first(publish, quick, monkeypatch, tmp_path):
+    bundle, inside, going = tmp_path / "bundle", threading.Event(), threading.Event()
+    write = export_module._write_model
+
+    def slow(*arguments):
+        write(*arguments)
+        inside.set()
+        going.wait(30)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr("trainer.export._write_model", slow)
+        first = pool.submit(publish, bundle)
+        assert inside.wait(30)
+        patch.setattr("trainer.export._write_model", write)
+        second = pool.submit(publish, bundle)
+        assert not wait([second], timeout=0.2).done
+        going.set()
+        assert [first.result().name, second.result().name] == ["1", "2"]
 
 
 def test_a_bundle_that_cannot_be_written_is_told(publish, quick, tmp_path):

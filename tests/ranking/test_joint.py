@@ -7,7 +7,6 @@ from ranking_world import quick
 
 from trainer.config import with_settings
 from trainer.data.examples import Prepared
-from trainer.errors import UserError
 from trainer.joint import train_joint
 from trainer.progress import Reporter
 from trainer.train_ranking import predict
@@ -30,8 +29,3 @@ def test_both_models_from_one_fit(devices: Prepared, reporter: Reporter, tmp_pat
     assert predict(ranking, devices.rated_test).shape == (len(devices.rated_test), 1)
     again = train_joint(config, devices, tmp_path, reporter)  # finished: loads, trains no more
     np.testing.assert_array_equal(predict(again[1], devices.rated_test), predict(ranking, devices.rated_test))
-
-
-def test_joint_needs_both(world: Prepared, reporter: Reporter, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.joint=true trains both models"):
-        train_joint(with_settings(quick(), {"retrieval.enabled": False}), world, tmp_path, reporter)

@@ -244,7 +244,7 @@ def test_a_dislike_weighs_much_and_is_no_like(reporter: Reporter, tmp_path: Path
         ({"network": {"name": "cross", "structure": "deep"}}, r"ranking\.network\.structure='deep'"),
         ({"history": {"name": "din"}}, "unknown ranking_history 'din'"),
         ({"history": {"name": "attention", "interests": 0}}, r"ranking\.history\.interests=0"),
-        ({"history": {"name": "attention", "units": [0]}}, r"ranking\.history\.units=0"),
+        ({"history": {"name": "attention", "units": [0]}}, r"ranking\.history\.units\.0=0"),
         ({"history": {"name": "none", "interests": 2}}, r"unknown setting ranking\.history\.interests"),
         (
             {"heads": {"name": "experts"}},

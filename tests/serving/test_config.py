@@ -1,5 +1,7 @@
 """What flags and configuration files mean, away from the wire: tensorflow.org/tfx/serving/serving_config."""
 
+from dataclasses import replace
+
 import pytest
 
 from serving.server.config import read_batching, read_models
@@ -58,6 +60,10 @@ def test_the_file_takes_the_place_of_the_base_path(tmp_path):
         ('name: "m" base_path: "/m"', "model_platform"),
         ('name: "m" base_path: "/m" model_platform: "tflite"', "'tflite'"),
         ('name: "m" base_path: "m" model_platform: "tensorflow"', "absolute path"),
+        (
+            SIMPLE + " model_type: TENSORFLOW",
+            "Illegal setting both of model_type and model_platform of model 'm'",
+        ),
         (SIMPLE + " logging_config {}", "logging_config is not supported"),
     ],
 )
@@ -68,6 +74,18 @@ def test_what_is_refused_by_name(tmp_path, text, said):
 
 def test_the_older_word_for_the_platform(tmp_path):
     assert models(tmp_path, 'name: "m" base_path: "/m" model_type: TENSORFLOW')[0].name == "m"
+
+
+def test_a_version_half_written_beside_a_whole_one_stops_no_start(tmp_path):
+    """ServerCore waits until one version is available; of the other the status tells."""
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+    config = replace(models(tmp_path, SIMPLE)[0], base_path=tmp_path)
+    config.policy.all.SetInParent()
+    with pytest.raises(StartError, match=r"2 has no saved_model\.pb; its export never finished"):
+        config.check()
+    (tmp_path / "1" / "saved_model.pb").touch()
+    config.check()
 
 
 def test_a_relative_base_path_is_refused(tmp_path, monkeypatch):

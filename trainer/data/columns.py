@@ -56,7 +56,7 @@ COMMAS = "decimal commas are not read: write 1.50 for 1,50"
 
 ENOUGH = 20  # rows of keys that were there before, and whose value is not the usual one, from which `follows` can tell
 SAME = 0.98  # share of those rows with their key's value
-CLEARLY = 0.9  # how far that is on the way from what chance gives to 1
+CLEARLY = 0.9  # the share of the way from what chance gives to 1 that it must be
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Look:
 
 
 def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
-    """Returns what the first rows of a path's largest file show; `columns` says which column has a role, by role.
+    """Returns what a path's largest file shows; `columns` says which column has a role, by role.
 
     Raises `UserError` where one of them is not there.
     """

@@ -72,8 +72,10 @@ class RawFeatures:
         if feature.of is None:
             return column
         known = pl.Series((self.users if feature.of == "user" else self.items).values, dtype=pl.String)
-        kept = pl.col("ids").list.eval(pl.element().filter(pl.element().is_in(known.implode())))
-        return _lists(column).to_frame().select(kept).to_series()
+        ids = _lists(column).to_frame().with_row_index("row")
+        kept = ids.explode("ids").filter(pl.col("ids").is_in(known.implode()))
+        lists = kept.group_by("row", maintain_order=True).agg("ids")
+        return ids.select("row").join(lists, on="row", how="left", maintain_order="left")["ids"]
 
 
 def raw_column(column: pl.Series, kind: FeatureKind, width: int | None = None) -> Column:

@@ -72,7 +72,7 @@ def dropped(vectors: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tenso
 
 
 def share_setting(name: str, value: float) -> float:
-    """Returns a setting that is a share; raises `UserError` outside [0, 1)."""
+    """Returns a setting that is a share; raises `UserError` outside [0, .99]."""
     if not 0 <= value <= 0.99:
         raise UserError(f"retrieval.encoder.{name} is {value}; it must be from 0 to 0.99")
     return value
