@@ -17,9 +17,7 @@ _SAME = 0.95  # share of cases with one and the same order
 
 
 def collapse(answers: Answers, cases: int) -> list[str]:
-    """Returns a line each for scores that are no numbers, that are all equal, or that order items alike for
-    all.
-    """
+    """Returns a line each for scores that are no numbers, that are all equal, or that order items alike for all."""
     lines = []
     if answers.broken:
         lines.append(
@@ -43,9 +41,7 @@ def constant(predicted: Floats) -> list[str]:
 
 
 def leakage(cases: Cases, prepared: Prepared) -> list[str]:
-    """Returns a line each for positives that training has seen, and for what lies after the moment of a
-    request.
-    """
+    """Returns a line each for positives that training has seen, and for what lies after the moment of a request."""
     lines = []
     width = len(prepared.items)
     users = np.repeat(cases.user, cases.positives.lengths)

@@ -165,9 +165,7 @@ def _digest(rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
 
 
 def _from_lists(model: TopK, cases: Cases, items: int, depth: int) -> Answers:
-    """Ranks within the lists given, one item longer than needed: what ties with that one may stand
-    anywhere.
-    """
+    """Ranks within the lists given, one item longer than needed: what ties with that one may stand anywhere."""
     asked = min(depth + 1, items)
     rows, scores = model.top(cases, asked)
     if rows.shape != (len(cases), asked) or scores.shape != rows.shape:

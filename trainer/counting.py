@@ -30,8 +30,7 @@ def mend(scores: Floats) -> npt.NDArray[np.bool_]:
 
 
 def top_rows(scores: Floats, k: int) -> Ints:
-    """Returns the k best columns of each row `[rows, k]`, best first and equals by column, then 0 for want
-    of more.
+    """Returns the k best columns of each row `[rows, k]`, best first and equals by column, then 0 for want of more.
 
     Columns of score -inf are never among them. The k-th best of the maxima of small groups is a lower bound
     of the k-th best score, so that one pass leaves a handful of columns to sort.

@@ -102,9 +102,8 @@ def _errors(
     if len(parts) and not np.isnan(parts).any():
         area = parts[positive].mean()
         share = np.where(positive, positive.mean(), 1 - positive.mean())
-        samples["auc"] = Sample.mean(
-            area + (parts - area) / share, cluster
-        )  # linear in the events: see DeLong
+        # linear in the events: see DeLong
+        samples["auc"] = Sample.mean(area + (parts - area) / share, cluster)
     if binary:
         samples["log_loss"] = Sample.mean(metrics.log_loss(predicted, actual), cluster)
     return samples

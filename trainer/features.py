@@ -222,9 +222,8 @@ def _layer(feature: Feature, dimension: int, training: Values, shared: Mapping[s
 def _text(dimension: int, training: Values, limit: int) -> Labels:
     texts = words(tf.constant(training, tf.string), limit)
     counts = Counter(texts.flat_values.numpy().tolist())
-    known = {
-        word.decode(): count for word, count in counts.items() if count >= MIN_ITEMS
-    }  # else it is an item's id
+    # else it is an item's id
+    known = {word.decode(): count for word, count in counts.items() if count >= MIN_ITEMS}
     vocabulary = _by_count(known)[:MAX_WORDS]
     width = int(texts.row_lengths().numpy().max(initial=1))
     return Labels(dimension, vocabulary, max(width, 2), "words")

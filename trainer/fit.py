@@ -146,9 +146,8 @@ class EpochKeeper(tf.keras.callbacks.Callback):
             self.history = json.loads(self.file.read_text())
         if not self.history:
             return 0
-        self.checkpoint.optimizer.build(
-            self.checkpoint.model.trainable_variables
-        )  # slots, so that reading fills them
+        # slots, so that reading fills them
+        self.checkpoint.optimizer.build(self.checkpoint.model.trainable_variables)
         self.checkpoint.read(str(self._path(len(self.history) - 1))).expect_partial()
         return len(self.history) - 1
 

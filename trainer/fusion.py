@@ -71,9 +71,8 @@ class Gated(tf.keras.layers.Layer):
         self.gate = gate
         self.width = dimension if each_number else 1
         self.logits: Any = None
-        if (
-            len(names) > 1
-        ):  # from zeros, for parts of large numbers would shut all other gates before any training
+        # from zeros, for parts of large numbers would shut all other gates before any training
+        if len(names) > 1:
             self.logits = tf.keras.layers.Dense(len(names) * self.width, kernel_initializer="zeros")
 
     def gates(self, parts: Parts) -> tf.Tensor:

@@ -68,8 +68,7 @@ def write(
     workdir: Path,
     console: Console | None = None,
 ) -> None:
-    """Writes `leaderboard.json` and `leaderboard.md` into `workdir`, rows best first, and shows them on
-    `console`.
+    """Writes `leaderboard.json` and `leaderboard.md` into `workdir`, rows best first, and shows them on `console`.
 
     `reports` and `costs` are by task ("retrieval", "ranking") and name, `objectives` the metric that orders
     each task. The row `model`, if there is one, is what the others are compared with: `difference` is theirs

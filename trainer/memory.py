@@ -80,9 +80,7 @@ def _cached_files() -> int:
 
 
 def _resident(restart: bool = False) -> int:
-    """Returns the peak of the process's memory in bytes; with `restart` the peak starts anew where Linux
-    allows it.
-    """
+    """Returns the peak of the process's memory in bytes; with `restart` the peak starts anew where Linux allows it."""
     try:
         if restart:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

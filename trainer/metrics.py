@@ -47,9 +47,7 @@ def ndcg(ranks: Ranks, offsets: Offsets, k: int) -> Values:
 
 
 def reciprocal_rank(ranks: Ranks, offsets: Offsets) -> Values:
-    """Returns 1 / the best rank `[cases]`, 0 where all are missed; its mean is MRR (Voorhees, TREC-8,
-    1999).
-    """
+    """Returns 1 / the best rank `[cases]`, 0 where all are missed; its mean is MRR (Voorhees, TREC-8, 1999)."""
     inverse = np.where(ranks == MISSED, 0.0, 1.0 / ranks)
     best = np.zeros(len(offsets) - 1)
     np.maximum.at(best, np.repeat(np.arange(len(best)), np.diff(offsets)), inverse)
@@ -70,9 +68,7 @@ def average_precision(ranks: Ranks, offsets: Offsets, k: int) -> Values:
 
 
 def coverage(lists: npt.NDArray[np.int32], items: int) -> float:
-    """Returns the share of the `items` in the corpus that stand in any of the `lists` `[cases, k]` (0: no
-    item).
-    """
+    """Returns the share of the `items` in the corpus that stand in any of the `lists` `[cases, k]` (0: no item)."""
     seen = np.zeros(int(lists.max(initial=0)) + 1, bool)
     seen[lists] = True
     return float(seen[1:].sum()) / items if items else 0.0
@@ -128,8 +124,7 @@ def log_loss(probability: npt.NDArray[np.floating], label: npt.NDArray[np.floati
 
 
 def auc_parts(predicted: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) -> Values:
-    """Returns for each event the share of the other class that it is rightly ordered against `[events]`;
-    ties half.
+    """Returns for each event the share of the other class that it is rightly ordered against `[events]`; ties half.
 
     The mean over the positives is the area under the ROC curve, and so is the mean over the negatives.
     These are the structural components of DeLong, DeLong and Clarke-Pearson, 1988. NaN where one class is
@@ -146,8 +141,7 @@ def auc_parts(predicted: npt.NDArray[np.floating], label: npt.NDArray[np.bool_])
 def list_ndcg(
     predicted: npt.NDArray[np.floating], actual: npt.NDArray[np.floating], user: npt.NDArray[np.integer]
 ) -> tuple[npt.NDArray[np.integer], Values]:
-    """Returns the users with at least two events and the NDCG of each one's events in predicted order,
-    `[users]` both.
+    """Returns the users with at least two events and the NDCG of each one's events in predicted order, `[users]` both.
 
     Gain 2^actual - 1 (Burges et al., "Learning to rank using gradient descent", 2005), or `actual` itself
     where it goes above 10 and the power would leave one event to decide; equal predictions are ordered

@@ -123,9 +123,8 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
 
 def explained(error: ValidationError, where: str, kind: Any) -> str:
     """Returns a line about the first wrong setting: its place in `kind`, the settings at `where`, and the nearest name."""
-    first = min(
-        error.errors(), key=lambda one: one["type"] != "extra_forbidden"
-    )  # a wrong name before what it leaves out
+    # a wrong name before what it leaves out
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     steps = [where] if where else []
     for step in first["loc"]:
         if (inner := _below(kind, step)) is not None:  # else it says which alternative of a type was tried

@@ -43,9 +43,7 @@ class Report:
 
 @dataclass(frozen=True)
 class RetrievalReport(Report):
-    """A retrieval model's figures, and the lists behind them by case: rows `[cases, longest cutoff]`, 0 for
-    none.
-    """
+    """A retrieval model's figures, and the lists behind them by case: rows `[cases, longest cutoff]`, 0 for none."""
 
     lists: Ints
 
@@ -56,8 +54,7 @@ class RankingReport(Report):
 
 
 def compare(ours: Report, theirs: Report, metric: str) -> Difference:
-    """Returns ours - theirs in a metric with a 95 % interval, both on the same resampled users (paired
-    bootstrap).
+    """Returns ours - theirs in a metric with a 95 % interval, both on the same resampled users (paired bootstrap).
 
     Raises `UserError` where either lacks the metric by user, or where they were measured on different
     cases.
@@ -70,8 +67,7 @@ def compare(ours: Report, theirs: Report, metric: str) -> Difference:
 
 
 def gate(model: Report, baselines: Mapping[str, Report], metric: str, smaller: bool = False) -> str | None:
-    """Returns a line when `model` is significantly worse than the best baseline, saying by how much; else
-    None.
+    """Returns a line when `model` is significantly worse than the best baseline, saying by how much; else None.
 
     `smaller` tells that smaller is better (an error). Baselines without the metric are passed over.
     """

@@ -5,9 +5,8 @@ import tensorflow_recommenders as tfrs
 
 from trainer.losses import MASKED
 
-LEAST_TEMPERATURE = (
-    0.05  # cosines over less may leave the range of float32 without a look at each row's largest score
-)
+# cosines over less may leave the range of float32 without a look at each row's largest score
+LEAST_TEMPERATURE = 0.05
 
 
 class RetrievalTask(tfrs.tasks.Retrieval):

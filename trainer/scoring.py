@@ -115,9 +115,7 @@ class IdLists:
         self._row = dict.fromkeys(newer, 0) | {value: row for row, value in enumerate(items.values, start=1)}
 
     def top(self, cases: Cases, k: int) -> tuple[Ints, Floats]:
-        """Returns item rows and scores `[cases, k]`; raises `UserError` for an id outside the item
-        vocabulary.
-        """
+        """Returns item rows and scores `[cases, k]`; raises `UserError` for an id outside the item vocabulary."""
         ids = self._items.decode(cases.history.items)
         histories = [
             [item for item in ids[start:end] if item] for start, end in pairwise(cases.history.offsets)

@@ -52,9 +52,8 @@ class DataSettings(Settings):
 
     source: Part = Part(name="synthetic")
     split: SplitSettings = SplitSettings()
-    min_rating: float | None = (
-        None  # retrieval takes events rated at least this as positives; None: all events
-    )
+    # retrieval takes events rated at least this as positives; None: all events
+    min_rating: float | None = None
     dislike_rating: float | None = None  # an event rated at most this is a dislike; None: no rating is
     # behaviour -> weight of its events: 0 leaves them out, below 0 they are dislikes; empty: all weigh 1.
     # In losses a weight w counts log2(1 + w / mean), in blocks too where validation is better for it.
@@ -91,17 +90,14 @@ class RetrievalSettings(Settings):
     mask_positives: bool = False  # items of a user's history are no negatives of theirs
     loss: Part = Part(name="softmax")
     event_half_life_days: float | None = Field(None, gt=0)  # an event this much older weighs half in the loss
-    id_dropout: float = Field(
-        0.1, ge=0, lt=1
-    )  # share of ids hidden in training, so that features learn to carry
+    # share of ids hidden in training, so that features learn to carry
+    id_dropout: float = Field(0.1, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)  # share of an item embedding's numbers hidden in training
     l2: float = Field(0.0, ge=0)  # weight decay of the embeddings
-    max_norm: float | None = Field(
-        None, gt=0
-    )  # longest id embedding; longer ones are shortened as they are read
-    factorisation: Literal["auto", "none"] = (
-        "auto"  # blocks of factorised interactions beside the learned one
-    )
+    # longest id embedding; longer ones are shortened as they are read
+    max_norm: float | None = Field(None, gt=0)
+    # blocks of factorised interactions beside the learned one
+    factorisation: Literal["auto", "none"] = "auto"
     factorisation_rank: int = Field(1024, ge=1)  # columns of a block at most
 
 
@@ -117,9 +113,8 @@ class Target(Settings):
     column: str = "rating"  # rating, weight (dislikes below 0), or a context column, then no input of a model
     threshold: float | None = None  # binary: the label is 1 where the column is at least this
     weight: float = Field(1.0, gt=0)  # in the total loss, where each target's is of its labelled events alone
-    score_weight: float = (
-        1.0  # per unit of the target, in the served score, a weighted sum; below 0: to avoid
-    )
+    # per unit of the target, in the served score, a weighted sum; below 0: to avoid
+    score_weight: float = 1.0
 
 
 class RankingSettings(Settings):
@@ -133,9 +128,8 @@ class RankingSettings(Settings):
     heads: Part = Part(name="shared_bottom")  # how several targets share the network
     targets: tuple[Target, ...] = Field((Target(),), min_length=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    id_dropout: float = Field(
-        0.1, ge=0, lt=1
-    )  # share of ids and contexts hidden in training: the model learns to do without
+    # share of ids and contexts hidden in training: the model learns to do without
+    id_dropout: float = Field(0.1, ge=0, lt=1)
     l2: float = Field(1e-5, ge=0)
     learning_rate: float = Field(0.05, gt=0)  # of Adagrad
     epochs: int = Field(20, ge=1)
@@ -215,9 +209,8 @@ class ExportSettings(Settings):
     model_name: str = Field("recommender", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     index: Part = Part(name="brute_force")
     default_k: int = Field(10, ge=1)
-    history: Literal["evaluated", "all"] = (
-        "evaluated"  # known users' history: as the test saw it, or with the test events
-    )
+    # known users' history: as the test saw it, or with the test events
+    history: Literal["evaluated", "all"] = "evaluated"
     keep_versions: int = Field(3, ge=1)
     cascade: CascadeSettings = CascadeSettings()
     # the item feature (category or bag) that requests may filter by; auto: category or genre, else the first by name; none: no filter

@@ -62,9 +62,7 @@ class Difference:
 
 
 def clusters(users: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Returns a number for each user `[n]`, counted from 0; every case of an unknown user (row 0) is its
-    own.
-    """
+    """Returns a number for each user `[n]`, counted from 0; every case of an unknown user (row 0) is its own."""
     names = users.astype(np.int64)
     unknown = names == 0
     names[unknown] = -1 - np.arange(int(unknown.sum()))
@@ -86,9 +84,7 @@ def intervals(samples: Mapping[str, Sample], resamples: int, seed: int) -> dict[
 
 
 def paired(metric: str, ours: Sample, theirs: Sample, resamples: int = 1000, seed: int = 42) -> Difference:
-    """Returns ours - theirs with the interval of a paired bootstrap: both see the same users in each
-    resample.
-    """
+    """Returns ours - theirs with the interval of a paired bootstrap: both see the same users in each resample."""
     if len(ours.cluster) != len(theirs.cluster) or (ours.cluster != theirs.cluster).any():
         raise UserError(f"{metric} of two models can be compared only on the same cases, in the same order")
     drawn = _resample([ours, theirs], resamples, seed)

@@ -50,8 +50,7 @@ def by_column(
     items: npt.NDArray[np.integer],
     context: Mapping[str, npt.NDArray[np.generic]],
 ) -> tuple[Slices, Slices, list[str]]:
-    """Returns slices over `users` (or the context beside them), slices over `items`, and a line for each
-    left out.
+    """Returns slices over `users` (or the context beside them), slices over `items`, and a line for each left out.
 
     A category or bag gives one slice a label (an item with several labels is in several), a number or time
     one each quartile. Raises `UserError` for a column that the schema does not declare.

@@ -59,9 +59,8 @@ def _orthonormal(span: Floats) -> Floats:
             gram = (basis.T @ basis).astype(np.float64)
             factor: Any = scipy.linalg.cholesky(gram, lower=True, check_finite=False).astype(np.float32)
             basis = scipy.linalg.solve_triangular(factor, basis.T, lower=True, check_finite=False).T
-    except (
-        np.linalg.LinAlgError
-    ):  # fewer directions than columns: one user with far more events than all others
+    # fewer directions than columns: one user with far more events than all others
+    except np.linalg.LinAlgError:
         basis = np.asarray(scipy.linalg.qr(basis, mode="economic", check_finite=False)[0], np.float32)
     return basis
 

@@ -88,9 +88,8 @@ class RestApi:
         """The status, the content type and the body."""
         target = scope["target"].decode("latin-1")
         headers = dict(scope["headers"])
-        if scope["method"] == "OPTIONS" and _below_v1(
-            scope["target"]
-        ):  # a browser asks whether its page may ask
+        # a browser asks whether its page may ask
+        if scope["method"] == "OPTIONS" and _below_v1(scope["target"]):
             return 200 if re.search(b"https?://", headers.get(b"origin", b"")) else 400, TEXT, b""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if self._key is not None and not (

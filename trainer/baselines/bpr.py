@@ -18,8 +18,7 @@ _RATES = (0.005, 0.02)
 
 @register("baseline", "bpr")
 class Bpr:
-    """Factors that rank what a user had above what they had not; strangers are the mean of their history's
-    items.
+    """Factors that rank what a user had above what they had not; strangers are the mean of their history's items.
 
     `learning_rate` and `regularisation` None: chosen on validation. Rendle et al., "BPR: Bayesian
     personalized ranking from implicit feedback", UAI 2009. One thread, as the order of its updates decides

@@ -18,8 +18,7 @@ _HALF_LIVES = (5.0, 2.0, 10.0, 25.0, 100.0)
 
 @register("baseline", "ease")
 class Ease:
-    """EASE with L2 `regularisation`; with `decayed`, histories are read by recency, of a `half_life` in
-    events.
+    """EASE with L2 `regularisation`; with `decayed`, histories are read by recency, of a `half_life` in events.
 
     None: chosen on validation. Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019.
     """
@@ -96,9 +95,7 @@ class EaseScorer:
 
 
 def solve(known: scipy.sparse.csr_matrix, regularisation: float) -> EaseScorer:
-    """Returns EASE of `known` `[users, items]`; raises `UserError` where both sides are larger than
-    `LIMIT`.
-    """
+    """Returns EASE of `known` `[users, items]`; raises `UserError` where both sides are larger than `LIMIT`."""
     users, items = known.shape
     if min(users, items) > LIMIT:
         size = min(users, items)
@@ -107,9 +104,8 @@ def solve(known: scipy.sparse.csr_matrix, regularisation: float) -> EaseScorer:
             f"{size**3 / 8e12:.0f} minutes; it stops at {LIMIT:,}: {LEAVE_OUT}"
         )
     size = min(users, items)
-    require(
-        12.0 * size**2, f"ease's dense {size:,} x {size:,} matrix", LEAVE_OUT
-    )  # with its sparse form beside
+    # with its sparse form beside
+    require(12.0 * size**2, f"ease's dense {size:,} x {size:,} matrix", LEAVE_OUT)
     if users < items:
         inverse = _inverse((known @ known.T).toarray(), regularisation)
         half = np.asarray(scipy.sparse.csr_matrix(known.T) @ inverse)
@@ -120,9 +116,7 @@ def solve(known: scipy.sparse.csr_matrix, regularisation: float) -> EaseScorer:
 
 
 def _inverse(gram: npt.NDArray[np.float32], regularisation: float) -> Floats:
-    """Returns the inverse of a symmetric matrix plus `regularisation` on its diagonal, by Cholesky, in
-    place.
-    """
+    """Returns the inverse of a symmetric matrix plus `regularisation` on its diagonal, by Cholesky, in place."""
     gram[np.diag_indices_from(gram)] += regularisation
     factor, failed = scipy.linalg.lapack.spotrf(gram.T, overwrite_a=True, clean=False)
     inverse, wrong = scipy.linalg.lapack.spotri(factor, overwrite_c=True)

@@ -22,17 +22,13 @@ _Scorer = TypeVar("_Scorer", bound=Scorer)
 
 
 def interactions(prepared: Prepared) -> scipy.sparse.csr_matrix:
-    """Returns who interacted with what in training, ones `[users, items]`; the unknown's row and column are
-    empty.
-    """
+    """Returns who interacted with what in training, ones `[users, items]`; the unknown's row and column are empty."""
     train = prepared.train.take(prepared.train.user > 0)
     return histories(train.by_user(len(prepared.users)), len(prepared.items))
 
 
 def with_validation(prepared: Prepared) -> Prepared:
-    """Returns the same data with the validation events in training, for the last fit of settings once
-    chosen.
-    """
+    """Returns the same data with the validation events in training, for the last fit of settings once chosen."""
     train = prepared.before_test
     rated = [prepared.rated_train, prepared.rated_validation]
     both = Events(
@@ -67,8 +63,7 @@ def histories(lists: Lists, items: int, half_life: float | None = None) -> scipy
 def choose(
     candidates: Iterable[_Setting], make: Callable[[_Setting], _Scorer], prepared: Prepared
 ) -> tuple[_Setting, _Scorer]:
-    """Returns the candidate whose scorer has the best validation NDCG@10, the first of equals, and that
-    scorer.
+    """Returns the candidate whose scorer has the best validation NDCG@10, the first of equals, and that scorer.
 
     Without validation cases it is the first candidate: put the default there.
     """

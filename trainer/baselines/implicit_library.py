@@ -22,8 +22,6 @@ def models(name: str, needed_by: str = "this baseline") -> Any:
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """Returns a context with one BLAS thread: `implicit` has threads of its own, and slows down and warns
-    otherwise.
-    """
+    """Returns a context with one BLAS thread: `implicit` has threads of its own, and slows down and warns otherwise."""
     limits: AbstractContextManager[Any] = threadpool_limits(1, "blas")
     return limits

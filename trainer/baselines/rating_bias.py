@@ -40,8 +40,7 @@ class GlobalMean:
 
 @register("rating_baseline", "user_item_bias")
 class UserItemBias:
-    """The mean plus a user's and an item's bias, shrunk to 0 as by `regularisation` further ratings of no
-    bias.
+    """The mean plus a user's and an item's bias, shrunk to 0 as by `regularisation` further ratings of no bias.
 
     Koren, "Factor in the neighbors", 2010, section 2.1, by alternating least squares. None: chosen on
     validation.
@@ -82,9 +81,7 @@ def fit_biases(rated: Events, prepared: Prepared, regularisation: float) -> Bias
 
 
 def validation_error(model: Predictor, prepared: Prepared) -> float:
-    """Returns the validation RMSE; 0 where there is no rated validation event, so that the first choice
-    stands.
-    """
+    """Returns the validation RMSE; 0 where there is no rated validation event, so that the first choice stands."""
     events = prepared.rated_validation
     events = events.take(~np.isnan(events.rating))
     if not len(events):

@@ -84,9 +84,8 @@ class Events:
     timestamp: Longs  # seconds, or the file order where the data has no time
     rating: Floats  # NaN where there is none
     weight: Floats
-    context: Mapping[str, npt.NDArray[np.generic]] = field(
-        default_factory=dict
-    )  # raw values, strings or numbers
+    # raw values, strings or numbers
+    context: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -164,12 +163,10 @@ class Prepared:
     schema: Schema
     users: Vocabulary
     items: Vocabulary
-    user_features: Mapping[
-        str, npt.NDArray[np.generic] | list[list[str]]
-    ]  # raw, by row of `users`, row 0 missing
-    item_features: Mapping[
-        str, npt.NDArray[np.generic] | list[list[str]]
-    ]  # raw, by row of `items`, row 0 missing
+    # raw, by row of `users`, row 0 missing
+    user_features: Mapping[str, npt.NDArray[np.generic] | list[list[str]]]
+    # raw, by row of `items`, row 0 missing
+    item_features: Mapping[str, npt.NDArray[np.generic] | list[list[str]]]
     titles: tuple[str, ...]  # by row of `items`; the id where there is no title
     train: Events
     validation: Cases

@@ -37,13 +37,11 @@ class FeatureSettings(Settings):
     kind: FeatureKind
     # Features of one such name, on whichever side, are read by one layer: the same word has the same vector in both.
     shares: str | None = None
-    ngrams: int = Field(
-        0, ge=0, le=8
-    )  # of a text: letters of the pieces that are read beside its words; 0: none
+    # of a text: letters of the pieces that are read beside its words; 0: none
+    ngrams: int = Field(0, ge=0, le=8)
     of: Literal["user", "item"] | None = None  # of ids: whose they are; None: of the table that they stand in
-    limit: int | None = Field(
-        None, ge=1, le=1_000
-    )  # how many words of a text, labels of a bag, or ids are read, the first ones; None: 16, of ids 50
+    # how many words of a text, labels of a bag, or ids are read, the first ones; None: 16, of ids 50
+    limit: int | None = Field(None, ge=1, le=1_000)
 
     @model_validator(mode="after")
     def _fitting(self) -> "FeatureSettings":

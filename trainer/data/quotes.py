@@ -9,9 +9,8 @@ from trainer.errors import UserError
 
 logger = logging.getLogger("trainer")
 
-LONGEST = (
-    100  # lines that one row may go over: a long review does not, what an open quotation mark swallows does
-)
+# lines that one row may go over: a long review does not, what an open quotation mark swallows does
+LONGEST = 100
 MEND = (
     "is a quotation mark left open, or inside a field? There it is written twice "
     """(where it is written \\": sed 's/\\\\"/""/g' old.csv > new.csv); quote = "" reads marks as they are"""

@@ -88,9 +88,8 @@ def draw_events(world: Groups, people: range, rng: np.random.Generator) -> tuple
     place = rng.random((len(people), world.tastes * size)).argsort(axis=1)[:, : world.events]
     inside = np.take_along_axis(chosen, place // size, axis=1) * size + place % size
     other = rng.integers(0, world.groups - world.tastes, shape)
-    for taste in range(
-        world.tastes
-    ):  # ascending, so that each step over one of the user's own is counted once
+    # ascending, so that each step over one of the user's own is counted once
+    for taste in range(world.tastes):
         other += other >= chosen[:, taste, None]
     own = rng.random(shape) >= world.noise
     item = np.where(own, inside, other * size + rng.integers(0, size, shape)).ravel()

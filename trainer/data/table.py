@@ -162,9 +162,8 @@ class Table(Layout):
                 file for file, one in zip(found, frames, strict=True) if one["timestamp"].null_count()
             )
             raise UserError(f"some files of {path} have times and others have none, such as {without}")
-        if (
-            not times and (frame["timestamp"] % 1000 != 0).any()
-        ):  # of events in one second the file may have any order
+        # of events in one second the file may have any order
+        if not times and (frame["timestamp"] % 1000 != 0).any():
             frame = frame.sort("timestamp", maintain_order=True)
         frame = frame.with_columns(pl.col("timestamp") // 1000)
         for note in strange_times(frame["timestamp"]):
@@ -210,16 +209,14 @@ class Table(Layout):
             named: dict[str, tuple[str, Kind]] = {target: (str(name), "id"), **kinds}
             frames.append(_typed(path, side, named, side.bag_separator, self.on_bad_rows == "skip", bad))
         frame = pl.concat(frames)
-        if _resolved(side.path) == _resolved(
-            self.path
-        ):  # columns of the events that are the item's, or the user's, own
+        # columns of the events that are the item's, or the user's, own
+        if _resolved(side.path) == _resolved(self.path):
             frame = frame.group_by(target, maintain_order=True).agg(pl.all().drop_nulls().first())
         return Corpus(frame, target)
 
     def _tell(self, bad: Sequence[Bad]) -> None:
-        told = {
-            (row.path, row.line): row for row in reversed(bad)
-        }  # a table may be read for events and for a side
+        # a table may be read for events and for a side
+        told = {(row.path, row.line): row for row in reversed(bad)}
         if told:
             rows = [(str(row.path), row.line, row.reason, row.value) for row in reversed(told.values())]
             table = pl.DataFrame(rows, schema=["file", "line", "reason", "value"], orient="row")
