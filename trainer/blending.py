@@ -23,7 +23,7 @@ from trainer.inference import scorer
 from trainer.progress import Advance, Reporter
 from trainer.rehearsal import at_a_time, known, rehearsal
 from trainer.retriever import Retriever
-from trainer.workdir import replace
+from trainer.workdir import write_json
 
 TOWER_SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 PRIOR_SCALES = (1e-4, 0.03, 0.1, 0.3)
@@ -55,7 +55,7 @@ class Recipe:
             "popularity": self.popularity,
             "weighted": self.weighted,
         }
-        replace(path, json.dumps(values, indent=2) + "\n")
+        write_json(path, values)
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":

@@ -183,7 +183,7 @@ def _accuracies(scores: Floats, cases: Cases) -> npt.NDArray[np.float64]:
     scores[:, 0] = -np.inf
     for had in (cases.history, cases.disliked):
         if had is not None:
-            scores[np.repeat(np.arange(len(cases)), had.lengths), had.items] = -np.inf
+            scores[had.owners, had.items] = -np.inf
     ranks, offsets = _ranks(scores, cases.positives), cases.positives.offsets
     total = sum(metrics.recall(ranks, offsets, k) + metrics.ndcg(ranks, offsets, k) for k in CUTOFFS)
     return np.asarray(total / len(CUTOFFS))
@@ -191,7 +191,7 @@ def _accuracies(scores: Floats, cases: Cases) -> npt.NDArray[np.float64]:
 
 def _ranks(scores: Floats, positives: Lists) -> npt.NDArray[np.int64]:
     """Returns ranks `[positives]`, exact up to the largest cutoff."""
-    owner = np.repeat(np.arange(len(scores)), positives.lengths)
+    owner = positives.owners
     own = scores[owner, positives.items]
     if len(owner) == len(scores):
         counted = np.count_nonzero(scores >= own[:, None], axis=1)

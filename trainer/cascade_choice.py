@@ -127,7 +127,7 @@ class Retrieved:
 
     def _ranks(self) -> metrics.Ranks:
         positives = self.cases.positives
-        owner = np.repeat(np.arange(len(self.cases)), positives.lengths)
+        owner = positives.owners
         hits = (self.rows[owner] == positives.items[:, None]) & (positives.items > 0)[:, None]
         return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, metrics.MISSED)
 

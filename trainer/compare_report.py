@@ -1,6 +1,5 @@
 """A comparison as people read it: a table for the terminal and in Markdown, and a picture."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from trainer.metrics import SMALLER
 from trainer.progress import add_row, figures_table
-from trainer.workdir import replace
+from trainer.workdir import replace, write_json
 
 matplotlib.use("Agg")
 
@@ -35,7 +34,7 @@ GREY = "#b9b9b9"
 def write(rows: Sequence[Row], workdir: Path, console: Console) -> None:
     """Writes `compare.json` with all `rows`, and `compare.md` and `compare.png` with the best baselines only."""
     shown = best_first(rows)
-    replace(workdir / "compare.json", json.dumps(list(rows), indent=2) + "\n")
+    write_json(workdir / "compare.json", list(rows))
     replace(workdir / "compare.md", markdown(shown))
     picture(shown, workdir / "compare.png")
     console.print(table(shown, spread=console.width >= 120))

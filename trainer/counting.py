@@ -113,7 +113,7 @@ def part_equals(ranks: Ranks, cases: Cases) -> Ranks:
 
     Counting alone puts m equals all on the last of their places.
     """
-    case = np.repeat(np.arange(len(cases)), cases.positives.lengths)
+    case = cases.positives.owners
     order = np.lexsort((ranks, case))
     same = (np.diff(case[order]) == 0) & (np.diff(ranks[order]) == 0) & (ranks[order][1:] != MISSED)
     if not same.any():

@@ -138,7 +138,7 @@ def accuracy(
 
 def _askable(cases: Cases) -> tuple[Cases, list[str]]:
     """Returns the cases that ask for something, each positive once, and lines about what was left out."""
-    case = np.repeat(np.arange(len(cases)), cases.positives.lengths)
+    case = cases.positives.owners
     items = cases.positives.items
     order = np.lexsort((items, case))
     again = np.zeros(len(items), bool)
@@ -190,7 +190,7 @@ def _slices(
         name: {label: figures(taken(whole, mask), int(mask.sum()), settings) for label, mask in masks.items()}
         for name, masks in asked.items()
     }
-    case = np.repeat(np.arange(len(cases)), cases.positives.lengths)
+    case = cases.positives.owners
     for name, masks in wanted.items():
         found[name] = {}
         for label, mask in masks.items():

@@ -3,7 +3,6 @@
 Each step is one call into the module that does it. A run that was interrupted is simply run again: finished epochs are not repeated.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from trainer.rehearsal import known
 from trainer.serving_model import ServingModel
 from trainer.train_ranking import train_ranking
 from trainer.train_retrieval import train_retrieval
-from trainer.workdir import BUNDLE, CONFIG, check_workdir, claim, keep, replace, same_data
+from trainer.workdir import BUNDLE, CONFIG, check_workdir, claim, keep, same_data, write_json
 
 
 def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseline: bool = False) -> Metrics:
@@ -53,6 +52,124 @@ def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseli
     reports = measure(trained, to_beat(trained), config.evaluate.ranking_baselines)
     metrics = write_metrics(trained, reports)
     return publish(trained, reports, metrics, allow_below_baseline)
+
+
+def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = False) -> Run:
+    """Returns the trained models; what an earlier, interrupted call finished is loaded, not repeated.
+
+    Nothing is written, nor thrown away with `restart`, before the data is there and fits the settings.
+    """
+    dataset, prepared = read(config, reporter)
+    claim(workdir, config, restart)
+    return _trained(config, workdir, dataset, prepared, reporter)
+
+
+def read(config: Config, reporter: Reporter) -> tuple[Dataset, Prepared]:
+    """Returns the data set that the settings name, as it is and ready to train on."""
+    with reporter.step("prepare"):
+        dataset = load_dataset(config.data)
+        prepared = prepare(dataset, config.data)
+        check_columns(config, prepared)
+    return dataset, prepared
+
+
+def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared, reporter: Reporter) -> Run:
+    for line in unread(prepared):
+        reporter.say(line)
+    reporter.say(
+        f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
+        f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
+    )
+    fingerprint = dataset.fingerprint()
+    same_data(workdir, fingerprint)
+    costs: dict[str, Cost] = {}
+    retrieval, ranking = _fit(config, prepared, workdir, reporter, costs)
+    if retrieval is not None:
+        with costing() as last:
+            blending.attach(retrieval.retriever, config, prepared, workdir, reporter)
+        costs["retrieval"] = costs["retrieval"].then(last)
+    costs = keep(workdir / "costs.json", costs)
+    return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter, costs)
+
+
+def _fit(
+    config: Config, prepared: Prepared, workdir: Path, reporter: Reporter, costs: dict[str, Cost]
+) -> tuple[RetrievalModel | None, RankingModel | None]:
+    retrieval, ranking = None, None
+    if config.train.joint:
+        with costing() as costs["retrieval"]:
+            both = train_joint(config, prepared, workdir, reporter)
+        costs["ranking"] = costs["retrieval"]
+        return both
+    if config.retrieval.enabled:
+        with costing() as costs["retrieval"]:
+            retrieval = train_retrieval(config, prepared, workdir, reporter)
+    if config.ranking.enabled:
+        with costing() as costs["ranking"]:
+            ranking = train_ranking(config, prepared, workdir, reporter)
+    return retrieval, ranking
+
+
+def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: bool) -> Metrics:
+    """Builds the index and publishes the bundle, unless the model is significantly worse than a baseline.
+
+    Returns the metrics, and writes them, with what the cascade's stages lose and take: that is measured as they are served.
+    """
+    if run.retrieval is None:
+        run.reporter.say("retrieval.enabled is false: there is no index, and so no bundle")
+        return metrics
+    _pass_gate(run, reports, allow_below_baseline)
+    with run.reporter.step("export"):
+        settings = run.config.export
+        kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
+        retriever, ranker = run.retrieval.retriever, run.ranking.network if run.ranking is not None else None
+        cascade = Cascade(ranker, settings.cascade)
+        cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
+        measured = cascade_choice.recalls(cascade, retriever, run.prepared)
+        prepared = run.prepared
+        if settings.history == "all":
+            # All is measured by now, so what is served may learn from the test's events.
+            prepared = run.prepared.with_test()
+            blending.refit(retriever, run.config, prepared, run.workdir)
+        serving = ServingModel(retriever, prepared, histories(prepared), kind, cascade, settings)
+        measured |= {"milliseconds": cascade_choice.latencies(serving, prepared)}
+        over = cascade_choice.over_budget(measured["milliseconds"], settings.cascade)
+        for line in (*serving.left_out.values(), *over):
+            run.reporter.say(line)
+        metrics = metrics | {"cascade": measured}
+        write_json(run.workdir / "metrics.json", metrics)
+        path = run.workdir / BUNDLE
+        version = bundle.export(serving, prepared, run.config, metrics, run.fingerprint, path)
+    say = run.reporter.say
+    say(f"bundle: {version.parents[2]} (version {version.name})")
+    if serving.filters:
+        say(f"filter: a request's categories are labels of the items' {serving.filters!r} (export.category)")
+    say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")
+    return metrics
+
+
+def _pass_gate(run: Run, reports: Reports, allow_below_baseline: bool) -> None:
+    """Raises `UserError` where a baseline retrieves significantly better; of the ranking model a line says so."""
+    others: dict[str, Report] = {
+        name: report for name, report in reports.retrieval.items() if name != "model"
+    }
+    objective = run.config.train.objective
+    if not any(objective in report.samples for report in others.values()):
+        run.reporter.say(f"no baseline was measured in {objective}: the model is exported uncompared")
+    verdict = gate(reports.retrieval["model"], others, objective)
+    if verdict and not allow_below_baseline:
+        raise UserError(f"not exported: {verdict} (--allow-below-baseline exports all the same)")
+    rated = {name: report for name, report in reports.ranking.items() if name != "model"}
+    error = objectives(run.config)["ranking"]
+    if rated and (below := gate(reports.ranking["model"], rated, error, smaller=True)):
+        run.reporter.say(
+            f"ranking: {below}; it is exported all the same, and validation weighs it in the cascade"
+        )
+
+
+def histories(prepared: Prepared) -> Lists:
+    """Returns the histories that known users have at serving, one a user row; the unknown user has none."""
+    return known(prepared.before_test).by_user(len(prepared.users))
 
 
 def evaluate(workdir: Path, overrides: Sequence[str], all_baselines: bool) -> Metrics:
@@ -90,7 +207,7 @@ def evaluate_served(
         reporter.say(line)
     row = "bundle" if url is None else "server"
     metrics = {"retrieval": {"test": report.as_dict()}}
-    replace(workdir / f"metrics-{row}.json", json.dumps(metrics, indent=2) + "\n")
+    write_json(workdir / f"metrics-{row}.json", metrics)
     leaderboard.add(workdir, row, report, objectives(config), reporter.console)
     return metrics
 
@@ -101,121 +218,6 @@ def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) 
     reports = measure(trained, to_beat(trained), ())
     metrics = measured_before(workdir) or write_metrics(trained, reports)
     publish(trained, reports, metrics, allow_below_baseline)
-
-
-def train(config: Config, workdir: Path, reporter: Reporter, restart: bool = False) -> Run:
-    """Returns the trained models; what an earlier, interrupted call finished is loaded, not repeated.
-
-    Nothing is written, nor thrown away with `restart`, before the data is there and fits the settings.
-    """
-    dataset, prepared = read(config, reporter)
-    claim(workdir, config, restart)
-    return _trained(config, workdir, dataset, prepared, reporter)
-
-
-def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared, reporter: Reporter) -> Run:
-    for line in unread(prepared):
-        reporter.say(line)
-    reporter.say(
-        f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
-        f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
-    )
-    fingerprint = dataset.fingerprint()
-    same_data(workdir, fingerprint)
-    costs: dict[str, Cost] = {}
-    retrieval, ranking = _fit(config, prepared, workdir, reporter, costs)
-    if retrieval is not None:
-        with costing() as last:
-            blending.attach(retrieval.retriever, config, prepared, workdir, reporter)
-        costs["retrieval"] = costs["retrieval"].then(last)
-    costs = keep(workdir / "costs.json", costs)
-    return Run(config, workdir, prepared, fingerprint, retrieval, ranking, reporter, costs)
-
-
-def read(config: Config, reporter: Reporter) -> tuple[Dataset, Prepared]:
-    """Returns the data set that the settings name, as it is and ready to train on."""
-    with reporter.step("prepare"):
-        dataset = load_dataset(config.data)
-        prepared = prepare(dataset, config.data)
-        check_columns(config, prepared)
-    return dataset, prepared
-
-
-def _fit(
-    config: Config, prepared: Prepared, workdir: Path, reporter: Reporter, costs: dict[str, Cost]
-) -> tuple[RetrievalModel | None, RankingModel | None]:
-    retrieval, ranking = None, None
-    if config.train.joint:
-        with costing() as costs["retrieval"]:
-            both = train_joint(config, prepared, workdir, reporter)
-        costs["ranking"] = costs["retrieval"]
-        return both
-    if config.retrieval.enabled:
-        with costing() as costs["retrieval"]:
-            retrieval = train_retrieval(config, prepared, workdir, reporter)
-    if config.ranking.enabled:
-        with costing() as costs["ranking"]:
-            ranking = train_ranking(config, prepared, workdir, reporter)
-    return retrieval, ranking
-
-
-def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: bool) -> Metrics:
-    """Builds the index and publishes the bundle, unless the model is significantly worse than a baseline.
-
-    Returns the metrics, and writes them, with what the cascade's stages lose and take: that is measured as they are served.
-    """
-    if run.retrieval is None:
-        run.reporter.say("retrieval.enabled is false: there is no index, and so no bundle")
-        return metrics
-    rest: dict[str, Report] = {name: report for name, report in reports.retrieval.items() if name != "model"}
-    objective = run.config.train.objective
-    if not any(objective in report.samples for report in rest.values()):
-        run.reporter.say(f"no baseline was measured in {objective}: the model is exported uncompared")
-    verdict = gate(reports.retrieval["model"], rest, objective)
-    if verdict and not allow_below_baseline:
-        raise UserError(f"not exported: {verdict} (--allow-below-baseline exports all the same)")
-    rated = {name: report for name, report in reports.ranking.items() if name != "model"}
-    below = (
-        gate(reports.ranking["model"], rated, objectives(run.config)["ranking"], smaller=True)
-        if rated
-        else None
-    )
-    if below:
-        run.reporter.say(
-            f"ranking: {below}; it is exported all the same, and validation weighs it in the cascade"
-        )
-    with run.reporter.step("export"):
-        settings = run.config.export
-        kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
-        retriever, ranker = run.retrieval.retriever, run.ranking.network if run.ranking is not None else None
-        cascade = Cascade(ranker, settings.cascade)
-        cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
-        measured = cascade_choice.recalls(cascade, retriever, run.prepared)
-        prepared = run.prepared
-        if settings.history == "all":
-            # All is measured by now, so what is served may learn from the test's events.
-            prepared = run.prepared.with_test()
-            blending.refit(retriever, run.config, prepared, run.workdir)
-        serving = ServingModel(retriever, prepared, histories(prepared), kind, cascade, settings)
-        measured |= {"milliseconds": cascade_choice.latencies(serving, prepared)}
-        over = cascade_choice.over_budget(measured["milliseconds"], settings.cascade)
-        for line in (*serving.left_out.values(), *over):
-            run.reporter.say(line)
-        metrics = metrics | {"cascade": measured}
-        replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        path = run.workdir / BUNDLE
-        version = bundle.export(serving, prepared, run.config, metrics, run.fingerprint, path, measured)
-    say = run.reporter.say
-    say(f"bundle: {version.parents[2]} (version {version.name})")
-    if serving.filters:
-        say(f"filter: a request's categories are labels of the items' {serving.filters!r} (export.category)")
-    say(f"next:   .venv/bin/python -m serving serve --bundle {version.parents[2]}")
-    return metrics
-
-
-def histories(prepared: Prepared) -> Lists:
-    """Returns the histories that known users have at serving, one a user row; the unknown user has none."""
-    return known(prepared.before_test).by_user(len(prepared.users))
 
 
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:

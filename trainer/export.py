@@ -34,11 +34,8 @@ def export(
     metrics: Mapping[str, Any],
     fingerprint: str,
     bundle: Path,
-    cascade: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publishes a new version of the model into `bundle` and returns the version's directory.
-
-    `cascade` is what was measured of its stages, for the manifest.
 
     Raises `UserError` where the bundle cannot be written; the versions already there stay as they are.
     """
@@ -48,7 +45,7 @@ def export(
         version = max(versions(home), default=0) + 1
         _write_model(serving, config, staging / "model")
         manifest = _manifest(serving, prepared, config, fingerprint, version)
-        manifest["cascade"] |= cascade or {}
+        manifest["cascade"] |= metrics.get("cascade", {})  # what was measured of its stages
         _write_sides(staging, manifest, prepared, config, metrics)
         extra = staging / "model" / "assets.extra"
         extra.mkdir(exist_ok=True)

@@ -98,7 +98,7 @@ class Factorisation:
         self.weighted = weighted
         self.rank = max(min(rank, MOST_NUMBERS // items), 1)
         kept = lists.items > 0
-        owner = np.repeat(np.arange(len(lists)), lists.lengths)[kept]
+        owner = lists.owners[kept]
         lengths = np.bincount(owner, minlength=len(lists))
         lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
         heeded = lists.weights if weighted else None
@@ -119,7 +119,7 @@ class Factorisation:
         matrix = self.lists.matrix(self.items)
         matrix.data[:] = 1.0
         if self.lists.weights is not None:
-            owner = np.repeat(np.arange(len(self.lists)), self.lists.lengths)
+            owner = self.lists.owners
             _, pair = np.unique(owner * self.items + self.lists.items, return_inverse=True)
             matrix.data[:] = 0.0
             np.maximum.at(matrix.data, pair, self.lists.weights)

@@ -18,7 +18,7 @@ from trainer.evaluate import Report, compare
 from trainer.memory import Cost, costing
 from trainer.metrics import SMALLER
 from trainer.progress import Reporter, add_row, figures_table
-from trainer.workdir import replace
+from trainer.workdir import replace, write_json
 
 MODEL = "model"  # the row that the others are compared with
 _SHOWN = {
@@ -111,7 +111,7 @@ def _save(
     if board.get(_LEFT_OUT):
         reasons = "\n".join(f"- {name}: {reason}" for name, reason in board[_LEFT_OUT].items())
         text.append(f"## Left out\n\n{reasons}\n")
-    replace(workdir / "leaderboard.json", json.dumps(board, indent=2) + "\n")
+    write_json(workdir / "leaderboard.json", board)
     replace(workdir / "leaderboard.md", "# Leaderboard\n\n" + "\n".join(text))
 
 

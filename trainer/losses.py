@@ -6,7 +6,6 @@ Functions that take `items` are given the size of the corpus.
 """
 
 import inspect
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import tensorflow as tf
@@ -14,7 +13,6 @@ from pydantic import Field
 
 from trainer.registry import check_settings, get, register
 
-LossFunction = Callable[..., tf.Tensor]
 MASKED = tf.float32.min / 200  # the task masks with the lowest float32 over 100
 
 

@@ -29,7 +29,7 @@ from trainer.ranking import RankingModel
 from trainer.settings import EvaluateSettings, Target
 from trainer.targets import as_ratings, without_outcomes
 from trainer.train_ranking import evaluate_targets
-from trainer.workdir import replace
+from trainer.workdir import write_json
 
 Metrics = dict[str, Any]
 
@@ -155,7 +155,7 @@ def write_metrics(run: Run, reports: Reports) -> Metrics:
     }
     exported = measured_before(run.workdir).get("cascade")
     metrics |= {} if exported is None else {"cascade": exported}
-    replace(run.workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_json(run.workdir / "metrics.json", metrics)
     every: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}
     leaderboard.write(every, reports.costs, objectives(run.config), run.workdir, run.reporter.console)
     return metrics

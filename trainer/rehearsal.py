@@ -50,7 +50,7 @@ def known(events: Events) -> Events:
 
 def _fresh(cases: Cases) -> Cases:
     """Returns the cases whose positive is not in the history."""
-    owner = np.repeat(np.arange(len(cases)), cases.history.lengths)
+    owner = cases.history.owners
     again = np.bincount(owner, cases.history.items == cases.positives.items[owner], minlength=len(cases)) > 0
     return cases.take(np.flatnonzero(~again))
 

@@ -72,7 +72,7 @@ def item2vec(prepared: Prepared, dimension: int, window: int = 5, negatives: int
     most = float((lists.lengths * np.minimum(window, lists.lengths)).sum())
     if not _fits(PAIR * most, "item2vec", "a smaller retrieval.start.window needs less"):
         return None
-    owner = np.repeat(np.arange(len(lists)), lists.lengths)
+    owner = lists.owners
     places: list[npt.NDArray[np.int32]] = []
     for lag in range(1, min(window + 1, max(int(lists.lengths.max()), 2))):
         same = owner[lag:] == owner[:-lag]

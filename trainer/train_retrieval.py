@@ -179,7 +179,7 @@ def best_wrong(
         scores = ask.scores(block)
         scores[:, 0] = -np.inf
         scores[:, trained + 1 :] = -np.inf
-        scores[np.repeat(np.arange(len(block)), block.history.lengths), block.history.items] = -np.inf
+        scores[block.history.owners, block.history.items] = -np.inf
         rows = np.argpartition(-scores, depth, axis=1)[:, :depth]
         masked = np.isneginf(np.take_along_axis(scores, rows, axis=1))
         rows[masked] = rng.integers(1, trained + 1, masked.sum())

@@ -86,6 +86,11 @@ def keep(path: Path, costs: dict[str, Cost]) -> dict[str, Cost]:
     return costs
 
 
+def write_json(path: Path, value: object) -> None:
+    """Writes a value beside and renames it."""
+    replace(path, json.dumps(value, indent=2) + "\n")
+
+
 def replace(path: Path, text: str) -> None:
     """Writes a file beside and renames it, so that nobody reads half of it."""
     beside = path.with_name(f".{path.name}.new")

@@ -52,7 +52,7 @@ def histories(lists: Lists, items: int, half_life: float | None = None) -> scipy
     latest counts.
     """
     age = np.repeat(lists.offsets[1:], lists.lengths) - 1 - np.arange(len(lists.items))
-    case = np.repeat(np.arange(len(lists)), lists.lengths)
+    case = lists.owners
     pair = case * items + lists.items
     latest = len(pair) - 1 - np.unique(pair[::-1], return_index=True)[1]  # in the order of the pairs
     latest = latest[lists.items[latest] > 0]

@@ -222,12 +222,12 @@ def _behaviours(events: Look, notes: list[str]) -> dict[str, float]:
     return {behaviour: -1.0 if behaviour.lower() in DISLIKES else 1.0 for behaviour in found}
 
 
-def _features(seen: Look, notes: list[str], taken: Sequence[str] = ()) -> tuple[dict[str, str], str]:
+def _features(seen: Look, notes: list[str]) -> tuple[dict[str, str], str]:
     """Returns the kinds of the columns without a role, and the separator of the bags among them."""
     kinds: dict[str, str] = {}
     bags: dict[str, str] = {}  # separator -> the first column whose labels it parts
     for name in seen.sample.columns:
-        if name in seen.roles.values() or name in taken:
+        if name in seen.roles.values():
             continue
         if UNNAMED.fullmatch(name):
             notes.append(f"column {name!r} of {Path(seen.path).name} is left out: it has no name")

@@ -35,6 +35,11 @@ class Lists:
         """Returns the number of events of each list `[lists]`."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> Longs:
+        """Returns the list that each event stands in `[events]`."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
     def take(self, rows: npt.NDArray[np.integer]) -> "Lists":
         """Returns the lists `rows`, in that order."""
         lengths = self.lengths[rows]

@@ -13,7 +13,7 @@ import polars as pl
 
 from trainer.data.layout import ROW, SUFFIXES, Layout, collect, count_lines, literal, partition, scan, suffix
 from trainer.data.quotes import check_quotes
-from trainer.data.spoilt import Bad, readable, records, spoilt_or_raise, unreadable
+from trainer.data.spoilt import Bad, records, spoilt_or_raise, unreadable, without_spoilt
 from trainer.errors import UserError
 
 
@@ -85,7 +85,7 @@ def names(path: Path, layout: Layout, skip: bool = False, root: Path | None = No
         there = scan(path, layout).collect_schema().names()
     except pl.exceptions.PolarsError as error:
         spoilt = spoilt_or_raise(path, layout, error, skip)
-        there = [name for name in readable(path, layout, None, spoilt).columns if name != ROW]
+        there = [name for name in without_spoilt(path, layout, spoilt).columns if name != ROW]
     told = {} if root is None else partition(path, root)
     return [*there, *(name for name in told if name not in there)]
 
@@ -125,7 +125,7 @@ def _read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw
         frame = collect(scanned, inside, every=layout.of(path) == "csv")
     except pl.exceptions.PolarsError as error:
         spoilt = spoilt_or_raise(path, layout, error, skip)
-        frame = readable(path, layout, None, spoilt)
+        frame = without_spoilt(path, layout, spoilt)
         frame = frame.select(ROW, *(name for name in columns if name in frame.columns))
     told = partition(path)  # other columns are in the folders' names, or in other files of JSON lines
     elsewhere = [name for name in columns if name not in frame.columns]

@@ -139,11 +139,6 @@ class Interactions:
         """Returns whether the events carry timestamps."""
         return self.frame.height > 0 and self.frame["timestamp"].null_count() < self.frame.height
 
-    @property
-    def has_ratings(self) -> bool:
-        """Returns whether any event carries a rating."""
-        return self.frame["rating"].null_count() < self.frame.height
-
 
 @dataclass(frozen=True)
 class Corpus:

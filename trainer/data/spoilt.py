@@ -99,9 +99,7 @@ def _json_problem(text: bytes) -> str | None:
     return None
 
 
-def readable(
-    path: Path, layout: Layout, columns: Sequence[str] | None, spoilt: Sequence[Bad]
-) -> pl.DataFrame:
+def without_spoilt(path: Path, layout: Layout, spoilt: Sequence[Bad]) -> pl.DataFrame:
     """Returns what is left of a file without its spoilt rows."""
     bad = {row.line for row in spoilt}
     if layout.of(path) == "jsonl":
@@ -113,8 +111,7 @@ def readable(
         if not kept:
             raise UserError(f"{path} has no row that can be read")
         frame = pl.read_ndjson(io.BytesIO(b"\n".join(record for _, record in kept)), infer_schema_length=None)
-        chosen = frame if columns is None else frame.select(columns)
-        return chosen.with_columns(pl.Series(ROW, [n for n, _ in kept], dtype=pl.UInt32))
+        return frame.with_columns(pl.Series(ROW, [n for n, _ in kept], dtype=pl.UInt32))
     numbers = [number for number, line, _ in records(path, layout) if line in bad]
     scanned = scan(path, layout, encoding="utf8-lossy", truncate_ragged_lines=True)
-    return collect(scanned, columns, every=layout.of(path) == "csv").filter(~pl.col(ROW).is_in(numbers))
+    return collect(scanned, None, every=layout.of(path) == "csv").filter(~pl.col(ROW).is_in(numbers))

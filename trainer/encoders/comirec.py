@@ -33,8 +33,3 @@ class ComiRec(tf.keras.layers.Layer):
         age = tf.math.log1p(tf.cast(ages(mask), history.dtype))
         score = tf.linalg.matrix_transpose(self.score(self.inner(history))) - self.recency * age[:, None]
         return tf.matmul(attended(score, mask[:, None]), history)
-
-    def choose(self, interests: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
-        """Returns of each row's interests `[batch, interests, D]` the nearest to its positive `[batch, D]`: a hard choice."""
-        nearest = tf.argmax(tf.einsum("bhd,bd->bh", interests, positive), axis=1)
-        return tf.gather(interests, nearest, batch_dims=1)
