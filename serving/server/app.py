@@ -35,6 +35,9 @@ TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n"
     b'{"error": "The path and the headers are larger than %d bytes"}' % LARGEST_HEAD
 )
+UPGRADE = re.compile(
+    b"\r\nupgrade:[^\r]*", re.IGNORECASE
+)  # the parser would take the body for another protocol's
 HOST = re.compile(b"^https?://[^/?#]*", re.IGNORECASE)  # in an address as a proxy sends it
 
 
@@ -79,6 +82,7 @@ class _Connection(HttpToolsProtocol):
     timeout: float = 0
     deadline: asyncio.TimerHandle | None = None
     reader: asyncio.TimerHandle | None = None
+    begins = True  # what comes next is a request's first line
     unfinished = 0  # bytes since the last headers or part of a body that were complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -86,9 +90,13 @@ class _Connection(HttpToolsProtocol):
         self.data_received(b"")  # the time of the first headers runs from here
 
     def on_headers_complete(self) -> None:
-        self.unfinished = 0
+        self.unfinished, self.begins = 0, False
         self.scope["target"] = HOST.sub(b"", self.url)  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.begins = True
+        super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         self.unfinished = 0
@@ -115,7 +123,14 @@ class _Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.unfinished += len(data)
+        if self.begins and UPGRADE.search(data):  # HTTP/2, say, which some clients offer with every request
+            head, end, body = data.partition(b"\r\n\r\n")
+            data = UPGRADE.sub(b"", head) + end + body
         super().data_received(data)
+        if (
+            self.parser.should_upgrade()
+        ):  # its line came in two parts: what follows would be taken for a request
+            self.transport.close()
         reading = self.cycle is None or self.cycle.response_complete
         if self.unfinished > LARGEST_HEAD:
             if reading:

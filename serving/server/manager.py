@@ -209,7 +209,10 @@ class Manager:
         if aspired and not any(versions[number].servable for number in aspired):
             return
         for number, version in versions.items():
-            if number not in aspired and version.servable is not None:
+            if number in aspired:
+                continue
+            version.files = None  # should it come back, it is loaded anew
+            if version.servable is not None:
                 version.servable, version.state = None, "END"
                 logger.info("unloaded %s version %d", name, number)
                 gc.collect()  # a graph is full of cycles, and holds its constants

@@ -11,6 +11,8 @@ from typing import Annotated, Any, get_type_hints
 from serving.server.errors import StartError
 
 API_KEY_VARIABLE = "RECOMMENDER_API_KEY"
+AT_LEAST_ONE = ("rest_api_num_threads", "grpc_max_threads", "max_connections", "max_batch", "max_body_bytes")
+LARGEST_MESSAGE = 2**31 - 1
 LARGEST_PORT = 65_535
 File = Path | None
 OWN = object()  # marks a flag that tensorflow_model_server does not have
@@ -90,8 +92,12 @@ class ServerOptions:
                 raise StartError(f"--{flag.name}: there is no file {value}")
             if flag.name.endswith("port") and value > LARGEST_PORT:
                 raise StartError(f"--{flag.name}={value} is no port; the largest is {LARGEST_PORT}")
-            if flag.name in ("rest_api_num_threads", "grpc_max_threads", "max_connections") and not value:
+            if flag.name in AT_LEAST_ONE and not value:
                 raise StartError(f"--{flag.name}=0 would answer nobody; it must be at least 1")
+        if options.max_body_bytes > LARGEST_MESSAGE:
+            raise StartError(
+                f"--max_body_bytes={options.max_body_bytes} is more than gRPC takes, {LARGEST_MESSAGE}"
+            )
         if options.tls_certificate and options.tls_key:
             _check_tls(options.tls_certificate, options.tls_key)
         options.api_key()
@@ -99,11 +105,15 @@ class ServerOptions:
 
     def api_key(self) -> str | None:
         """The key that callers must send, from the file or else the environment; None where none is set."""
-        if self.api_key_file is None:
-            return os.environ.get(API_KEY_VARIABLE) or None
-        key = self.api_key_file.read_text(encoding="utf-8", errors="replace").strip()
+        key, place = os.environ.get(API_KEY_VARIABLE), API_KEY_VARIABLE
+        if self.api_key_file is not None:
+            place = f"--api_key_file {self.api_key_file}"
+            key = self.api_key_file.read_text(encoding="utf-8", errors="replace")
+        elif not key:
+            return None
+        key = (key or "").strip()
         if not key.isascii() or not key.isprintable() or not key:
-            raise StartError(f"--api_key_file {self.api_key_file} holds no key of printable ASCII characters")
+            raise StartError(f"{place} holds no key of printable ASCII characters")
         return key
 
 

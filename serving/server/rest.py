@@ -1,7 +1,8 @@
 """The REST API: predict, status and metadata on TensorFlow Serving's routes, as a plain ASGI application."""
 
 import asyncio
-import hmac
+import gzip
+import io
 import json
 import re
 import zlib
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 from google.protobuf import json_format
 
 from serving.server.config import LARGEST_VERSION
-from serving.server.errors import HTTP_STATUS, Code, RequestError, invalid
+from serving.server.errors import HTTP_STATUS, Code, RequestError, bears, invalid
 from serving.server.json_input import json_type, parse, read_inputs, shown
 from serving.server.json_output import write_outputs
 from serving.server.manager import Manager
@@ -70,7 +71,12 @@ class RestApi:
         try:
             async with asyncio.timeout(self._timeout):
                 status, kind, body = await self._answer(scope, receive)
-        except Exception as fault:  # even a fault of the server's own is answered in the API's form
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as fault:  # its own faults too are answered in the API's form
+            if isinstance(fault, asyncio.CancelledError):  # it ran when the time to drain was over
+                fault = RequestError(Code.UNAVAILABLE, "The server is shutting down")
             late = RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
             error = late if isinstance(fault, TimeoutError) else RequestError.of(fault)
             status = 413 if isinstance(error, TooLarge) else HTTP_STATUS[error.code]
@@ -91,10 +97,7 @@ class RestApi:
         # a browser asks whether its page may ask
         if scope["method"] == "OPTIONS" and _below_v1(scope["target"]):
             return 200 if re.search(b"https?://", headers.get(b"origin", b"")) else 400, TEXT, b""
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if self._key is not None and not (
-            scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
-        ):
+        if self._key is not None and not bears(headers.get(b"authorization", b""), self._key):
             raise RequestError(Code.UNAUTHENTICATED, "A valid API key is needed: Authorization: Bearer KEY")
         if target == self._metrics_path:
             return 200, TEXT, self._metrics.page().encode()
@@ -214,12 +217,9 @@ def _version(text: str | None) -> int | None:
 
 def _gunzip(body: bytes, limit: int) -> bytes:
     """The body that a caller has compressed; one that unpacks to more than `limit` bytes is refused unread."""
-    unpacker = zlib.decompressobj(wbits=31)
     try:
-        plain = unpacker.decompress(body, limit + 1)
-        if not unpacker.eof and len(plain) <= limit:
-            raise zlib.error
-    except zlib.error:
+        plain = gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1)
+    except (OSError, EOFError, zlib.error):
         raise invalid("The body is not gzip, as its content-encoding says") from None
     if len(plain) > limit:
         raise TooLarge(limit)

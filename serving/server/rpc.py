@@ -1,7 +1,6 @@
 """The gRPC API: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus, and health."""
 
 import contextlib
-import hmac
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +15,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.server.errors import RequestError, StartError, invalid
+from serving.server.errors import RequestError, StartError, bears, invalid
 from serving.server.manager import Manager, Version
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
@@ -163,7 +162,7 @@ class _ApiKey(grpc.ServerInterceptor):
     """Refuses calls without the key; the health service needs none."""
 
     def __init__(self, key: str) -> None:
-        self._credentials = f"Bearer {key}".encode()
+        self._key = key.encode()
         self._refusal = grpc.unary_unary_rpc_method_handler(
             lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "A valid API key is needed")
         )
@@ -171,7 +170,7 @@ class _ApiKey(grpc.ServerInterceptor):
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         given = dict(details.invocation_metadata).get("authorization", "")
         given = given if isinstance(given, bytes) else given.encode()
-        if details.method.startswith("/grpc.health.v1.") or hmac.compare_digest(given, self._credentials):
+        if details.method.startswith("/grpc.health.v1.") or bears(given, self._key):
             return continuation(details)
         return self._refusal
 

@@ -20,14 +20,14 @@ _USUAL = {  # read here, a request's few values in a tenth of the time of `make_
     tf.as_dtype(kind).as_datatype_enum: (_FIELDS[kind], np.dtype(kind))
     for kind in ("float32", "float64", "int32", "int64", "bool")
 } | {tf.string.as_datatype_enum: ("string_val", np.dtype(object))}
-MOST_ELEMENTS = 1 << 27  # a proto of a few bytes may claim any shape
+FREE_ELEMENTS = 1 << 20  # more must be there: a proto of a few bytes may claim any shape
 
 
 def to_array(proto: Any, alias: str = "") -> NDArray[Any]:
     """The array in a TensorProto, strings as an object array of bytes; raises INVALID_ARGUMENT if it holds none."""
     dims = [dim.size for dim in proto.tensor_shape.dim]
     size = math.prod(dims)
-    if min(dims, default=0) < 0 or size > MOST_ELEMENTS:
+    if min(dims, default=0) < 0 or size > max(FREE_ELEMENTS, proto.ByteSize()):
         raise invalid(f"tensor parsing error: {alias}")
     field, kind = _USUAL.get(proto.dtype, ("", None))
     try:

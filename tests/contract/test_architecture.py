@@ -273,3 +273,4 @@ def test_the_servers_image_installs_what_it_imports():
     named = {word for word in line.split()[3:] if not word.startswith(("-", "/"))}
     assert needed("serving.client", "serving.server") <= installed(named)
     assert not needed("serving.server") <= installed(named - {"httptools"})
+    assert wanted("serve") <= named  # uvloop too, which nothing imports by name

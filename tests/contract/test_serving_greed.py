@@ -167,6 +167,28 @@ def test_the_scheme_of_the_key_is_read_in_any_case(server, scheme):
     assert found.status_code == 200
 
 
+@pytest.mark.parametrize("name", ["Upgrade", "upgrade", "UPGRADE"])
+def test_an_offer_of_another_protocol_is_passed_over(server, connect, name):
+    """RFC 9110, 7.8: clients offer HTTP/2 beside a request that is whole; its body is no request of its own."""
+    caller, body = connect(), b'{"signature_name": "no", "instances": [1]}'
+    head = f"POST /v1/models/kinds:predict HTTP/1.1\r\nhost: x\r\nconnection: {name}, HTTP2-Settings\r\n{name}: h2c\r\n"
+    head += f"http2-settings: AAMAAABk\r\nauthorization: Bearer open sesame\r\ncontent-length: {len(body)}\r\n\r\n"
+    for _ in range(2):
+        caller.sendall(head.encode() + body)
+        found = caller.recv(10_000)
+        assert found.startswith(b"HTTP/1.1 400 ")
+        assert rb"Serving signature name: \"no\" not found in signature def" in found
+
+
+def test_an_offer_in_two_parts_ends_the_connection(server, connect):
+    caller = connect()
+    caller.sendall(b"GET /v1/models/kinds HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgr")
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    eventually(lambda: answers(server), "the server has read the first part")
+    caller.sendall(b"ade: h2c\r\n\r\nGET /v1/models/kinds HTTP/1.1\r\n\r\n")
+    assert b"".join(iter(lambda: caller.recv(1000), b"")).count(b"HTTP/1.1") <= 1
+
+
 def test_who_has_no_key_is_told_what_to_send(server):
     found = server.get("/v1/models/kinds")
     assert (found.status_code, found.headers["www-authenticate"]) == (401, "Bearer")

@@ -218,9 +218,11 @@ def test_a_long_text_is_cut(prediction):
     assert details == f'Serving signature key "{"x" * 5000}" not found.'[:1024] + "...TRUNCATED"
 
 
-def test_a_shape_that_claims_the_earth_is_refused(prediction):
+@pytest.mark.parametrize("size", [2**24, 2**40])
+def test_a_shape_that_claims_the_earth_is_refused(prediction, size):
+    """One value stands for all of them: a few bytes would take as much memory as they name."""
     proto = tensor([1.0])
-    proto.tensor_shape.dim[0].size = 2**40
+    proto.tensor_shape.dim[0].size = size
     assert failure(prediction.Predict, request(x=proto)) == (Code.INVALID_ARGUMENT, "tensor parsing error: x")
 
 

@@ -211,6 +211,24 @@ def test_a_stop_answers_the_calls_that_run(start, models):
     assert server.process.wait(20) == 0
 
 
+@pytest.mark.slow
+def test_a_call_that_outlasts_the_time_to_drain_is_told(start, models):
+    """As UNAVAILABLE, which clients try elsewhere."""
+    server = start("--model_name=kinds", f"--model_base_path={models}/kinds", "--drain_seconds=1")
+    address = ("127.0.0.1", int(server.rest.rsplit(":", 1)[1]))
+    body = json.dumps({"signature_name": "slow", "instances": [3 * LONG]}).encode()
+    head = b"POST /v1/models/kinds:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(address, timeout=20) as caller:
+        caller.sendall(head + body)
+        assert server.get("/v1/models/kinds").status_code == 200  # the call before it has begun
+        server.process.send_signal(signal.SIGTERM)
+        answered = b"".join(iter(lambda: caller.recv(1000), b""))
+    assert answered.startswith(b"HTTP/1.1 503 ")
+    assert b"The server is shutting down" in answered
+    assert server.process.wait(60) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
 def _slow(steps):
     message = predict_pb2.PredictRequest()
     message.model_spec.name, message.model_spec.signature_name = "kinds", "slow"

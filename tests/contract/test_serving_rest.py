@@ -190,6 +190,7 @@ def test_what_is_not_finite_is_a_bare_token(server):
 
 def test_a_compressed_body_is_read(server):
     """The HTTP layer unpacks `Content-Encoding: gzip`."""
-    packed = gzip.compress(b'{"instances": [1.0]}')
-    response = server.post(f"{HALF}:predict", packed, headers={"content-encoding": "gzip"})
-    assert (response.status_code, response.json()) == (200, {"predictions": [3.5]})
+    whole, parts = gzip.compress(b'{"instances": [1.0]}'), (b'{"instances": ', b"[1.0]}")
+    for packed in (whole, b"".join(map(gzip.compress, parts))):
+        response = server.post(f"{HALF}:predict", packed, headers={"content-encoding": "gzip"})
+        assert (response.status_code, response.json()) == (200, {"predictions": [3.5]})

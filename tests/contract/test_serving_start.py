@@ -76,10 +76,27 @@ def test_no_port_at_all():
         options("--port=0", "--rest_api_port=0")
 
 
-@pytest.mark.parametrize("flag", ["rest_api_num_threads", "grpc_max_threads", "max_connections"])
+@pytest.mark.parametrize("flag", ["rest_api_num_threads", "grpc_max_threads", "max_connections", "max_batch"])
 def test_a_number_that_would_answer_nobody(flag):
     with pytest.raises(StartError, match=f"--{flag}=0"):
         options(f"--{flag}=0")
+
+
+def test_a_limit_beyond_what_grpc_takes():
+    with pytest.raises(StartError, match="--max_body_bytes=2147483648 is more than gRPC takes, 2147483647"):
+        options("--max_body_bytes=2147483648")
+
+
+def test_a_key_in_the_environment_is_read_as_one_in_a_file_is(monkeypatch):
+    for text, key in (("secret\n", "secret"), ("", None)):
+        monkeypatch.setenv("RECOMMENDER_API_KEY", text)
+        assert options().api_key() == key
+    for text in ("two\nlines", "\n"):
+        monkeypatch.setenv("RECOMMENDER_API_KEY", text)
+        with pytest.raises(
+            StartError, match="RECOMMENDER_API_KEY holds no key of printable ASCII characters"
+        ):
+            options()
 
 
 @pytest.mark.parametrize("flag", ["load_retry_interval_micros", "rest_api_timeout_in_ms"])

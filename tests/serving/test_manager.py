@@ -167,6 +167,31 @@ def test_a_version_is_tried_again_when_its_time_has_come(base_path, failures, st
     assert (len(gaps), min(gaps) >= 0.2) == (2, True)
 
 
+def test_a_version_that_went_and_came_back_is_tried_again(base_path):
+    """Moved away and back, the same files: whatever was in the way may be gone."""
+    fails = [True]
+
+    def load(_name, version, _path):
+        if version == 2 and fails[0]:
+            raise RequestError(Code.UNAVAILABLE, "a passing fault")
+        return version
+
+    served = manager([ModelConfig("m", base_path)], load, max_num_load_retries=0)
+    (base_path / "2").rename(base_path / ".2")
+    served.start()
+    (base_path / ".2").rename(base_path / "2")
+    served.poll()
+    assert served.status("m")[0].message == "a passing fault"
+    fails.clear()
+    fails.append(False)
+    served.poll()
+    assert served.get("m") == 1
+    for there, then in (("2", ".2"), (".2", "2")):
+        (base_path / there).rename(base_path / then)
+        served.poll()
+    assert served.get("m") == 2
+
+
 def test_a_version_that_leads_out_of_the_bundle_is_never_loaded(base_path, tmp_path):
     """Path tricks, while the server runs too: what is served lies in the bundle."""
     bundle = tmp_path / "bundle"
