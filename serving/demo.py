@@ -108,7 +108,7 @@ def beside(recommender: Recommender, user: str) -> Table:
     found: Sequence[Recommendation] = recommender.recommend(user, LISTED)
     history = recommender.history(user, LISTED)
     titles = recommender.titles([item.item_id for item in found])
-    past = recommender.titles(history) if history else ["(never seen before)"]
+    past = recommender.titles(history) if history else ["(nothing remembered)"]
     table = Table(title=f"user {user}", title_justify="left", title_style="bold")
     table.add_column("history, newest first", style="dim")
     table.add_column("recommended")

@@ -50,10 +50,13 @@ def _line(error: Exception) -> str:
 
 
 def _train(parsed: argparse.Namespace) -> None:
-    from trainer import experiment
     from trainer.config import load
 
-    config = load(parsed.preset, parsed.config, parsed.overrides)
+    config = load(
+        parsed.preset, parsed.config, parsed.overrides
+    )  # what is wrong in it is told before TensorFlow loads
+    from trainer import experiment
+
     workdir = parsed.workdir or Path("runs") / config.name
     experiment.run(config, workdir, restart=parsed.restart, allow_below_baseline=parsed.allow_below_baseline)
 
@@ -74,11 +77,12 @@ def _export(parsed: argparse.Namespace) -> None:
 
 
 def _tune(parsed: argparse.Namespace) -> None:
-    from trainer import tune
     from trainer.config import load
 
     overrides = [*parsed.overrides, *([f"tune.trials={parsed.trials}"] if parsed.trials is not None else [])]
     config = load(parsed.preset, parsed.config, overrides)
+    from trainer import tune
+
     config = tune.sweep(config, parsed.sweep) if parsed.sweep else config
     tune.run(config, parsed.workdir or Path("runs") / f"{config.name}-tune")
 

@@ -151,15 +151,15 @@ def recalls(cascade: Cascade, retriever: Retriever, prepared: Prepared) -> dict[
     if weights.deep:
         found = found.reordered(found.scores(cascade.deep, settings.prerank), weights.deep)
     recalls.append(found.recall(K))
-    widths = (settings.retrieve, settings.prerank, K)
+    stages = [("retrieve", settings.retrieve), ("light", settings.prerank), ("deep", K)]
+    if cascade.ranker is None:  # the list is as it is retrieved
+        stages, recalls = [("retrieve", K)], recalls[2:]
     told["cases"] = len(cases)
     told["retrieval_alone"] = alone
-    told["cascade"] = {f"recall@{K}": recalls[2], f"ndcg@{K}": float(np.nanmean(found.ndcg()))}
+    told["cascade"] = {f"recall@{K}": recalls[-1], f"ndcg@{K}": float(np.nanmean(found.ndcg()))}
     told["stages"] = {
         name: {"passes": width, "recall": recall, "lost": before - recall}
-        for name, width, recall, before in zip(
-            ("retrieve", "light", "deep"), widths, recalls, [1.0, *recalls], strict=False
-        )
+        for (name, width), recall, before in zip(stages, recalls, [1.0, *recalls], strict=False)
     }
     return told
 

@@ -59,19 +59,9 @@ def _check_together(config: Config) -> None:
 
 
 def _check_history(config: Config) -> None:
-    """Raises `UserError` about a value that the encoder does not take, or where it does not go with the other settings."""
-    part, negatives, most = config.retrieval.encoder, config.retrieval.negatives, config.data.history_length
-    encoder = registry.build("encoder", part.name, part.settings, "retrieval.encoder")
-    counts = np.array([0, 1])
-    sampler = registry.build(
-        "negatives", negatives.name, negatives.settings, "retrieval.negatives", counts=counts
-    )
-    if hasattr(encoder, "predict_each") and not sampler.extra:
-        raise UserError(
-            f"retrieval.negatives.name={negatives.name}: the other positions of a sequence are the user's own items, and no "
-            "negatives; take uniform, popularity or mixed"
-        )
-    length = getattr(encoder, "length", most)
+    """Raises `UserError` about a value that the encoder does not take, or where it reads less than the histories hold."""
+    part, most = config.retrieval.encoder, config.data.history_length
+    length = getattr(registry.build("encoder", part.name, part.settings, "retrieval.encoder"), "length", most)
     if length < most:
         raise UserError(
             f"data.history_length={most}, and the encoder {part.name!r} reads the last {length} events; set "

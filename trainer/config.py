@@ -67,7 +67,8 @@ def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] 
         values = _merge(values, _read(file))
     given: dict[str, Any] = {}
     for override in overrides:  # among themselves in any order: a part's settings may stand before its name
-        given = _merge(given, _parse(override), afresh=False)
+        parsed = _parse(override)
+        values, given = _emptied(values, parsed), _merge(given, parsed, afresh=False)
     return from_values(_merge(values, given))
 
 
@@ -136,6 +137,17 @@ def _nest(name: str, value: Any) -> dict[str, Any]:
 def apart(words: str) -> list[str]:
     """Returns what stands between the commas, but those inside brackets."""
     return re.split(r",(?![^\[{]*[\]}])", words)
+
+
+def _emptied(values: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values without what stands where an override says `{}`, which laid over it would change nothing."""
+    ((key, inner),) = override.items()
+    rest = dict(values)
+    if inner == {}:
+        rest.pop(key, None)
+    elif isinstance(inner, Mapping) and len(inner) == 1 and isinstance(rest.get(key), Mapping):
+        rest[key] = _emptied(rest[key], inner)
+    return rest
 
 
 def _merge(

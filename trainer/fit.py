@@ -251,9 +251,9 @@ class ProgressBar(tf.keras.callbacks.Callback):
         """Shows the epoch's figures."""
         self.done = (epoch + 1) * self.plan.steps
         value = (logs or {}).get(f"val_{self.plan.objective}", float("nan"))
-        self.note = (
-            f"epoch {epoch + 1}, loss {(logs or {}).get('loss', 0):.4f}, {self.plan.objective} {value:.4f}"
-        )
+        of = "validation " if self.plan.objective == "loss" else ""
+        loss = (logs or {}).get("loss", 0)
+        self.note = f"epoch {epoch + 1}, loss {loss:.4f}, {of}{self.plan.objective} {value:.4f}"
         self.advance(self.done, self.note)
 
 

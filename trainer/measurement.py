@@ -150,10 +150,10 @@ def write_metrics(run: Run, reports: Reports) -> Metrics:
         metrics["retrieval"]["best_reachable"] = dict(run.prepared.best_reachable)
     if len(reports.targets) > 1:
         metrics["ranking"]["targets"] = {name: found.as_dict() for name, found in reports.targets.items()}
-    metrics["seconds"] = {
-        name.replace(" ", "_"): round(spent, 2) for name, spent in run.reporter.seconds.items()
-    }
-    exported = measured_before(run.workdir).get("cascade")
+    before = measured_before(run.workdir)
+    spent = {name.replace(" ", "_"): round(seconds, 2) for name, seconds in run.reporter.seconds.items()}
+    metrics["seconds"] = spent | before.get("seconds", {})  # later calls load what the first one trained
+    exported = before.get("cascade")
     metrics |= {} if exported is None else {"cascade": exported}
     write_json(run.workdir / "metrics.json", metrics)
     every: dict[str, Mapping[str, Report]] = {"retrieval": reports.retrieval, "ranking": reports.ranking}

@@ -10,6 +10,7 @@ from trainer import losses
 from trainer.data.examples import Prepared
 from trainer.dislikes import Dislikes
 from trainer.encoders.pooling import Pooling
+from trainer.errors import UserError
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
 from trainer.negatives import Hard, Sampler
@@ -40,6 +41,8 @@ class RetrievalModel(FittedModel):
         )
         if isinstance(self.sampler, Hard):
             self.sampler.prepare(len(prepared.users))
+        if self.by_sequence:
+            self._check_sequences()
         self.log_temperature = tf.Variable(
             np.log(settings.temperature), dtype=tf.float32, trainable=settings.learn_temperature
         )
@@ -63,6 +66,14 @@ class RetrievalModel(FittedModel):
     def by_sequence(self) -> bool:
         """Returns whether a batch is whole sequences, every position predicted in one pass."""
         return hasattr(self.encoder, "predict_each")
+
+    def _check_sequences(self) -> None:
+        """Raises `UserError` about settings that do not go with an encoder of whole sequences."""
+        if not self.sampler.extra:
+            raise UserError(
+                "retrieval.negatives.name=in_batch: the other positions of a sequence are the user's own items, and no negatives; "
+                "take uniform, popularity or mixed"
+            )
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """Returns the weighted mean loss of a batch; notes the first step whose loss was not finite.

@@ -211,7 +211,8 @@ class Retriever(tf.Module):
         why = "validation gave the towers no weight"
         if not measured:
             why = "no user has events enough for a case of validation, so the towers have no weight"
-        said = f": {', '.join(read)} have no say in what is retrieved{alike}" if read else ""
+        have = "has" if len(read) == 1 else "have"
+        said = f": {', '.join(read)} {have} no say in what is retrieved{alike}" if read else ""
         return [why + said]
 
     def encode_context(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:

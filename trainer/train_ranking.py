@@ -14,6 +14,7 @@ from trainer.evaluate_ranking import evaluate_ranking
 from trainer.fit import FitPlan, Metrics, fit
 from trainer.inference import graph
 from trainer.input_pipeline import Batch, batch_rows, mapped, steps_per_epoch, tensor
+from trainer.optimizer import prepare_fit
 from trainer.past import Known, Past
 from trainer.progress import Reporter
 from trainer.ranking import RankingModel, RankingNetwork
@@ -65,7 +66,6 @@ def train_ranking(config: Config, prepared: Prepared, workdir: Path, reporter: R
     settings = config.ranking
     ready = build_ranking(config, prepared, reporter)
     model, steps = ready.model, ready.steps
-    model.compile(optimizer=tf.keras.optimizers.Adagrad(settings.learning_rate))
 
     def batches(epoch: int) -> tf.data.Dataset:
         return ready.batches(epoch * steps, settings.epochs * steps)
@@ -73,7 +73,7 @@ def train_ranking(config: Config, prepared: Prepared, workdir: Path, reporter: R
     def describe_step(step: int) -> str:
         return describe_rows(ready.events, ready.rows(step).numpy(), prepared)
 
-    model.compute_loss(next(iter(batches(0))))  # builds the variables
+    prepare_fit(model, "adagrad", settings.learning_rate, steps, next(iter(batches(0))))
     plan = FitPlan(settings.epochs, steps, config.train.patience, "loss", maximise=False)
     validate = validator(model, prepared.rated_validation)
     with reporter.step("train ranking", settings.epochs * steps) as advance:

@@ -143,11 +143,14 @@ def first_of_pairs(events: Events, prepared: Prepared) -> Events:
     an event weighs 0 and stays in the histories; without an order it is left out.
     """
     pairs = events.user.astype(np.int64) * len(prepared.items) + events.item
-    first = np.zeros(len(events), bool)
-    first[np.unique(pairs, return_index=True)[1]] = True
-    if prepared.ordered:
-        return replace(events, weight=np.where(first, events.weight, 0).astype(np.float32))
-    return events.take(first)
+    _, first, same = np.unique(pairs, return_index=True, return_inverse=True)
+    heaviest = np.zeros(len(first), np.float32)
+    with np.errstate(invalid="ignore"):  # a weight that is none is found by the loss that it breaks
+        np.maximum.at(heaviest, same, events.weight)
+    weight = np.zeros(len(events), np.float32)
+    weight[first] = heaviest  # what was bought counts as bought, though it was looked at before
+    kept = replace(events, weight=weight)
+    return kept if prepared.ordered else kept.take(np.sort(first))
 
 
 def weighted(events: Events, half_life_days: float | None) -> Events:

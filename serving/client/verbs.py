@@ -138,7 +138,10 @@ async def similar_users(self: Client, user_id: str, k: int = 10) -> list[Similar
 
 
 async def explain(self: Client, user_id: str, item_id: str, *, history: Sequence[str] = ()) -> Explanation:
-    """What pulls an item up for a user; `history` (item ids, oldest first) takes the remembered one's place."""
+    """What pulls an item up for a user; `history` (item ids, oldest first) takes the remembered one's place.
+
+    An item that the model does not know has the lowest score that there is, and no parts.
+    """
     inputs: Inputs = {"user_id": [an_id("user_id", user_id)], "item_id": [an_id("item_id", item_id)]}
     inputs["history"] = [ids("history", history)]
     names = ("score", "path", "part", "part_score", "history", "history_score", "feature", "feature_score")

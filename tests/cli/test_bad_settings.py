@@ -35,10 +35,6 @@ SYNTHETIC = ("data.source.name=synthetic", "data.source.interactions=1000")
         (["retrieval.enabled=false", "ranking.enabled=false"], r"are both false: nothing would be trained"),
         (["train.joint=true", "ranking.enabled=false"], r"train\.joint=true trains both models; set retrieval\.enabled=true"),
         (
-            ["retrieval.encoder.name=gru", "retrieval.negatives.name=in_batch"],
-            r"retrieval\.negatives\.name=in_batch: .*; take uniform, popularity or mixed",
-        ),
-        (
             ["data.source.name=table", "data.source.path=x.csv", "data.source.columns.itme=x"],
             r"unknown setting data\.source\.columns\.itme; did you mean 'item'\?",
         ),

@@ -138,6 +138,18 @@ def test_a_column_called_name_is_no_name_of_a_part(tmp_path):
     assert features == {"name": "text", "price": "number"}
 
 
+def test_an_empty_table_on_the_line_empties_what_was_there(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[data]\nbehaviours = {view = 1.0}\n[data.source]\nname = 'table'\npath = 'x.csv'\ncontext = {device = 'category'}\n"
+    )
+    found = load("table-sequential", path, ["data.source.context={}"])
+    assert found.data.source.settings == {"path": "x.csv", "context": {}}
+    assert found.data.behaviours == {"view": 1.0}
+    again = load("table-sequential", path, ["data.source.context={}", "data.source.context.hour=number"])
+    assert again.data.source.settings["context"] == {"hour": "number"}
+
+
 def test_a_parts_setting_may_stand_before_its_name():
     """A sweep may name them in this order; the settings of the part that was there before are gone."""
     found = with_settings(

@@ -172,6 +172,16 @@ def test_an_item_of_the_history_is_not_learned_again(make_prepared, ordered):
         assert events.weight.tolist() == [1] * 5
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_pair_counts_for_the_most_that_was_done(make_prepared, ordered):
+    """Looked at, then bought: what is learned is the purchase, at the moment at which it was first met."""
+    prepared = replace(make_prepared([[1, 2, 1, 1, 3, 4], [2, 2, 1, 3, 4, 5]]), ordered=ordered)
+    bought = prepared.train.take(np.arange(len(prepared.train)))
+    weight = np.where(np.arange(len(bought)) == 2, 5, 1).astype(np.float32)
+    events = first_of_pairs(replace(bought, weight=weight), prepared)
+    assert events.weight.tolist() == ([5, 1, 0, 0, 1, 0, 1, 1] if ordered else [5, 1, 1, 1, 1])
+
+
 def test_a_thousand_plays_are_no_thousand_tastes(tiny_prepared):
     plays = np.ones(len(tiny_prepared.train), np.float32)
     plays[0] = 10_000.0

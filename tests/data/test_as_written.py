@@ -330,3 +330,23 @@ def test_a_bad_row_of_events_and_sides_is_counted_once(here, caplog):
         Table(path="a.csv", on_bad_rows="skip", items=items).load()
     assert "skipped 1 bad rows" in caplog.text
     assert len((here / "rejects.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("written", ["31.01.2024 12:00", "1/31/2024", "31/01/2024"])
+def test_dates_whose_order_is_not_told_are_named(here, written):
+    rows = "".join(f"u{n % 5},i{n % 7},{written}\n" for n in range(40))
+    (here / "events.csv").write_text(f"user,item,enrolled\n{rows}")
+    toml = describe("events.csv")
+    assert (
+        f"column 'enrolled' of events.csv is left out: '{written}'; whether the day or the month comes first"
+        in toml
+    )
+    assert "enrolled" not in tomllib.loads(toml)["data"]["source"].get("context", {})
+
+
+def test_what_was_written_of_the_item_is_no_context(here):
+    rows = "".join(f"u{n % 5},i{n % 7},{n},{'good' if n % 3 else 'bad'},{n % 2}\n" for n in range(1, 60))
+    (here / "events.csv").write_text(f"user,item,timestamp,ReviewText,device\n{rows}")
+    toml = describe("events.csv")
+    assert "column 'ReviewText' is left out of the context" in toml
+    assert "ReviewText" not in tomllib.loads(toml)["data"]["source"].get("context", {})

@@ -52,6 +52,8 @@ UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that n
 MOST = 1e15  # of a rating or a weight: squares of larger ones leave the range of single precision
 NUMERIC = ("number", "count", "rating", "weight")
 DECIMAL_COMMA = r"^\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*$"
+DAYS_FIRST = r"^\s*\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})(\s.*)?$"
+DATES = "whether the day or the month comes first is not guessed: write 2024-01-31, with T12:00:00 behind it for the time"
 COMMAS = "decimal commas are not read: write 1.50 for 1,50"
 
 ENOUGH = 20  # rows of keys that were there before, and whose value is not the usual one, from which `follows` can tell
@@ -112,6 +114,12 @@ def decimal_commas(column: pl.Series) -> bool:
         return False
     known = as_text(column).drop_nulls()
     return bool(known.str.contains(DECIMAL_COMMA).all() and known.str.contains(",", literal=True).any())
+
+
+def days_first(column: pl.Series) -> bool:
+    """Returns whether all values are dates of which the day, or the month, comes first: `31.01.2024 12:00`."""
+    known = as_text(column).drop_nulls() if column.dtype == pl.String else pl.Series([], dtype=pl.String)
+    return len(known) > 0 and bool(known.str.contains(DAYS_FIRST).all())
 
 
 def as_bag(column: pl.Series, separator: str) -> pl.Series:

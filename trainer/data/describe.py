@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import tomli_w
 
-from trainer.data.columns import COMMAS, as_bag, as_text, decimal_commas, follows
+from trainer.data.columns import COMMAS, DATES, as_bag, as_text, days_first, decimal_commas, follows
 from trainer.data.folders import sides
 from trainer.data.kinds import DISLIKES
 from trainer.data.look import SKIPS, Look, look, of_event_times, of_times
-from trainer.data.named import kind_of_named, outcomes, title_of, whole_numbers
+from trainer.data.named import REVIEWS, kind_of_named, outcomes, title_of, whole_numbers, words
 from trainer.data.request_names import RIGHT, fits_request
 from trainer.data.table import USUAL, Columns, usual_column, usual_name
 from trainer.errors import UserError
@@ -69,6 +69,7 @@ def describe(
             in_events |= {"bag_separator": separator} if parted else {}
             own[f"{role}s"] = in_events if side is None else _side(side, role, notes, columns)
     _leave_visits(events, context, notes)
+    _leave_reviews(context, notes)
     _leave_unfit(context, notes)
     source: dict[str, Any] = {"name": "table", "path": path, **events.layout, "columns": _columns(events)}
     if separator != "|":
@@ -163,6 +164,15 @@ def _leave_visits(events: Look, context: dict[str, str], notes: list[str]) -> No
             notes.append(f"column {name!r} is left out: the rows of one {name} are all of one user")
 
 
+def _leave_reviews(context: dict[str, str], notes: list[str]) -> None:
+    """Takes what users said of the item out of the context: no request knows it, and it would give the answer away."""
+    for name in [name for name in context if REVIEWS.intersection(words(name))]:
+        del context[name]
+        notes.append(
+            f"column {name!r} is left out of the context: its name says that it was written of the item, afterwards"
+        )
+
+
 def _own(events: Look, context: dict[str, str], role: str, wanted: bool, notes: list[str]) -> dict[str, Any]:
     """Takes the columns out of the context that are the user's or the item's own, and returns them as its features if `wanted`.
 
@@ -233,9 +243,10 @@ def _features(seen: Look, notes: list[str]) -> tuple[dict[str, str], str]:
             notes.append(f"column {name!r} of {Path(seen.path).name} is left out: it has no name")
             continue
         kind, separator = kind_of_named(seen.sample[name])
-        if kind is None and decimal_commas(seen.sample[name]):
-            shown = seen.sample[name].drop_nulls()[0]
-            notes.append(f"column {name!r} of {Path(seen.path).name} is left out: {shown!r}; {COMMAS}")
+        commas = kind is None and decimal_commas(seen.sample[name])
+        if commas or (kind != "time" and days_first(seen.sample[name])):
+            shown, why = seen.sample[name].drop_nulls()[0], COMMAS if commas else DATES
+            notes.append(f"column {name!r} of {Path(seen.path).name} is left out: {shown!r}; {why}")
             continue
         if kind is None:
             notes.append(

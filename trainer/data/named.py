@@ -37,6 +37,11 @@ OUTCOMES = _set(  # of a row that may be no interaction, but was shown: what cam
 )
 
 
+REVIEWS = _set(
+    "review reviews comment comments feedback remark remarks complaint"
+)  # what is said of an item afterwards
+
+
 def words(name: str) -> tuple[str, ...]:
     """Returns the words of a name in lower case: `userId`, `USER-ID` and `user_id` are all `("user", "id")`."""
     return tuple(word.lower() for word in WORD.findall(name))

@@ -223,7 +223,9 @@ def _cases(past: Events, future: Events, code: Coding, ordered: bool, given: boo
     fresh = ~asked.is_in(had.implode()).to_numpy()
     if not fresh.all():
         logger.info(
-            "%d of %d positives were in their user's history and are dropped", (~fresh).sum(), len(fresh)
+            "%d of %d held-out events repeat what their user had before, and are no positives",
+            (~fresh).sum(),
+            len(fresh),
         )
     future = future.take(fresh & asked.is_first_distinct().to_numpy())
     who, start, counts = np.unique(future.user, return_index=True, return_counts=True)
