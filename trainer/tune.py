@@ -12,6 +12,7 @@ died to come back under its name.
 """
 
 import itertools
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +34,9 @@ from trainer.inference import scorer
 from trainer.progress import Reporter
 from trainer.train_retrieval import VALIDATION_CASES, train_retrieval
 from trainer.tune_report import Row, short
-from trainer.workdir import CONFIG, claim, replace, same_data
+from trainer.workdir import CONFIG, claim, replace, same_data, write_json
 
+GIVEN = "given.json"  # in the work directory: what the settings came to as they were given
 FACTOR = 3  # Hyperband: each round keeps a third of the trials and trains them three times as long
 SEARCHED = ("retrieval.", "train.", "data.history_length")  # the settings that a trial reads
 
@@ -42,8 +44,9 @@ SEARCHED = ("retrieval.", "train.", "data.history_length")  # the settings that 
 def run(config: Config, workdir: Path) -> Path | None:
     """Searches and returns the path of `best.toml`; a search that was interrupted goes on where it stopped.
 
-    Writes `best.toml` (the preset's settings with the best trial's), `trials.md` and `trials.png` into
-    `workdir`. A worker of a search that is shared writes none of them and returns None: the chief does.
+    Writes `best.toml` (the settings with the best trial's, or as they were given where no trial is better),
+    `trials.md` and `trials.png` into `workdir`. A worker of a search that is shared writes none of them and
+    returns None: the chief does.
     Raises `UserError` where the settings cannot be searched or no trial finished.
     """
     space = hyperparameters(config.tune.parameters)
@@ -74,9 +77,12 @@ def write(tuner: "RetrievalTuner", rows: Sequence[Row], workdir: Path) -> Path:
         messages = [trial.message for trial in tuner.oracle.trials.values() if trial.message]
         reason = messages[-1].strip().splitlines()[-1].partition(": ")[2] if messages else "there was none"
         raise UserError(f"no trial finished; the last one: {reason}")
-    replace(workdir / "best.toml", to_toml(with_settings(config, rows[0][1])))
+    given, (_, settings, value) = tuner.as_given(), rows[0]
+    replace(workdir / "best.toml", to_toml(with_settings(config, settings if value > given else {})))
     tune_report.write(rows, config.train.objective, tuner.prepared.items.trained, workdir, reporter.console)
     best = workdir / "best.toml"
+    kept = "" if value > given else ", and best.toml keeps them"
+    reporter.say(f"the settings as they were given come to {given:.4f}, the best trial to {value:.4f}{kept}")
     reporter.say(f"best:  {best}\nnext:  .venv/bin/python -m trainer train --config {best}")
     return best
 
@@ -144,15 +150,26 @@ class RetrievalTuner(BaseTuner):
             config = with_settings(config, {"train.epochs": trial.hyperparameters.get("tuner/epochs")})
         home = self.workdir / "trials" / trial.trial_id
         try:
-            checks.check(config)
-            model = train_retrieval(config, self.prepared, home, self.reporter)
+            return {config.train.objective: self._value(config, home)}
         except UserError as error:
             self.reporter.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
+
+    def as_given(self) -> float:
+        """Returns the objective of the settings that the search was started with, which is no trial; trained once."""
+        path = self.workdir / GIVEN
+        if not path.exists():
+            self.reporter.say("the settings as they were given")
+            write_json(path, self._value(self.config, self.workdir / "trials" / "given"))
+        return float(json.loads(path.read_text(encoding="utf-8")))
+
+    def _value(self, config: Config, home: Path) -> float:
+        checks.check(config)
+        model = train_retrieval(config, self.prepared, home, self.reporter)
         cases = self.prepared.validation.at_most(VALIDATION_CASES, config.train.seed)
         value = measure(scorer(model.retriever, self.prepared), cases, self.prepared, config.train.objective)
         forget(home / "retrieval")
-        return {config.train.objective: value}
+        return float(value)
 
 
 def hyperparameters(parameters: Mapping[str, Mapping[str, Any]]) -> keras_tuner.HyperParameters:

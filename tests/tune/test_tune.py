@@ -38,6 +38,10 @@ class Pretend:
 
     def __init__(self, monkeypatch):
         self.trained = []
+        self.given, self.as_given = (
+            -1.0,
+            0,
+        )  # what the settings come to as they were given, and how often that was asked
         self.raises = {}  # number of the call -> what it raises
         monkeypatch.setattr(tune, "train_retrieval", self.train)
         monkeypatch.setattr(tune, "scorer", lambda retriever, prepared: retriever)
@@ -49,6 +53,9 @@ class Pretend:
         )
 
     def train(self, config, prepared, workdir, reporter):
+        if workdir.name == "given":
+            self.retriever, self.as_given = self.given, self.as_given + 1
+            return self
         number = len(self.trained)
         self.trained.append(config)
         if number in self.raises:
@@ -93,7 +100,7 @@ def test_three_real_trials(config, tmp_path):
     assert found.model_copy(update={"retrieval": config.retrieval}) == config  # nothing else is changed
     assert (tmp_path / "search" / "trials.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "search").rglob("checkpoint"))  # no weights of finished trials are kept
-    assert len(list((tmp_path / "search" / "trials").glob("*/retrieval/epochs.csv"))) == 3
+    assert len(list((tmp_path / "search" / "trials").glob("*/retrieval/epochs.csv"))) == 4  # and as given
 
 
 def test_the_best_trial_wins(config, tmp_path, pretend):
@@ -103,6 +110,20 @@ def test_the_best_trial_wins(config, tmp_path, pretend):
     wanted = max(tried, key=lambda one: 1 - abs(one[0] - 4) / 10 - abs(math.log(one[1] / 0.2)) / 10)
     assert settings_of([best]) == [wanted]
     assert all(dimension in (2, 4, 8) and 0.05 <= heat <= 1 for dimension, heat in tried)
+
+
+def test_settings_that_no_trial_betters_are_kept(config, tmp_path, pretend, capsys):
+    """Looked at once, whichever call gets so far; `trials.md` is of the trials."""
+    pretend.given = 0.99
+    kept = load(None, tune.run(config, tmp_path))
+    assert kept == config
+    told = " ".join(capsys.readouterr().err.split())
+    assert "as they were given come to 0.9900, the best trial to" in told and "best.toml keeps them" in told
+    assert (
+        load(None, tune.run(with_settings(config, {"tune.trials": 5}), tmp_path)).retrieval
+        == config.retrieval
+    )
+    assert (pretend.as_given, len(rows(tmp_path))) == (1, 5)
 
 
 def test_an_interrupted_search_goes_on(config, tmp_path, pretend):
