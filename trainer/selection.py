@@ -40,7 +40,9 @@ class Alike(Protocol):
 
 
 def filter_feature(prepared: Prepared, name: str) -> Feature | None:
-    """Returns the item feature `name`; of `auto` that with a usual name, else the first by name, with labels; of `none` None.
+    """Returns the item feature `name`; of `none` None, and of `auto` one with labels.
+
+    That is the one with a usual name, else with such a word in its name, else the first by name.
 
     Raises `UserError` about a feature that does not exist, or has no labels.
     """
@@ -50,7 +52,10 @@ def filter_feature(prepared: Prepared, name: str) -> Feature | None:
             f"export.category={name}: no item feature of kind category or bag{did_you_mean(name, labelled)}"
         )
     if name == "auto":
-        name = next((usual for usual in USUAL if usual in labelled), min(labelled, default=""))
+        spoken = (
+            one for usual in USUAL for one in labelled if usual in one.lower()
+        )  # category_code, main_genre
+        name = next((usual for usual in USUAL if usual in labelled), next(spoken, min(labelled, default="")))
     return labelled.get(name)
 
 

@@ -131,7 +131,9 @@ def _bundled(bundle: Path) -> list[ModelConfig]:
     try:
         version = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["format"]
     except FileNotFoundError:
-        text = f"--bundle {bundle}: no manifest.json; it is no bundle, or its export never finished"
+        inside = bundle / "bundle"
+        hint = f"; {inside} is one" if (inside / "manifest.json").is_file() else ""
+        text = f"--bundle {bundle}: no manifest.json; it is no bundle, or its export never finished{hint}"
         raise StartError(text) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise StartError(f"--bundle {bundle}: manifest.json is not a bundle's manifest") from None

@@ -11,6 +11,7 @@ import sys
 import pytest
 from serving_process import free_ports
 
+from serving.server.config import read_models
 from serving.server.errors import StartError
 from serving.server.options import ServerOptions, add_arguments
 
@@ -134,6 +135,10 @@ def test_a_version_that_does_not_load(base_path):
 
 def test_a_bundle(base_path, tmp_path):
     assert "manifest.json" in refusal(f"--bundle={tmp_path}")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    with pytest.raises(StartError, match=f"{tmp_path / 'bundle'} is one"):
+        read_models(options(f"--bundle={tmp_path}"))
     manifest = tmp_path / "manifest.json"
     manifest.write_text("{")
     assert "not a bundle's manifest" in refusal(f"--bundle={tmp_path}")

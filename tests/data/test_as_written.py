@@ -350,3 +350,9 @@ def test_what_was_written_of_the_item_is_no_context(here):
     toml = describe("events.csv")
     assert "column 'ReviewText' is left out of the context" in toml
     assert "ReviewText" not in tomllib.loads(toml)["data"]["source"].get("context", {})
+
+
+def test_a_header_alone_is_no_table(here):
+    (here / "events.csv").write_text("user,item,timestamp\n")
+    with pytest.raises(UserError, match=r"events\.csv has a header and no rows"):
+        describe("events.csv")

@@ -147,6 +147,8 @@ def test_the_feature_that_filters(make_prepared):
         item=tuple(Feature(name=name, kind=kind) for name, kind in {"brand": "category", **named}.items())
     )
     assert filter_feature(make_prepared(HISTORIES, schema=schema), "auto").name == "genre"
+    spoken = Schema(item=tuple(Feature(name=name, kind="category") for name in ("brand", "Category_Code")))
+    assert filter_feature(make_prepared(HISTORIES, schema=spoken), "auto").name == "Category_Code"
     with pytest.raises(UserError, match=r"export\.category=genres: .* did you mean 'genre'\?"):
         filter_feature(prepared, "genres")
     with pytest.raises(UserError, match=r"export\.category=year: no item feature of kind"):

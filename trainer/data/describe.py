@@ -54,6 +54,8 @@ def describe(
             f"data.source.has_header=false by hand, where the first line is no header); there are: "
             f"{', '.join(events.sample.columns)}"
         )
+    if not events.sample.height:
+        raise UserError(f"{path} has a header and no rows")
     notes = [*together, *events.notes]
     came_of_it = _outcomes(events, notes)
     behaviours = _behaviours(events, notes)

@@ -35,6 +35,10 @@ DISLIKES = (
     "thumbs_down",
     "not_interested",
     "unlike",
+    "remove_from_cart",
+    "remove",
+    "return",
+    "refund",
 )
 
 
