@@ -56,8 +56,12 @@ def leakage(cases: Cases, prepared: Prepared) -> list[str]:
         )
     if cases.dropped:
         said = "repeat what their user had" if prepared.ordered else "were in training"
+        most = prepared.ordered and cases.dropped > len(items)
+        advice = (
+            "; to ask for new items, keep of the table each user's first event with an item" if most else ""
+        )
         lines.append(
-            f"{'' if prepared.ordered else 'leakage: '}{cases.dropped} more positives of the test {said}: they are left out"
+            f"{'' if prepared.ordered else 'leakage: '}{cases.dropped} more positives of the test {said}: they are left out{advice}"
         )
     if prepared.ordered:
         lines += _later_events(cases, prepared)

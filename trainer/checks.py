@@ -54,7 +54,7 @@ def _check_together(config: Config) -> None:
         raise UserError(
             "train.joint=true trains both models; set retrieval.enabled=true and ranking.enabled=true"
         )
-    if kind.name != "table" and not retrieval.user_id:
+    if retrieval.enabled and kind.name != "table" and not retrieval.user_id:
         raise UserError(f"retrieval.embedding.name={kind.name} needs users' ids; set retrieval.user_id=true")
 
 

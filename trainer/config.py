@@ -1,6 +1,5 @@
 """One experiment's settings: a preset, then a file, then the command line, each over the last; a TOML preset holds only the differences."""
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,16 +67,18 @@ def load(preset: str | None, file: Path | None = None, overrides: Sequence[str] 
     given: dict[str, Any] = {}
     for override in overrides:  # among themselves in any order: a part's settings may stand before its name
         parsed = _parse(override)
-        values, given = _emptied(values, parsed), _merge(given, parsed, afresh=False)
+        values, given = _emptied(values, parsed), _merge(_emptied(given, parsed), parsed, afresh=False)
     return from_values(_merge(values, given))
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """Returns the settings with some of them, by dotted name, set to other values."""
+    values: dict[str, Any] = _plain(config)
     given: dict[str, Any] = {}
     for name, value in settings.items():  # among themselves in any order, as in `load`
-        given = _merge(given, _nest(name, value), afresh=False)
-    return from_values(_merge(_plain(config), given))
+        nested = _nest(name, value)
+        values, given = _emptied(values, nested), _merge(given, nested, afresh=False)
+    return from_values(_merge(values, given))
 
 
 def from_values(values: Mapping[str, Any]) -> Config:
@@ -136,7 +137,14 @@ def _nest(name: str, value: Any) -> dict[str, Any]:
 
 def apart(words: str) -> list[str]:
     """Returns what stands between the commas, but those inside brackets."""
-    return re.split(r",(?![^\[{]*[\]}])", words)
+    parts, depth = [""], 0
+    for letter in words:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _emptied(values: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

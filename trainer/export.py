@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ def export(
         (staging / "model").rename(home / str(version))
         for side in ("vocabularies.json", "metrics.json", "config.toml", "manifest.json"):
             (staging / side).replace(bundle / side)
-    for old in sorted(versions(home))[: -config.export.keep_versions]:
-        shutil.rmtree(home / str(old))
+        for old in sorted(versions(home))[: -config.export.keep_versions]:
+            shutil.rmtree(home / str(old))
     return home / str(version)
 
 
@@ -67,7 +67,8 @@ def _staging(bundle: Path) -> Iterator[Path]:
         bundle.mkdir(parents=True, exist_ok=True)
         turn = os.open(bundle, os.O_RDONLY)
         try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            with suppress(OSError):  # some network file systems have no such locks
+                fcntl.flock(turn, fcntl.LOCK_EX)
             shutil.rmtree(staging, ignore_errors=True)  # a killed export left it
             yield staging
         finally:

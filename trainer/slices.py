@@ -136,7 +136,7 @@ def _labels(lists: Iterable[Sequence[str]]) -> dict[str, Mask]:
 
 
 def _quartiles(values: npt.NDArray[np.float64], times: bool) -> dict[str, Mask]:
-    known = ~np.isnan(values)
+    known = np.isfinite(values)
     if not known.any():
         return {"(missing)": ~known}
     bounds = np.quantile(values[known], [0, 0.25, 0.5, 0.75, 1])

@@ -1,13 +1,12 @@
 """The REST API: predict, status and metadata on TensorFlow Serving's routes, as a plain ASGI application."""
 
 import asyncio
-import gzip
-import io
 import json
 import re
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -31,6 +30,9 @@ LARGE = 1 << 12  # bytes of a body, or values of an answer, that would hold up t
 JSON, TEXT = b"application/json", b"text/plain"
 CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-allow-methods", b"POST, GET")]
 _EVERY_FIELD = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
+
+LIMIT: ContextVar[asyncio.Timeout] = ContextVar("limit")  # of the request that is answered
+MOST_MEMBERS = 100  # of a gzip body
 
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
@@ -69,7 +71,8 @@ class RestApi:
             return
         kind = JSON
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
+                LIMIT.set(limit)
                 status, kind, body = await self._answer(scope, receive)
         except (
             Exception,
@@ -160,7 +163,10 @@ class RestApi:
             try:
                 outputs = call.outputs(await asyncio.wrap_future(waiting))
             except asyncio.CancelledError:
-                raise overdue(waiting) from None
+                late = overdue(waiting)  # nothing is to be run for it any more
+                if LIMIT.get().expired():
+                    raise late from None
+                raise
         size = sum(array.size for array in outputs.values())
         return await self._aside(size, write_outputs, outputs, rows)
 
@@ -217,9 +223,15 @@ def _version(text: str | None) -> int | None:
 
 def _gunzip(body: bytes, limit: int) -> bytes:
     """The body that a caller has compressed; one that unpacks to more than `limit` bytes is refused unread."""
+    plain, members = b"", 0
     try:
-        plain = gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1)
-    except (OSError, EOFError, zlib.error):
+        while body and len(plain) <= limit:
+            unpacker, members = zlib.decompressobj(wbits=31), members + 1
+            plain += unpacker.decompress(body, limit + 1 - len(plain))
+            if members > MOST_MEMBERS or (not unpacker.eof and len(plain) <= limit):
+                raise zlib.error
+            body = unpacker.unused_data
+    except zlib.error:
         raise invalid("The body is not gzip, as its content-encoding says") from None
     if len(plain) > limit:
         raise TooLarge(limit)

@@ -27,7 +27,7 @@ def to_array(proto: Any, alias: str = "") -> NDArray[Any]:
     """The array in a TensorProto, strings as an object array of bytes; raises INVALID_ARGUMENT if it holds none."""
     dims = [dim.size for dim in proto.tensor_shape.dim]
     size = math.prod(dims)
-    if min(dims, default=0) < 0 or size > max(FREE_ELEMENTS, proto.ByteSize()):
+    if min(dims, default=0) < 0 or (size > FREE_ELEMENTS and size > proto.ByteSize()):
         raise invalid(f"tensor parsing error: {alias}")
     field, kind = _USUAL.get(proto.dtype, ("", None))
     try:

@@ -148,6 +148,8 @@ def test_an_empty_table_on_the_line_empties_what_was_there(tmp_path):
     assert found.data.behaviours == {"view": 1.0}
     again = load("table-sequential", path, ["data.source.context={}", "data.source.context.hour=number"])
     assert again.data.source.settings["context"] == {"hour": "number"}
+    undone = load("demo", None, ["data.behaviours.view=1.0", "data.behaviours={}"])
+    assert undone.data.behaviours == with_settings(found, {"data.behaviours": {}}).data.behaviours == {}
 
 
 def test_a_parts_setting_may_stand_before_its_name():
@@ -166,6 +168,8 @@ def test_a_parts_setting_may_stand_before_its_name():
         ("a+retrieval.layers=[64,32],b", ["a+retrieval.layers=[64,32]", "b"]),
         ("[64,32],[64]", ["[64,32]", "[64]"]),
         ("{a=1,b=2},c", ["{a=1,b=2}", "c"]),
+        ("a+b=[{c='d'},{c='e'}],f", ["a+b=[{c='d'},{c='e'}]", "f"]),
+        ("[[1,2],[3,4]]", ["[[1,2],[3,4]]"]),
     ],
 )
 def test_commas_inside_brackets_part_nothing(words, parts):

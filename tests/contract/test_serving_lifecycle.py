@@ -212,9 +212,10 @@ def test_a_stop_answers_the_calls_that_run(start, models):
 
 
 @pytest.mark.slow
-def test_a_call_that_outlasts_the_time_to_drain_is_told(start, models):
+@pytest.mark.parametrize("batching", [(), ("--enable_batching",)], ids=["alone", "batched"])
+def test_a_call_that_outlasts_the_time_to_drain_is_told(start, models, batching):
     """As UNAVAILABLE, which clients try elsewhere."""
-    server = start("--model_name=kinds", f"--model_base_path={models}/kinds", "--drain_seconds=1")
+    server = start("--model_name=kinds", f"--model_base_path={models}/kinds", "--drain_seconds=1", *batching)
     address = ("127.0.0.1", int(server.rest.rsplit(":", 1)[1]))
     body = json.dumps({"signature_name": "slow", "instances": [3 * LONG]}).encode()
     head = b"POST /v1/models/kinds:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)

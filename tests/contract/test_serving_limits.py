@@ -383,6 +383,18 @@ NO_MODEL = (
         ("other", b"", "NOT_FOUND", NO_MODEL),
         ("saved_model.pb", b"", "NOT_FOUND", NO_GRAPH.format("serve")),
         ("saved_model.pb", b"garbage", "OUT_OF_RANGE", "Read less bytes than requested"),
+        (
+            "saved_model.pb",
+            b"\x08\x01\x12\xe8\x07" + b"cut off" * 9,
+            "OUT_OF_RANGE",
+            "Read less bytes than requested",
+        ),
+        (
+            "saved_model.pb",
+            b"\x10\x7f\x80\x80\xff\xff\x10\x0c" * 4,
+            "DATA_LOSS",
+            "Can't parse PATH/saved_model.pb as binary proto",
+        ),
         ("saved_model.pb", b"\xff" * 100, "DATA_LOSS", "Can't parse PATH/saved_model.pb as binary proto"),
         ("saved_model.pbtxt", b"garbage", "OUT_OF_RANGE", "Read less bytes than requested"),
     ],

@@ -32,20 +32,6 @@ def test_the_last_event_is_test_and_the_one_before_is_validation(make):
     assert parts.ordered
 
 
-def test_a_repeat_is_nothing_to_find(make):
-    """Each user's last new item is held out, with what was done again after it; a user of one item is all training."""
-    rows = [
-        *(("A", item, second) for second, item in enumerate("abacbcc")),
-        *(("B", item, second) for second, item in enumerate("aab")),
-        *(("C", item, second) for second, item in enumerate("aaa")),
-    ]
-    parts = split(make(rows), SplitSettings())
-    assert pairs(parts.train) == [("A", "a"), ("B", "a"), ("B", "a"), *[("C", "a")] * 3]
-    assert pairs(parts.validation) == [("A", "b"), ("A", "a")]
-    assert pairs(parts.test) == [("A", "c"), ("A", "b"), ("A", "c"), ("A", "c"), ("B", "b")]
-    assert parts.ordered
-
-
 def test_at_one_moment_the_order_is_that_of_the_file(make):
     parts = split(make([("A", "b", 1), ("A", "a", 1), ("A", "c", 1), ("B", "a", 1)]), SplitSettings())
     assert pairs(parts.test) == [("A", "c")]

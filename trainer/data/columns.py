@@ -52,7 +52,7 @@ UNREAD = (pl.Binary, pl.Struct, pl.Duration, pl.Time, pl.Object)  # types that n
 MOST = 1e15  # of a rating or a weight: squares of larger ones leave the range of single precision
 NUMERIC = ("number", "count", "rating", "weight")
 DECIMAL_COMMA = r"^\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*$"
-DAYS_FIRST = r"^\s*\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})(\s.*)?$"
+DAYS_FIRST = r"^\s*\d{1,2}[./-]\d{1,2}[./-](19|20)\d{2}(\s.*)?$"
 DATES = "whether the day or the month comes first is not guessed: write 2024-01-31, with T12:00:00 behind it for the time"
 COMMAS = "decimal commas are not read: write 1.50 for 1,50"
 

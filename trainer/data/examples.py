@@ -130,7 +130,7 @@ class Cases:
     timestamp: Longs  # the moment of the request: the first positive's
     context: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)  # the first positive's
     disliked: Lists | None = None
-    dropped: int = 0  # positives of a test that came with the data, left out because training has them
+    dropped: int = 0  # positives left out because their user had them before
 
     def __len__(self) -> int:
         return len(self.user)

@@ -70,7 +70,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         titles=titles[: len(items)],
         train=liked,
         validation=_cases(train, validation, code, parts.ordered),
-        test=_cases(begun, test, code, parts.ordered, given=method == "predefined"),
+        test=_cases(begun, test, code, parts.ordered),
         rated_train=train,
         rated_validation=_known(validation, users, items),
         rated_test=_known(test, users, items),
@@ -202,7 +202,7 @@ def _merge(first: Events, second: Events) -> Events:
     return joined.take(order)
 
 
-def _cases(past: Events, future: Events, code: Coding, ordered: bool, given: bool = False) -> Cases:
+def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
     """Returns one case for each user of `future` with something left to find, strangers included.
 
     An event of the history whose item is outside the vocabulary is left out: a model can make nothing of it.
@@ -238,7 +238,7 @@ def _cases(past: Events, future: Events, code: Coding, ordered: bool, given: boo
         timestamp=future.timestamp[start],
         context={name: column[start] for name, column in future.context.items()},
         disliked=disliked.by_user(people).take(who) if len(disliked) else None,
-        dropped=int((~fresh).sum()) if given else 0,
+        dropped=int((~fresh).sum()),
     )
 
 

@@ -34,9 +34,8 @@ def split(dataset: Dataset, settings: SplitSettings) -> Splits:
     """Returns the parts of a data set by the method of the settings.
 
     A test part that the source brings is always the test; without one `auto` is `leave_last_out` where there is time, else `random`.
-    `leave_last_out`: each user's last new item is test, and the new one before it validation, each with what
-    the user did again until the next part: a repeat is nothing to find. A user with two different items has no
-    validation event; a user with one is all training. `time`: a global cut; events of
+    `leave_last_out`: each user's last event is test and the one before is validation. A user with two
+    events has no validation event; a user with one event is all training. `time`: a global cut; events of
     one moment stay together. `random`: by (user, item) pair, so that a repeated pair never lies on both
     sides. `predefined`: the source's own parts; a missing validation part is carved out of training, as
     each user's last event where the test lies later than training, else at random.
@@ -90,17 +89,12 @@ def _leave_last_out(interactions: Interactions, settings: SplitSettings) -> tupl
     keys = pl.DataFrame({"user": user, "timestamp": frame["timestamp"]})
     by = ["user", "timestamp"] if interactions.has_time else ["user"]
     order = keys.select(pl.arg_sort_by(by, maintain_order=True)).to_series().to_numpy()
-    item = codes(frame["item_id"])
-    pair = pl.Series((user * (item.max(initial=0) + 1) + item)[order])
-    new = np.flatnonzero(pair.is_first_distinct().to_numpy())  # places in the order
-    counts = np.bincount(user[order[new]])
+    counts = np.bincount(user)
     last = np.cumsum(counts) - 1
-    test_from = np.where(counts >= 2, new[last], len(order))
-    validation_from = np.where(counts >= 3, new[last - 1], test_from)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    test = place >= test_from[user]
-    return test, (place >= validation_from[user]) & ~test
+    test, validation = np.zeros(len(user), bool), np.zeros(len(user), bool)
+    test[order[last[counts >= 2]]] = True
+    validation[order[last[counts >= 3] - 1]] = True
+    return test, validation
 
 
 def _time(interactions: Interactions, settings: SplitSettings) -> tuple[Mask, Mask]:
