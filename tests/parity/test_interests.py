@@ -24,6 +24,7 @@ SETTINGS = {
     "ranking.prior": "none",
     "ranking.learning_rate": 0.5,
     "train.epochs": 1,
+    "export.cascade.deep_weight": 0.0,  # the lists are those of the retrieval, whatever the ranking model has learned
 }
 
 
