@@ -52,9 +52,8 @@ def filter_feature(prepared: Prepared, name: str) -> Feature | None:
             f"export.category={name}: no item feature of kind category or bag{did_you_mean(name, labelled)}"
         )
     if name == "auto":
-        spoken = (
-            one for usual in USUAL for one in labelled if usual in one.lower()
-        )  # category_code, main_genre
+        # category_code, main_genre
+        spoken = (one for usual in USUAL for one in labelled if usual in one.lower())
         name = next((usual for usual in USUAL if usual in labelled), next(spoken, min(labelled, default="")))
     return labelled.get(name)
 

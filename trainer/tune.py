@@ -26,9 +26,9 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from trainer import checks, tune_report
 from trainer.config import Config, apart, load, to_toml, value_of, with_settings
 from trainer.data.examples import Prepared
-from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 from trainer.evaluate import FactorScorer, measure
+from trainer.experiment import read
 from trainer.fit import forget
 from trainer.inference import scorer
 from trainer.progress import Reporter
@@ -56,10 +56,7 @@ def run(config: Config, workdir: Path) -> Path | None:
     home = workdir.with_name(f"{workdir.name}-{worker}") if worker else workdir
     reporter = Reporter()
     _claim(home, config)
-    with reporter.step("prepare"):
-        dataset = load_dataset(config.data)
-        prepared = prepare(dataset, config.data)
-        checks.check_columns(config, prepared)
+    dataset, prepared = read(config, reporter)
     same_data(home, dataset.fingerprint())
     _check_objective(prepared, config.train.objective)
     tuner = RetrievalTuner(oracle(config, space), config, prepared, reporter, home)

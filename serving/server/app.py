@@ -35,9 +35,8 @@ TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n"
     b'{"error": "The path and the headers are larger than %d bytes"}' % LARGEST_HEAD
 )
-UPGRADE = re.compile(
-    b"\r\nupgrade:[^\r]*", re.IGNORECASE
-)  # the parser would take the body for another protocol's
+# the parser would take the body for another protocol's
+UPGRADE = re.compile(b"\r\nupgrade:[^\r]*", re.IGNORECASE)
 HOST = re.compile(b"^https?://[^/?#]*", re.IGNORECASE)  # in an address as a proxy sends it
 
 
@@ -127,9 +126,8 @@ class _Connection(HttpToolsProtocol):
             head, end, body = data.partition(b"\r\n\r\n")
             data = UPGRADE.sub(b"", head) + end + body
         super().data_received(data)
-        if (
-            self.parser.should_upgrade()
-        ):  # its line came in two parts: what follows would be taken for a request
+        # its line came in two parts: what follows would be taken for a request
+        if self.parser.should_upgrade():
             self.transport.close()
         reading = self.cycle is None or self.cycle.response_complete
         if self.unfinished > LARGEST_HEAD:

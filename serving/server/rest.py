@@ -74,10 +74,8 @@ class RestApi:
             async with asyncio.timeout(self._timeout) as limit:
                 LIMIT.set(limit)
                 status, kind, body = await self._answer(scope, receive)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as fault:  # its own faults too are answered in the API's form
+        # its own faults too are answered in the API's form
+        except (Exception, asyncio.CancelledError) as fault:
             if isinstance(fault, asyncio.CancelledError):  # it ran when the time to drain was over
                 fault = RequestError(Code.UNAVAILABLE, "The server is shutting down")
             late = RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")

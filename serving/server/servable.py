@@ -31,9 +31,8 @@ Run = Callable[[Feeds, float | None], Feeds]
 DEFAULT_SIGNATURE = "serving_default"
 MOST_WARMUP_RECORDS = 1000
 QUICK = 0.02  # seconds
-GRAPH = re.compile(
-    rb"\x08\x01\x12([\x80-\xff]{0,4}[\x00-\x7f])"
-)  # a SavedModel begins with its version and the length of a graph
+# a SavedModel begins with its version and the length of a graph
+GRAPH = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x00-\x7f])")
 READ_AHEAD = 16  # bytes by which the parser is ahead of what it reads
 logger = logging.getLogger("serving.server")
 NOT_RUN = ("classify_log", "regress_log", "multi_inference_log")  # records of calls that are not served here
@@ -218,10 +217,11 @@ def _load(session: Any, tags: Sequence[str], path: str) -> Any:
 
 def _unread(path: str) -> RequestError:
     """Why a saved_model.pb cannot be read: the parser in C++ has other words where it comes to the end of the file."""
-    data = Path(path, "saved_model.pb").read_bytes()
-    graph = GRAPH.match(data)
+    file = Path(path, "saved_model.pb")
+    with file.open("rb") as opened:
+        graph, there = GRAPH.match(opened.read(READ_AHEAD)), file.stat().st_size
     size = sum((byte & 127) << 7 * place for place, byte in enumerate(graph[1])) if graph else 0
-    if len(data) <= READ_AHEAD or (graph and graph.end() + size > len(data)):
+    if there <= READ_AHEAD or (graph and graph.end() + size > there):
         return RequestError(Code.OUT_OF_RANGE, "Read less bytes than requested")
     return RequestError(Code.DATA_LOSS, f"Can't parse {path}/saved_model.pb as binary proto")
 
