@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from trainer.metrics import MISSED, Ranks
 from trainer.scoring import Factored, Scorer, TopK
 
 BLOCK_BYTES = 64 * 2**20  # of scores at a time: the memory needed, whatever the corpus and the cases
+PRODUCT_BYTES = 16 * 2**20  # of scores at a time and thread, where they are products of vectors
+_CASES = 4_096  # whose vectors are asked for at a time there
 _THREADS = 8
 _MUCH = 4 * 2**20  # bytes of scores below which threads cost more than they bring
 _PROBES = 64  # items whose order tells whether two cases get different lists
@@ -54,18 +56,24 @@ def answer(
     scorer's lists, and what is seen in them, stay empty: several times faster.
     """
     exact = isinstance(model, Scorer)
-    block = min(max(1, BLOCK_BYTES // (4 * (items + 1))), max(1, len(cases))) if exact else 512
-    buffer = np.empty((block, items + 1) if isinstance(model, Factored) else (0, 0), np.float32)
+    block = _cases_at_a_time(model, items + 1)
     parts = []
     for start in range(0, len(cases), block):
         some = cases.take(np.arange(start, min(start + block, len(cases))))
         if isinstance(model, Scorer):
-            parts.append(_from_scores(model, some, 0 if only_ranks else depth, (items + 1, buffer)))
+            parts.append(_from_scores(model, some, items + 1, 0 if only_ranks else depth))
         else:
             parts.append(_from_lists(model, some, items, depth))
         if progress is not None:
             progress(start + len(some), len(cases))
     return _join(parts, 0 if exact and only_ranks else depth, truncated=not exact and depth < items)
+
+
+def _cases_at_a_time(model: Scorer | TopK, width: int) -> int:
+    """Returns how many cases a model is asked for at a time."""
+    if isinstance(model, Factored):
+        return _CASES
+    return max(1, BLOCK_BYTES // (4 * width)) if isinstance(model, Scorer) else 512
 
 
 def _join(parts: Sequence[Answers], depth: int, truncated: bool) -> Answers:
@@ -83,61 +91,79 @@ def _join(parts: Sequence[Answers], depth: int, truncated: bool) -> Answers:
     )
 
 
-def _from_scores(model: Scorer, cases: Cases, depth: int, place: tuple[int, Floats]) -> Answers:
-    """Returns the answers to one block of cases; `place` is the width of the scores, and where products may go."""
-    width, buffer = place
+def _from_scores(model: Scorer, cases: Cases, width: int, depth: int) -> Answers:
+    """Returns the answers to one block of cases."""
     lists = np.zeros((len(cases), depth), np.int32)
     alike, broken = np.zeros((2, len(cases)), bool)
     orders = np.zeros(len(cases), np.uint64)
     ranks = np.full(len(cases.positives.items), MISSED, np.int64)
-    scores, fill = _scores(model, cases, width, buffer)
 
-    def work(rows: range) -> None:
-        own = scores[rows.start : rows.stop]
-        if fill is not None:
-            fill(rows)
+    def work(rows: range, own: Floats) -> None:
+        some = slice(rows.start, rows.stop)
         if depth:
-            broken[rows.start : rows.stop] = mend(own)
-            orders[rows.start : rows.stop] = _orders(own)
+            broken[some] = mend(own)
+            orders[some] = _orders(own)
         for had in (cases.history, cases.disliked):
             if had is not None:
                 mask(own, had, rows)
         count(own, cases.positives, rows, ranks)
         if depth:
-            lists[rows.start : rows.stop] = top_rows(own, depth)
-            alike[rows.start : rows.stop] = [is_flat(scores[row], lists[row]) for row in rows]
+            lists[some] = top_rows(own, depth)
+            alike[some] = [is_flat(values, top) for values, top in zip(own, lists[some], strict=True)]
 
-    _in_threads(work, len(cases), scores.nbytes)
+    if isinstance(model, Factored):
+        _of_products(model, model.vectors(cases), width, work)
+    else:
+        scores = _scores(model, cases, width)
+        _in_threads(lambda rows: work(rows, scores[rows.start : rows.stop]), len(cases), width, len(cases))
     return Answers(part_equals(ranks, cases), lists, alike, orders, int(broken.sum()), truncated=False)
 
 
-def _scores(
-    model: Scorer, cases: Cases, width: int, buffer: Floats
-) -> tuple[Floats, Callable[[range], None] | None]:
-    """Returns the scores `[cases, width]`, and what has yet to fill them, some rows at a time."""
-    if isinstance(model, Factored):
-        factored, vectors, out = model, model.vectors(cases), buffer[: len(cases)]
-        return out, lambda rows: factored.product(
-            vectors[rows.start : rows.stop], out[rows.start : rows.stop]
-        )
+def _scores(model: Scorer, cases: Cases, width: int) -> Floats:
     scores = np.asarray(model.scores(cases), np.float32)
     if scores.shape != (len(cases), width):
         raise ValueError(f"scores have shape {scores.shape}; {(len(cases), width)} is needed")
-    return (scores if scores.flags.writeable else scores.copy()), None
+    return scores if scores.flags.writeable else scores.copy()
 
 
-def _in_threads(work: Callable[[range], None], rows: int, size: int) -> None:
-    """Runs `work` on all rows, in a thread a core where there is much: BLAS and NumPy's loops free the lock.
+def _of_products(model: Factored, vectors: Floats, width: int, work: Callable[[range, Floats], None]) -> None:
+    """Calls `work` with some rows at a time and their scores, which stand in a buffer of the thread that made them."""
+    step = min(max(1, PRODUCT_BYTES // (4 * width)), len(vectors))
+    buffers: SimpleQueue[Floats] = SimpleQueue()
+    for _ in range(_threads(len(vectors), width)):
+        buffers.put(np.empty((step, width), np.float32))
+
+    def fill(rows: range) -> None:
+        buffer = buffers.get()
+        try:
+            own = buffer[: len(rows)]
+            model.product(vectors[rows.start : rows.stop], own)
+            work(rows, own)
+        finally:
+            buffers.put(buffer)
+
+    _in_threads(fill, len(vectors), width, step)
+
+
+def _in_threads(work: Callable[[range], None], rows: int, width: int, step: int) -> None:
+    """Runs `work` on all rows, at most `step` at a time, in threads: BLAS and NumPy's loops free the lock.
 
     BLAS keeps to one thread meanwhile: so no core waits while another counts.
     """
-    threads = min(len(os.sched_getaffinity(0)), _THREADS) if size >= _MUCH else 1
-    bounds = np.linspace(0, rows, threads + 1).astype(int).tolist()
+    threads = _threads(rows, width)
+    step = min(step, -(-rows // threads))
+    parts = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
     if threads == 1:
-        work(range(rows))
+        for part in parts:
+            work(part)
         return
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, [range(start, end) for start, end in pairwise(bounds)]))
+        list(pool.map(work, parts))
+
+
+def _threads(rows: int, width: int) -> int:
+    """Returns a thread a core where there is much."""
+    return min(len(os.sched_getaffinity(0)), _THREADS, rows) if 4 * rows * width >= _MUCH else 1
 
 
 @cache

@@ -152,7 +152,8 @@ def test_lists_that_differ_are_not_one_list_however_little_a_scorer_knows():
 def test_products_in_threads_give_the_ranks_of_a_full_sort(monkeypatch, interests):
     """Vectors of small integers: products are exact, ties are many, and any two routes must agree to the rank."""
     monkeypatch.setattr(answers, "_MUCH", 0)
-    monkeypatch.setattr(answers, "BLOCK_BYTES", 4 * 301 * 16)
+    monkeypatch.setattr(answers, "_CASES", 16)
+    monkeypatch.setattr(answers, "PRODUCT_BYTES", 4 * 301 * 3)
     random = np.random.default_rng(interests)
     shape = (40, 4) if interests is None else (40, interests, 4)
     queries, candidates = random.integers(-3, 4, shape), random.integers(-3, 4, (301, 4))
