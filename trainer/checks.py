@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from trainer import registry, slices
+from trainer import registry
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.data.request_names import RIGHT, fits_request
 from trainer.errors import UserError
-from trainer.evaluate import cutoff
-from trainer.selection import filter_feature
+from trainer.evaluation import slices
+from trainer.evaluation.retrieval import cutoff
+from trainer.export.selection import filter_feature
+from trainer.ranking.targets import Start
 from trainer.settings import Part
-from trainer.targets import Start
 
 
 def check(config: Config) -> None:

@@ -21,11 +21,11 @@ from trainer.config import Config, load, with_settings
 from trainer.data.examples import Ints, Prepared
 from trainer.data.prepare import load_dataset
 from trainer.errors import UserError
-from trainer.evaluate import Report
-from trainer.metrics import SMALLER
+from trainer.evaluation.metrics import SMALLER
+from trainer.evaluation.reports import Report
+from trainer.evaluation.significance import Sample, intervals, paired
 from trainer.progress import Reporter
-from trainer.significance import Sample, intervals, paired
-from trainer.targets import labels
+from trainer.ranking.targets import labels
 from trainer.workdir import check_workdir, same_data
 
 METRICS = {

@@ -8,7 +8,7 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
-from trainer.metrics import SMALLER
+from trainer.evaluation.metrics import SMALLER
 from trainer.progress import add_row, figures_table
 from trainer.workdir import replace, write_json
 

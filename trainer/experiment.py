@@ -6,17 +6,20 @@ Each step is one call into the module that does it. A run that was interrupted i
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import blending, cascade_choice, leaderboard, registry, served
-from trainer import export as bundle
-from trainer.cascade import Cascade
+from trainer import registry
+from trainer.blocks import blending
+from trainer.blocks.rehearsal import known
 from trainer.checks import check, check_columns
 from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
 from trainer.data.interactions import Dataset
 from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
-from trainer.evaluate import Report, evaluate_retrieval, gate
-from trainer.features import unread
+from trainer.evaluation import leaderboard, served
+from trainer.evaluation.reports import Report, gate
+from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.export import bundle
+from trainer.export.serving_model import ServingModel
 from trainer.joint import train_joint
 from trainer.measurement import (
     Metrics,
@@ -30,13 +33,14 @@ from trainer.measurement import (
     write_metrics,
 )
 from trainer.memory import Cost, costing
-from trainer.models import RetrievalModel
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel
-from trainer.rehearsal import known
-from trainer.serving_model import ServingModel
-from trainer.train_ranking import train_ranking
-from trainer.train_retrieval import train_retrieval
+from trainer.ranking import cascade_choice
+from trainer.ranking.cascade import Cascade
+from trainer.ranking.model import RankingModel
+from trainer.ranking.train import train_ranking
+from trainer.retrieval.model import RetrievalModel
+from trainer.retrieval.train import train_retrieval
+from trainer.towers.features import unread
 from trainer.workdir import BUNDLE, CONFIG, check_workdir, claim, keep, same_data, write_json
 
 

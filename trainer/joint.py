@@ -9,12 +9,12 @@ from trainer.data.examples import Prepared
 from trainer.fit import Metrics, fit, tell_time_limit
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch
-from trainer.models import RetrievalModel
 from trainer.optimizer import prepare_fit
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel
-from trainer.train_ranking import build_ranking, validator
-from trainer.train_retrieval import build_retrieval, describe_rows, retrieval_plan
+from trainer.ranking.model import RankingModel
+from trainer.ranking.train import build_ranking, validator
+from trainer.retrieval.model import RetrievalModel
+from trainer.retrieval.train import build_retrieval, describe_rows, retrieval_plan
 
 
 class JointModel(FittedModel):

@@ -8,27 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from trainer import leaderboard
-from trainer.alarms import context_of_items
 from trainer.config import Config
 from trainer.data.examples import Prepared
-from trainer.evaluate import (
-    Predictor,
-    RankingReport,
-    Report,
-    RetrievalReport,
-    cutoff,
-    evaluate_ranking,
-    evaluate_retrieval,
-)
-from trainer.inference import scorer
+from trainer.evaluation import leaderboard
+from trainer.evaluation.alarms import context_of_items
+from trainer.evaluation.ranking import Predictor, evaluate_ranking
+from trainer.evaluation.reports import RankingReport, Report, RetrievalReport
+from trainer.evaluation.retrieval import cutoff, evaluate_retrieval
 from trainer.memory import Cost
-from trainer.models import RetrievalModel
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel
+from trainer.ranking.model import RankingModel
+from trainer.ranking.targets import as_ratings, without_outcomes
+from trainer.ranking.train import evaluate_targets
+from trainer.retrieval.inference import scorer
+from trainer.retrieval.model import RetrievalModel
 from trainer.settings import EvaluateSettings, Target
-from trainer.targets import as_ratings, without_outcomes
-from trainer.train_ranking import evaluate_targets
 from trainer.workdir import write_json
 
 Metrics = dict[str, Any]

@@ -27,12 +27,13 @@ from trainer import checks, tune_report
 from trainer.config import Config, apart, load, to_toml, value_of, with_settings
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
-from trainer.evaluate import FactorScorer, measure
+from trainer.evaluation.retrieval import measure
+from trainer.evaluation.scoring import FactorScorer
 from trainer.experiment import read
 from trainer.fit import forget
-from trainer.inference import scorer
 from trainer.progress import Reporter
-from trainer.train_retrieval import VALIDATION_CASES, train_retrieval
+from trainer.retrieval.inference import scorer
+from trainer.retrieval.train import VALIDATION_CASES, train_retrieval
 from trainer.tune_report import Row, short
 from trainer.workdir import CONFIG, claim, replace, same_data, write_json
 

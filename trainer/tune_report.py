@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trainer.dimension import beside_rules
 from trainer.progress import add_row
+from trainer.towers.dimension import beside_rules
 from trainer.workdir import replace
 
 matplotlib.use("Agg")

@@ -21,7 +21,7 @@ from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
-from trainer.evaluate import evaluate_retrieval, measure
+from trainer.evaluation.retrieval import evaluate_retrieval, measure
 from trainer.settings import DataSettings, EvaluateSettings, SplitSettings
 
 QUICK = {

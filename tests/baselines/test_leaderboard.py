@@ -9,12 +9,14 @@ import pytest
 from rich.console import Console
 from test_baselines import dataset
 
-from trainer import leaderboard, memory
+from trainer import memory
 from trainer.baselines import ease as ease_file
 from trainer.baselines import item_knn
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
-from trainer.evaluate import evaluate_ranking, evaluate_retrieval
+from trainer.evaluation import leaderboard
+from trainer.evaluation.ranking import evaluate_ranking
+from trainer.evaluation.retrieval import evaluate_retrieval
 from trainer.progress import Reporter
 from trainer.settings import DataSettings, EvaluateSettings
 from trainer.workdir import keep

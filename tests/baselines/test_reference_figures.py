@@ -10,7 +10,8 @@ from trainer.baselines.fitting import with_validation
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
-from trainer.evaluate import accuracy, evaluate_ranking
+from trainer.evaluation.ranking import evaluate_ranking
+from trainer.evaluation.retrieval import accuracy
 from trainer.settings import DataSettings, EvaluateSettings, SplitSettings
 
 RATINGS = Path(__file__).parents[2] / "../shared/data/ml-latest-small/ratings.csv"

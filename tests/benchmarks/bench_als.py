@@ -14,17 +14,18 @@ import numpy as np
 import polars as pl
 
 from trainer import registry
-from trainer.blending import plan_of
-from trainer.block_plan import START
-from trainer.block_search import blocks, choose
-from trainer.blocks import Block
+from trainer.blocks.blending import plan_of
+from trainer.blocks.block import Block
+from trainer.blocks.factorisation import Ease, Factorisation
+from trainer.blocks.plan import START
+from trainer.blocks.rehearsal import rehearsal
+from trainer.blocks.search import blocks, choose
 from trainer.config import Config
 from trainer.data.examples import Cases, Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
-from trainer.evaluate import FactorScorer, measure
-from trainer.factorisation import Ease, Factorisation
-from trainer.rehearsal import rehearsal
+from trainer.evaluation.retrieval import measure
+from trainer.evaluation.scoring import FactorScorer
 from trainer.settings import DataSettings, SplitSettings
 
 USERS, ITEMS, EVENTS, FACTORS = 30_000, 40_000, 1_300_000, 64

@@ -11,7 +11,8 @@ import tensorflow_recommenders as tfrs
 from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.interactions import Schema
 from trainer.data.vocabulary import Vocabulary
-from trainer.evaluate import FactorScorer, accuracy, evaluate_retrieval
+from trainer.evaluation.retrieval import accuracy, evaluate_retrieval
+from trainer.evaluation.scoring import FactorScorer
 from trainer.settings import EvaluateSettings
 
 CANDIDATES, QUERIES, DIMENSION, HISTORY, ROUNDS = 50_000, 4_096, 64, 20, 3

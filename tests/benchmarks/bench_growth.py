@@ -112,8 +112,8 @@ def epoch(interactions: int, items: int, rng: Any) -> Any:
     from trainer.config import Config
     from trainer.data.examples import Events
     from trainer.input_pipeline import Windows, training_batches
-    from trainer.models import RetrievalModel
     from trainer.optimizer import prepare_fit
+    from trainer.retrieval.model import RetrievalModel
     from trainer.settings import Part
 
     user, item = (rng.integers(1, count + 1, interactions, np.int32) for count in (USERS, items))

@@ -16,8 +16,8 @@ from trainer.data.examples import Cases, Events, Lists, Prepared
 from trainer.data.interactions import Schema
 from trainer.data.vocabulary import Vocabulary
 from trainer.input_pipeline import Windows, training_batches
-from trainer.models import RetrievalModel
 from trainer.optimizer import prepare_fit
+from trainer.retrieval.model import RetrievalModel
 from trainer.settings import Part
 
 USERS, ITEMS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 40_000, 2_048, 64, 128, 5

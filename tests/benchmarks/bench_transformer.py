@@ -31,11 +31,12 @@ from trainer.config import Config, from_values
 from trainer.data.examples import Cases, Floats, Prepared
 from trainer.data.interactions import Dataset, Interactions
 from trainer.data.prepare import prepare
-from trainer.evaluate import FactorScorer, measure
-from trainer.inference import scorer
+from trainer.evaluation.retrieval import measure
+from trainer.evaluation.scoring import FactorScorer
 from trainer.optimizer import prepare_fit
 from trainer.registry import build
-from trainer.train_retrieval import build_retrieval
+from trainer.retrieval.inference import scorer
+from trainer.retrieval.train import build_retrieval
 
 SOURCE = {"name": "synthetic", "interactions": 20_000, "users": 2_000, "items": 1_000}
 FEWEST, LENGTH, BATCH, EPOCHS, PATIENCE, METRIC = 5, 50, 64, 60, 4, "ndcg@10"

@@ -123,10 +123,10 @@ def measured(config: Config, home: Path, reporter: Reporter) -> tuple[float, flo
     """Trains the towers and returns their figure on the validation part, and its standard error over users."""
     import tensorflow as tf
 
-    from trainer.evaluate import evaluate_retrieval
+    from trainer.evaluation.retrieval import evaluate_retrieval
     from trainer.fit import forget
-    from trainer.inference import scorer
-    from trainer.train_retrieval import train_retrieval
+    from trainer.retrieval.inference import scorer
+    from trainer.retrieval.train import train_retrieval
 
     prepared = read(config)
     model = train_retrieval(config, prepared, home, reporter)

@@ -9,7 +9,7 @@ from trainer import compare, experiment
 from trainer.__main__ import main
 from trainer.compare import Figures, load_figures, save_figures
 from trainer.config import load
-from trainer.significance import Sample
+from trainer.evaluation.significance import Sample
 
 SMALL = (
     "data.source.name=chain",

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainer import encoders, registry
 from trainer.encoders.pooling import Pooling
 from trainer.errors import UserError
-from trainer.models import nearest
+from trainer.retrieval.model import nearest
 
 BATCH, LENGTH, DIMENSION = 4, 6, 8
 LENGTHS = np.array([6, 3, 1, 0])  # right-padded, the last history empty
@@ -375,10 +375,15 @@ def test_a_file_is_small_and_knows_nothing_of_the_rest(path):
         imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in imported:
             assert not name.startswith(
-                ("serving", "trainer.losses", "trainer.data.vocabulary", "trainer.index")
+                ("serving", "trainer.retrieval.losses", "trainer.data.vocabulary", "trainer.index")
             )
             assert not name.startswith(
-                ("trainer.negatives", "trainer.evaluate", "trainer.scoring", "trainer.models")
+                (
+                    "trainer.retrieval.negatives",
+                    "trainer.evaluation.retrieval",
+                    "trainer.evaluation.scoring",
+                    "trainer.retrieval.model",
+                )
             )
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from trainer.cascade import Cascade
 from trainer.config import from_values
 from trainer.data.prepare import load_dataset, prepare
+from trainer.export.serving_model import ServingModel
 from trainer.index.brute_force import BruteForce
 from trainer.progress import Reporter
-from trainer.serving_model import ServingModel
+from trainer.ranking.cascade import Cascade
+from trainer.ranking.train import build_ranking
+from trainer.retrieval.train import build_retrieval
 from trainer.settings import CascadeSettings, ExportSettings
-from trainer.train_ranking import build_ranking
-from trainer.train_retrieval import build_retrieval
 
 HOUR, BEGIN = 3600, 1_600_000_000
 

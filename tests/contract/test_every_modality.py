@@ -99,7 +99,7 @@ def test_every_kind_is_here():
 def test_from_files_to_a_bundle(config, tmp_path):
     home = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.blending.weigh_towers", lambda *_: (0.4, 0.1))
+        patch.setattr("trainer.blocks.blending.weigh_towers", lambda *_: (0.4, 0.1))
         experiment.run(config, home, allow_below_baseline=True)
     prepared = experiment.reopen(home, []).prepared
     model = tf.saved_model.load(str(home / "bundle" / "models" / "recommender" / "1"))
@@ -143,7 +143,7 @@ def test_from_files_to_a_bundle(config, tmp_path):
 @pytest.mark.parametrize("fusion", registry.names("fusion"))
 def test_every_fusion_trains_on_every_modality(config, fusion, prepared):
     """The loss falls, and a weight of every part of the towers moves."""
-    from trainer.train_retrieval import build_retrieval
+    from trainer.retrieval.train import build_retrieval
 
     settings = with_settings(
         config, {"retrieval.fusion": {"name": fusion}, "retrieval.dropout": 0.0, "train.batch_size": 256}

@@ -11,8 +11,8 @@ from trainer.config import with_settings
 from trainer.data.examples import Cases
 from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
-from trainer.inference import scorer
-from trainer.train_retrieval import best_wrong, build_retrieval, first_of_pairs, train_retrieval, weighted
+from trainer.retrieval.inference import scorer
+from trainer.retrieval.train import best_wrong, build_retrieval, first_of_pairs, train_retrieval, weighted
 
 CHOICES = [
     *({"encoder": {"name": name}} for name in registry.names("encoder")),

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.data.request_names import ALONE, WISHED, beside_wishes, fits_request
-from trainer.serving_model import ServingModel
+from trainer.export.serving_model import ServingModel
 
 
 def test_the_inputs_are_those_of_the_signatures():

@@ -12,17 +12,18 @@ import pytest
 from conftest import Table, events, lists
 from rich.console import Console
 
-from trainer import beyond_accuracy, metrics, slices
-from trainer.alarms import context_of_items
 from trainer.config import Config
 from trainer.data.examples import Cases
 from trainer.data.interactions import Feature
 from trainer.errors import UserError
-from trainer.evaluate import accuracy, compare, evaluate_ranking, evaluate_retrieval, gate, measure
+from trainer.evaluation import beyond_accuracy, metrics, slices
+from trainer.evaluation.alarms import context_of_items
+from trainer.evaluation.ranking import evaluate_ranking
+from trainer.evaluation.reports import Report, compare, gate
+from trainer.evaluation.retrieval import accuracy, evaluate_retrieval, measure
+from trainer.evaluation.significance import Sample
 from trainer.progress import Reporter
-from trainer.reports import Report
 from trainer.settings import EvaluateSettings
-from trainer.significance import Sample
 
 # Case 1 ranks c first; case 2 has b, d at 3 and 2; case 3 has e at 3; case 4 wants an unknown item.
 SCORES = [

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from conftest import Table, lists
 
-from trainer import answers, memory
-from trainer.answers import answer
-from trainer.counting import top_rows
+from trainer import memory
 from trainer.data.examples import Cases
 from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
-from trainer.metrics import MISSED
-from trainer.scoring import FactorScorer, IdLists
+from trainer.evaluation import answers
+from trainer.evaluation.answers import answer
+from trainer.evaluation.counting import top_rows
+from trainer.evaluation.metrics import MISSED
+from trainer.evaluation.scoring import FactorScorer, IdLists
 
 
 def cases_of(histories, positives, users=None):

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from conftest import lists
 
-from trainer import served
 from trainer.data.examples import Cases
 from trainer.errors import UserError
-from trainer.evaluate import evaluate_retrieval
-from trainer.served import Served
+from trainer.evaluation import served
+from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.evaluation.served import Served
 from trainer.settings import EvaluateSettings
 
 NEEDED = ("recommend", "recommend_history", "history")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.errors import UserError
-from trainer.significance import Sample, clusters, intervals, paired
+from trainer.evaluation.significance import Sample, clusters, intervals, paired
 
 
 def test_an_interval_has_the_width_of_the_normal_approximation():

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from trainer.config import with_settings
 from trainer.errors import UserError
-from trainer.evaluate import measure
-from trainer.inference import scorer
-from trainer.train_retrieval import build_retrieval, train_retrieval
+from trainer.evaluation.retrieval import measure
+from trainer.retrieval.inference import scorer
+from trainer.retrieval.train import build_retrieval, train_retrieval
 
 
 @pytest.fixture(scope="module")

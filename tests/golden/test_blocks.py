@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.blocks import Block, BlockLayer
+from trainer.blocks.block import Block, BlockLayer
 from trainer.data.examples import Lists
 
 HISTORY = np.array([[0, 0], [1, 0], [0, 1], [10, 100]], np.float32)

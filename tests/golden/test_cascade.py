@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.cascade import Cascade, Request, Weights, reordered, standardised, standardised_top
-from trainer.cascade_choice import Retrieved, over_budget
 from trainer.data.examples import Cases
+from trainer.export.neighbours import SimilarItems
+from trainer.export.selection import Categories, allowed, diversified
 from trainer.index.top import LOWEST, Vectors
-from trainer.lookup import string_lookup
-from trainer.neighbours import SimilarItems
-from trainer.selection import Categories, allowed, diversified
+from trainer.ranking.cascade import Cascade, Request, Weights, reordered, standardised, standardised_top
+from trainer.ranking.cascade_choice import Retrieved, over_budget
 from trainer.settings import CascadeSettings
+from trainer.towers.lookup import string_lookup
 
 ROOT = np.sqrt(1.5)  # three scores one apart: their spread is sqrt(2 / 3)
 

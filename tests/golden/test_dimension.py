@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.dimension import beside_rules, fourth_root, suggested
+from trainer.towers.dimension import beside_rules, fourth_root, suggested
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trainer.answers import answer
 from trainer.data.examples import Cases
+from trainer.evaluation.answers import answer
 
 SCORES = np.array([[9.0, 5, 4, 3, 2, 1], [9.0, 1, 2, 3, 4, 5]], np.float32)  # of the unknown and five items
 
@@ -42,7 +42,7 @@ def test_disliked_items_are_out_of_reach(make_lists, model):
 
 
 def test_the_evaluator_keeps_the_mask_when_it_drops_cases(make_lists, make_prepared):
-    from trainer.evaluate import accuracy
+    from trainer.evaluation.retrieval import accuracy
 
     cases = Cases(
         np.array([2, 1, 2], np.int32),
@@ -56,7 +56,7 @@ def test_the_evaluator_keeps_the_mask_when_it_drops_cases(make_lists, make_prepa
 
 
 def test_the_ranking_models_past_lacks_dislikes(make_prepared):
-    from trainer.past import Past
+    from trainer.ranking.past import Past
 
     prepared = make_prepared([[1, 2, 3, 4, 5, 6], [2, 1, 3, 5, 4, 6]])
     liked = np.array([True, False, True, True, True, True, False, True])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 
-from trainer import factorisation, svd, transitions
-from trainer.blocks import Block
+from trainer.blocks import factorisation, svd, transitions
+from trainer.blocks.block import Block
+from trainer.blocks.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
+from trainer.blocks.svd import truncated_svd
+from trainer.blocks.transitions import lagged
 from trainer.data.examples import Lists
-from trainer.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
-from trainer.svd import truncated_svd
-from trainer.transitions import lagged
 
 ITEMS = 12  # rows, the unknown's included
 

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
-from trainer import features as kinds
 from trainer.data.interactions import LIMITS, Feature, FeatureKind, FeatureSettings, Schema
 from trainer.errors import UserError
-from trainer.feature_layers import BUCKETS, GRAM_BUCKETS, grams
-from trainer.features import ContextFeatures, StaticFeatures, as_raw, missing, shared_layers, unread
+from trainer.towers import features as kinds
+from trainer.towers.feature_layers import BUCKETS, GRAM_BUCKETS, grams
+from trainer.towers.features import ContextFeatures, StaticFeatures, as_raw, missing, shared_layers, unread
 
 NAN = math.nan
 PADDING, UNKNOWN = 0, 1  # rows of a label embedding; the vocabulary follows, the most frequent first

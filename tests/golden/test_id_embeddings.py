@@ -8,16 +8,16 @@ import pytest
 import tensorflow as tf
 
 from trainer import memory, registry
-from trainer.blending import attach
-from trainer.cascade import Cascade
-from trainer.cascade_choice import choose
+from trainer.blocks.blending import attach
 from trainer.checks import check
 from trainer.config import with_settings
 from trainer.errors import UserError
-from trainer.retriever import Retriever
-from trainer.towers import IdEmbedding
-from trainer.train_ranking import build_ranking
-from trainer.train_retrieval import build_retrieval
+from trainer.ranking.cascade import Cascade
+from trainer.ranking.cascade_choice import choose
+from trainer.ranking.train import build_ranking
+from trainer.retrieval.retriever import Retriever
+from trainer.retrieval.train import build_retrieval
+from trainer.towers.tower import IdEmbedding
 
 PAIRS = (np.array([1, 1, 2, 2, 2]), np.array([1, 2, 2, 2, 3]))  # user 2 had item 2 twice: one edge
 

@@ -7,13 +7,14 @@ import pytest
 import tensorflow as tf
 from scipy.special import expit, logsumexp
 
-from trainer import losses, registry
+from trainer import registry
 from trainer.config import with_settings
 from trainer.errors import UserError
 from trainer.input_pipeline import context_key
-from trainer.models import RetrievalModel
-from trainer.retrieval_task import RetrievalTask
-from trainer.train_retrieval import build_retrieval
+from trainer.retrieval import losses
+from trainer.retrieval.model import RetrievalModel
+from trainer.retrieval.task import RetrievalTask
+from trainer.retrieval.train import build_retrieval
 
 BATCH, CANDIDATES, ITEMS = 5, 8, 41
 

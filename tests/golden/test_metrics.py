@@ -8,8 +8,8 @@ import pytrec_eval
 import scipy.sparse
 import sklearn.metrics
 
-from trainer import metrics
-from trainer.metrics import MISSED
+from trainer.evaluation import metrics
+from trainer.evaluation.metrics import MISSED
 
 
 def array(*values):

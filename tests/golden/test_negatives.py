@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from trainer import registry
 from trainer.errors import UserError
-from trainer.negatives import Sampler
+from trainer.retrieval.negatives import Sampler
 
 COUNTS = np.array([0, 6, 3, 1, 0])  # row 0 is the unknown; row 4 was never seen in training
 NOBODY = tf.zeros([0], tf.int32)

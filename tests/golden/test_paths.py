@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blending import combine, popularity_block
-from trainer.blocks import Block
+from trainer.blocks.blending import combine, popularity_block
+from trainer.blocks.block import Block
 from trainer.data.interactions import Feature, Schema
 from trainer.errors import UserError
+from trainer.export.neighbours import Queries, SimilarItems, SimilarUsers
+from trainer.export.selection import diversified, filter_feature
 from trainer.index.top import LOWEST, Vectors
-from trainer.inference import in_blocks
-from trainer.neighbours import Queries, SimilarItems, SimilarUsers
-from trainer.retriever import PATHS, Retriever
-from trainer.selection import diversified, filter_feature
+from trainer.retrieval.inference import in_blocks
+from trainer.retrieval.retriever import PATHS, Retriever
 from trainer.settings import RetrievalSettings
-from trainer.similarity import candidate_side, query_side
+from trainer.towers.similarity import candidate_side, query_side
 
 HISTORIES = [[1, 2, 3, 4], [3, 2, 1, 5], [3, 1, 2, 4], [3, 4, 5, 1]]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trainer.data.examples import Events
 from trainer.errors import UserError
-from trainer.sequences import Sequences, runs, sequence_batches
+from trainer.retrieval.sequences import Sequences, runs, sequence_batches
 
 
 def events_of(rows):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import blending, block_plan, block_search
-from trainer.blocks import Block
+from trainer.blocks import blending, plan, search
+from trainer.blocks.block import Block
+from trainer.blocks.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
+from trainer.blocks.rehearsal import rehearsal
 from trainer.config import with_settings
-from trainer.evaluate import measure
-from trainer.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
-from trainer.inference import ragged, scorer
-from trainer.rehearsal import rehearsal
-from trainer.retriever import Retriever
+from trainer.evaluation.retrieval import measure
+from trainer.retrieval.inference import ragged, scorer
+from trainer.retrieval.retriever import Retriever
 
 LONG = [
     list(range(1, 13)),
@@ -76,12 +76,12 @@ def test_without_order_the_validation_cases_serve(make_prepared):
 
 def accuracy(table, cases):
     """Returns the search's own quick figure for one score matrix given in two halves, as two blocks would."""
-    return np.nanmean(block_search.accuracies([(table, 0.75), (table, 0.25)], cases))
+    return np.nanmean(search.accuracies([(table, 0.75), (table, 0.25)], cases))
 
 
 def evaluators(model, cases, prepared):
-    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in block_search.CUTOFFS]
-    return sum(measure(model, cases, prepared, name) for name in names) / len(block_search.CUTOFFS)
+    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in search.CUTOFFS]
+    return sum(measure(model, cases, prepared, name) for name in names) / len(search.CUTOFFS)
 
 
 def test_accuracy_is_the_evaluators(tiny_prepared):
@@ -117,9 +117,9 @@ def test_accuracy_of_several_positives_is_the_evaluators(tiny_prepared):
 def test_choosing_never_ends_below_its_start(tiny_prepared):
     lists, cases = rehearsal(tiny_prepared)
     factorisation = Factorisation(lists, len(tiny_prepared.items), 16)
-    board = block_search.Board(factorisation, cases)
-    begin = board.value(block_plan.START)
-    choice, spreads = block_search.choose(factorisation, cases, lambda done, note: None)
+    board = search.Board(factorisation, cases)
+    begin = board.value(plan.START)
+    choice, spreads = search.choose(factorisation, cases, lambda done, note: None)
     assert board.value(choice) >= begin
     assert set(spreads) == {settings.family for settings in choice if settings.scale}
     assert [type(settings) for settings in choice] == [Ease, Transitions, Spectral, Successors]
@@ -131,7 +131,7 @@ def test_blocks_that_add_nothing_are_left_out():
             return 1.0 * bool(choice[0].scale) + 0.5 * bool(choice[2].scale) + 0.001 * bool(choice[3].scale)
 
     choice = (Ease(), Transitions(scale=0.3), Spectral(scale=1.0), Successors(scale=0.5))
-    kept = block_search.needed(Board(), choice, 1.501)
+    kept = search.needed(Board(), choice, 1.501)
     assert [settings.scale for settings in kept] == [1.0, 0.0, 1.0, 0.0]
 
 
@@ -140,20 +140,20 @@ def test_where_later_events_are_in_the_histories_what_follows_is_not_asked(tiny_
         plan = blending.plan_of(dataclasses.replace(tiny_prepared, **changes))
         return {family for step in plan.together for family, _ in step.names}
 
-    every = {block_plan.EASE, block_plan.SPECTRAL, block_plan.TRANSITIONS, block_plan.SUCCESSORS}
+    every = {plan.EASE, plan.SPECTRAL, plan.TRANSITIONS, plan.SUCCESSORS}
     assert families(ordered=True, timed=True) == every
-    assert families(ordered=False, timed=True) == every - {block_plan.SUCCESSORS}
-    assert families(ordered=False, timed=False) == {block_plan.EASE, block_plan.SPECTRAL}
+    assert families(ordered=False, timed=True) == every - {plan.SUCCESSORS}
+    assert families(ordered=False, timed=False) == {plan.EASE, plan.SPECTRAL}
 
 
 def test_what_has_no_order_is_searched_without_reading_any():
-    plan = block_plan.UNORDERED
-    steps = [*plan.together, *(step for steps in plan.alone.values() for step in steps)]
-    assert len(plan) == len(steps) > 0
+    unordered = plan.UNORDERED
+    steps = [*unordered.together, *(step for steps in unordered.alone.values() for step in steps)]
+    assert len(unordered) == len(steps) > 0
     for step in steps:
         for values in step.grid:
             for (family, name), value in zip(step.names, values, strict=True):
-                assert family not in (block_plan.TRANSITIONS, block_plan.SUCCESSORS)
+                assert family not in (plan.TRANSITIONS, plan.SUCCESSORS)
                 assert name != "half_life" or value == float("inf")
 
 
@@ -167,7 +167,7 @@ def test_a_block_that_only_misleads_gets_little_weight(tiny_prepared, monkeypatc
     monkeypatch.setattr(Factorisation, "_ease", noise)
     lists, cases = rehearsal(tiny_prepared)
     made = Factorisation(lists, len(tiny_prepared.items), 16)
-    choice, _ = block_search.choose(made, cases, lambda *_: None, block_plan.UNORDERED)
+    choice, _ = search.choose(made, cases, lambda *_: None, plan.UNORDERED)
     weights = {settings.family: settings.scale for settings in choice}
     assert weights["spectral"] == 1.0
     assert weights["ease"] <= 0.2
@@ -202,14 +202,14 @@ def test_weights_that_tell_count_in_the_blocks_and_noise_does_not(
     lists = prepared.before_test.by_user(len(prepared.users))
     counted = lists if tell else dataclasses.replace(lists, weights=None)
     made = Factorisation(counted, len(prepared.items), tiny_config.retrieval.factorisation_rank)
-    wanted = block_search.blocks(made, recipe.choice, recipe.spreads)
+    wanted = search.blocks(made, recipe.choice, recipe.spreads)
     for layer, block in zip(retriever.blocks[:-1], wanted, strict=True):  # the last is popularity
         np.testing.assert_array_equal(layer.block.candidates, block.candidates)
 
 
 def test_a_recipe_from_before_the_choice_of_weights_has_them_counted(tmp_path):
     path = tmp_path / blending.RECIPE
-    recipe = blending.Recipe(block_plan.START, {"ease": 1.0}, 0.0, 0.1, weighted=False)
+    recipe = blending.Recipe(plan.START, {"ease": 1.0}, 0.0, 0.1, weighted=False)
     recipe.write(path)
     assert blending.Recipe.read(path) == recipe
     older = json.loads(path.read_text())
@@ -232,7 +232,7 @@ def test_towers_that_know_come_in_and_towers_that_mislead_do_not(tiny_prepared, 
 
     monkeypatch.setattr(blending, "scorer", lambda retriever, prepared: Towers())
     train = tiny_prepared.train.by_user(len(tiny_prepared.users))
-    before = block_search.blocks(
+    before = search.blocks(
         Factorisation(train, len(tiny_prepared.items), 16), (Ease(l2=50.0),), {"ease": 0.05}
     )
     tower, prior = blending.weigh_towers(None, before, tiny_prepared)

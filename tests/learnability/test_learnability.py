@@ -9,13 +9,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trainer import blending, registry
+from trainer import registry
+from trainer.blocks import blending
 from trainer.config import with_settings
 from trainer.data.interactions import Interactions
 from trainer.data.prepare import prepare
-from trainer.evaluate import measure
-from trainer.inference import scorer
-from trainer.train_retrieval import train_retrieval
+from trainer.evaluation.retrieval import measure
+from trainer.retrieval.inference import scorer
+from trainer.retrieval.train import train_retrieval
 
 K = 20
 WORLD = {"data.source.interactions": 3_000, "data.source.users": 300, "data.source.items": 200}

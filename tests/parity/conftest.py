@@ -28,7 +28,7 @@ START_SECONDS = 120
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, tiny_arguments) -> tuple[Path, Any]:
     """The run as `train` leaves it, and the model that it exported, whose signatures are traced by then."""
-    from trainer.serving_model import ServingModel
+    from trainer.export.serving_model import ServingModel
 
     home, made = tmp_path_factory.mktemp("parity") / "run", []
 
@@ -37,7 +37,7 @@ def trained(tmp_path_factory, tiny_arguments) -> tuple[Path, Any]:
         return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.blending.weigh_towers", lambda *_: TOWERS)
+        patch.setattr("trainer.blocks.blending.weigh_towers", lambda *_: TOWERS)
         patch.setattr("trainer.experiment.ServingModel", kept)
         assert main(["train", "--workdir", str(home), "--allow-below-baseline", *tiny_arguments]) == 0
     return home, made[0]
@@ -129,8 +129,8 @@ def offline(run) -> Callable[..., Lists]:
     """Returns the evaluator's own lists for the test cases, with their context or without any."""
     import dataclasses
 
-    from trainer.evaluate import evaluate_retrieval
-    from trainer.inference import scorer
+    from trainer.evaluation.retrieval import evaluate_retrieval
+    from trainer.retrieval.inference import scorer
 
     prepared = run.prepared
 

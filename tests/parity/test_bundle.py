@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import trainer.export as export_module
+import trainer.export.bundle as export_module
 from trainer.__main__ import main
+from trainer.blocks.rehearsal import known
 from trainer.errors import UserError
-from trainer.evaluate import evaluate_ranking
+from trainer.evaluation.ranking import evaluate_ranking
 from trainer.progress import Reporter
-from trainer.rehearsal import known
 
 SIDES = ("config.toml", "manifest.json", "metrics.json", "vocabularies.json")
 
@@ -44,7 +44,7 @@ def copy(workdir, tmp_path) -> Path:
 @pytest.fixture
 def publish(run, trained):
     """Publishes into a bundle; the settings of `export` by keyword."""
-    from trainer.export import export
+    from trainer.export.bundle import export
 
     def call(bundle: Path, **settings):
         config = run.config.model_copy(update={"export": run.config.export.model_copy(update=settings)})
@@ -62,7 +62,7 @@ def quick(monkeypatch):
         directory.mkdir(parents=True)
         (directory / "saved_model.pb").write_text("a model")
 
-    monkeypatch.setattr("trainer.export._write_model", write)
+    monkeypatch.setattr("trainer.export.bundle._write_model", write)
 
 
 def test_what_lies_in_a_bundle(workdir, run):
@@ -164,8 +164,8 @@ def test_a_second_export_is_a_second_version(second, workdir, asking_of, run):
 def test_a_history_with_the_answers_in_it_raises_the_alarm(second):
     """A bundle exported for use after the test knows the test's events, and recommends none of them; its stages were measured before."""
     from trainer import experiment
-    from trainer.evaluate import evaluate_retrieval
-    from trainer.inference import scorer
+    from trainer.evaluation.retrieval import evaluate_retrieval
+    from trainer.retrieval.inference import scorer
 
     opened = experiment.reopen(second, [])
     retriever, prepared = opened.retrieval.retriever, opened.prepared
@@ -209,7 +209,7 @@ def test_a_failed_export_leaves_everything_as_it_was(publish, quick, monkeypatch
         (directory / "saved_model.pb").write_text("hal")
         raise error
 
-    monkeypatch.setattr("trainer.export._write_model", fail)
+    monkeypatch.setattr("trainer.export.bundle._write_model", fail)
     with pytest.raises(UserError, match=r"could not write the bundle.*No space left on device"):
         publish(bundle)
     assert files(bundle) == before
@@ -225,7 +225,7 @@ def test_a_disk_that_fills_up_for_real(publish, monkeypatch, tmp_path):
         module.table = tf.Variable(tf.zeros([100_000]))
         tf.saved_model.save(module, str(directory))
 
-    monkeypatch.setattr("trainer.export._write_model", write)
+    monkeypatch.setattr("trainer.export.bundle._write_model", write)
     bundle = tmp_path / "bundle"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -240,18 +240,18 @@ def test_a_disk_that_fills_up_for_real(publish, monkeypatch, tmp_path):
 def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, monkeypatch, tmp_path):
     """On the terminal and in the manifest; the stages' figures in `metrics.json`, where a later `evaluate` leaves them."""
     from trainer import experiment, measurement
-    from trainer.cascade import Weights
+    from trainer.ranking.cascade import Weights
 
     stages = {
         "stages": {"retrieve": {"passes": 500, "recall": 0.75, "lost": 0.25}},
     }
     milliseconds = {"milliseconds": {"retrieve": 1.5}}
-    monkeypatch.setattr("trainer.neighbours.MOST_NUMBERS", 100)
-    monkeypatch.setattr("trainer.serving_model.MOST_NUMBERS", 100)
-    monkeypatch.setattr("trainer.serving_model.ServingModel.signatures", {})
-    monkeypatch.setattr("trainer.cascade_choice.choose", lambda *_: Weights())
-    monkeypatch.setattr("trainer.cascade_choice.recalls", lambda *_: stages)
-    monkeypatch.setattr("trainer.cascade_choice.latencies", lambda *_: milliseconds["milliseconds"])
+    monkeypatch.setattr("trainer.export.neighbours.MOST_NUMBERS", 100)
+    monkeypatch.setattr("trainer.export.serving_model.MOST_NUMBERS", 100)
+    monkeypatch.setattr("trainer.export.serving_model.ServingModel.signatures", {})
+    monkeypatch.setattr("trainer.ranking.cascade_choice.choose", lambda *_: Weights())
+    monkeypatch.setattr("trainer.ranking.cascade_choice.recalls", lambda *_: stages)
+    monkeypatch.setattr("trainer.ranking.cascade_choice.latencies", lambda *_: milliseconds["milliseconds"])
     reporter = Reporter(Console(file=io.StringIO(), width=1000))
     here = dataclasses.replace(run, workdir=tmp_path, reporter=reporter)
     rated, every = run.prepared.rated_test, run.config.evaluate
@@ -276,7 +276,7 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
         f"{run.prepared.users.trained} users are {numbers:,} numbers, and a bundle carries up to 100" in line
     )
     assert "export.similar_users=false" in line and line in reporter.console.file.getvalue()
-    monkeypatch.setattr("trainer.leaderboard.write", lambda *_: None)
+    monkeypatch.setattr("trainer.evaluation.leaderboard.write", lambda *_: None)
     said = reporter.console.file.getvalue()
     assert "ranking: test rmse" in said and "baseline global_mean" in said
     nothing = dataclasses.replace(here, retrieval=None, ranking=None)
@@ -317,10 +317,10 @@ def test_a_second_export_waits_for_the_first(publish, quick, monkeypatch, tmp_pa
         going.wait(30)
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr("trainer.export._write_model", slow)
+        patch.setattr("trainer.export.bundle._write_model", slow)
         first = pool.submit(publish, bundle)
         assert inside.wait(30)
-        patch.setattr("trainer.export._write_model", write)
+        patch.setattr("trainer.export.bundle._write_model", write)
         second = pool.submit(publish, bundle)
         assert not wait([second], timeout=0.2).done
         going.set()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from serving.client import Recommender
-from trainer import served
 from trainer.__main__ import main
-from trainer.evaluate import evaluate_retrieval
-from trainer.inference import scorer
+from trainer.evaluation import served
+from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.retrieval.inference import scorer
 
 METRICS = ("recall@10", "ndcg@10", "hit_rate@20", "map@5", "novelty@10", "coverage@20")
 

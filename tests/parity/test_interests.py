@@ -41,8 +41,8 @@ def several(tmp_path_factory, tiny_config):
 @pytest.fixture(scope="module")
 def wanted(several):
     """The evaluator's report without context, and the scores of all items `[cases, items]`."""
-    from trainer.evaluate import evaluate_retrieval
-    from trainer.inference import scorer
+    from trainer.evaluation.retrieval import evaluate_retrieval
+    from trainer.retrieval.inference import scorer
 
     prepared, model = several.prepared, scorer(several.retrieval.retriever, several.prepared)
     cases = dataclasses.replace(prepared.test, context=nothing(prepared.test.context, len(prepared.test)))
@@ -134,7 +134,7 @@ def test_similar_items_are_the_nearest_by_the_towers_own_similarity(several, ask
 
 def test_rank_with_attention_scores_as_the_evaluator_does(several, asked):
     """The evaluator's predictions of events of the test's users with other items; without histories they are others."""
-    from trainer.train_ranking import predict
+    from trainer.ranking.train import predict
 
     prepared, test = several.prepared, several.prepared.rated_test
     users, width = test.user[:20], 30

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blending import combine, popularity_block
-from trainer.blocks import Block
-from trainer.cascade import Cascade
+from trainer.blocks.blending import combine, popularity_block
+from trainer.blocks.block import Block
 from trainer.experiment import histories
+from trainer.export.serving_model import ServingModel
+from trainer.export.signatures import longest
 from trainer.index.brute_force import BruteForce
-from trainer.retriever import Retriever
-from trainer.serving_model import ServingModel
+from trainer.ranking.cascade import Cascade
+from trainer.retrieval.retriever import Retriever
 from trainer.settings import CascadeSettings, ExportSettings
-from trainer.signatures import longest
 
 HAD = [5, 3, 8]  # item rows
 

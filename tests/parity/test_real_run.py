@@ -63,8 +63,8 @@ def test_ranking_is_clearly_below_the_biases(metrics):
 def test_the_server_gives_a_user_of_the_file_the_evaluators_ten(real, metrics):
     from serving.demo import served
     from trainer import experiment
-    from trainer.evaluate import evaluate_retrieval
-    from trainer.inference import scorer
+    from trainer.evaluation.retrieval import evaluate_retrieval
+    from trainer.retrieval.inference import scorer
 
     run = experiment.reopen(real, [])
     prepared = run.prepared

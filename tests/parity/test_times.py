@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.cascade import Cascade
 from trainer.config import with_settings
 from trainer.data.examples import Cases
 from trainer.errors import UserError
+from trainer.export.serving_model import ServingModel
 from trainer.index.brute_force import BruteForce
-from trainer.inference import ragged, scorer, times_read
-from trainer.serving_model import ServingModel
+from trainer.ranking.cascade import Cascade
+from trainer.retrieval.inference import ragged, scorer, times_read
+from trainer.retrieval.train import build_retrieval
 from trainer.settings import CascadeSettings, ExportSettings
-from trainer.train_retrieval import build_retrieval
 
 
 @pytest.fixture(scope="module")

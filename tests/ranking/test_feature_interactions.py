@@ -15,7 +15,7 @@ from trainer.data.examples import Prepared
 from trainer.data.interactions import Feature, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.progress import Reporter
-from trainer.train_ranking import build_ranking, predict, train_ranking
+from trainer.ranking.train import build_ranking, predict, train_ranking
 
 TOGETHER = ("dot", "cross")
 

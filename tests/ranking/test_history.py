@@ -17,11 +17,11 @@ from trainer import registry
 from trainer.config import Config, from_values, with_settings
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Schema
-from trainer.past import Past
 from trainer.progress import Reporter
-from trainer.ranking import RankingModel, RankingNetwork
-from trainer.targets import labels
-from trainer.train_ranking import build_ranking, predict, train_ranking
+from trainer.ranking.model import RankingModel, RankingNetwork
+from trainer.ranking.past import Past
+from trainer.ranking.targets import labels
+from trainer.ranking.train import build_ranking, predict, train_ranking
 
 ATTENTION = {"history.name": "attention", "history.units": [8], "history.interests": 2}
 

@@ -9,7 +9,7 @@ from trainer.config import with_settings
 from trainer.data.examples import Prepared
 from trainer.joint import train_joint
 from trainer.progress import Reporter
-from trainer.train_ranking import predict
+from trainer.ranking.train import predict
 
 JOINT = {"train.joint": True, "train.epochs": 2, "train.batch_size": 256, "train.objective": "ndcg@10"}
 

@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
-from trainer.cascade import Cascade, Request, Weights
-from trainer.cascade_choice import Retrieved, choose
 from trainer.config import Config, from_values
 from trainer.data.examples import Prepared
 from trainer.data.prepare import load_dataset, prepare
 from trainer.progress import Reporter
-from trainer.train_ranking import build_ranking
-from trainer.train_retrieval import build_retrieval
+from trainer.ranking.cascade import Cascade, Request, Weights
+from trainer.ranking.cascade_choice import Retrieved, choose
+from trainer.ranking.train import build_ranking
+from trainer.retrieval.train import build_retrieval
 
 USERS, ITEMS, GOOD, EVENTS = 80, 60, 15, 12
 

@@ -14,10 +14,10 @@ from trainer.data.examples import Prepared
 from trainer.data.interactions import Schema
 from trainer.errors import UserError
 from trainer.progress import Advance, Reporter
-from trainer.ranking import RankingModel
+from trainer.ranking.model import RankingModel
+from trainer.ranking.targets import labels
+from trainer.ranking.train import build_ranking, predict, train_ranking
 from trainer.settings import Target
-from trainer.targets import labels
-from trainer.train_ranking import build_ranking, predict, train_ranking
 
 SEVERAL = [
     {"name": "rating"},

@@ -14,9 +14,9 @@ from trainer.errors import UserError
 from trainer.measurement import Reports, Run, beside_ranking, measure
 from trainer.memory import Cost
 from trainer.progress import Reporter
+from trainer.ranking.targets import as_ratings, labels
+from trainer.ranking.train import build_ranking
 from trainer.settings import EvaluateSettings, Target
-from trainer.targets import as_ratings, labels
-from trainer.train_ranking import build_ranking
 
 LIKED = {"name": "liked", "kind": "binary", "threshold": 4.0}
 HOUR = {"name": "hour", "column": "hour"}

@@ -5,18 +5,18 @@ import polars as pl
 import pytest
 from ranking_world import make_dataset, make_world, quick, with_events
 
-from trainer import rating_prior
 from trainer.baselines.rating_bias import UserItemBias
 from trainer.config import from_values
 from trainer.data.examples import Prepared
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.progress import Reporter
-from trainer.ranking import Prior
-from trainer.rating_features import bumps, indicators, side_features
-from trainer.rating_prior import Belief, Posterior, Ratings, Side, Sums, leave_one_out, posterior
+from trainer.ranking import rating_prior
+from trainer.ranking.model import Prior
+from trainer.ranking.rating_features import bumps, indicators, side_features
+from trainer.ranking.rating_prior import Belief, Posterior, Ratings, Side, Sums, leave_one_out, posterior
+from trainer.ranking.targets import Start
 from trainer.settings import RankingSettings, Target
-from trainer.targets import Start
 
 SETTINGS = RankingSettings(prior_rank=3, prior_sweeps=12)
 

@@ -8,7 +8,7 @@ from trainer import registry
 from trainer.config import load
 from trainer.data.prepare import prepare
 from trainer.progress import Reporter
-from trainer.train_ranking import predict, train_ranking
+from trainer.ranking.train import predict, train_ranking
 
 
 @pytest.mark.slow

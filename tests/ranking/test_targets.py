@@ -11,19 +11,17 @@ import tensorflow as tf
 from ranking_world import make_dataset, quick, with_events
 
 from trainer import checks
-from trainer.cascade import Cascade, Weights
 from trainer.config import Config, from_values, load, with_settings
 from trainer.data.examples import Events, Prepared
 from trainer.data.interactions import Interactions
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
+from trainer.export.serving_model import ServingModel
 from trainer.index.brute_force import BruteForce
 from trainer.measurement import objectives
 from trainer.progress import Reporter
-from trainer.retriever import Retriever
-from trainer.serving_model import ServingModel
-from trainer.settings import CascadeSettings, EvaluateSettings, ExportSettings
-from trainer.train_ranking import (
+from trainer.ranking.cascade import Cascade, Weights
+from trainer.ranking.train import (
     RankingFit,
     build_ranking,
     evaluate_targets,
@@ -31,7 +29,9 @@ from trainer.train_ranking import (
     train_ranking,
     validator,
 )
-from trainer.train_retrieval import build_retrieval
+from trainer.retrieval.retriever import Retriever
+from trainer.retrieval.train import build_retrieval
+from trainer.settings import CascadeSettings, EvaluateSettings, ExportSettings
 
 RATING = {"name": "rating"}
 LIKED = {"name": "liked", "kind": "binary", "threshold": 4.0}

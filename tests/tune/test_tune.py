@@ -9,7 +9,7 @@ import pytest
 from trainer import tune
 from trainer.config import load, with_settings
 from trainer.errors import UserError
-from trainer.evaluate import FactorScorer
+from trainer.evaluation.scoring import FactorScorer
 from trainer.tune_report import short
 
 RANGES = {

@@ -8,9 +8,9 @@ import scipy.sparse
 from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.baselines.implicit_library import models, one_blas_thread
 from trainer.data.examples import Cases, Floats, Prepared
+from trainer.evaluation.scoring import FactorScorer
 from trainer.memory import require
 from trainer.registry import register
-from trainer.scoring import FactorScorer
 
 _REGULARISATIONS = (10.0, 1.0, 30.0)
 _ALPHAS = (3.0, 1.0, 10.0)

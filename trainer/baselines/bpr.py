@@ -8,9 +8,9 @@ import scipy.sparse
 from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.baselines.implicit_library import models, one_blas_thread
 from trainer.data.examples import Cases, Floats, Prepared
+from trainer.evaluation.scoring import FactorScorer
 from trainer.memory import require
 from trainer.registry import register
-from trainer.scoring import FactorScorer
 
 _REGULARISATIONS = (0.01, 0.05)
 _RATES = (0.005, 0.02)

@@ -8,8 +8,8 @@ from trainer.baselines.ease import Ease
 from trainer.baselines.fitting import choose, given
 from trainer.baselines.transitions import Transitions
 from trainer.data.examples import Cases, Floats, Prepared
+from trainer.evaluation.scoring import Scorer
 from trainer.registry import register
-from trainer.scoring import Scorer
 
 _SHARES = (0.3, 0.1, 0.6, 1.0)
 

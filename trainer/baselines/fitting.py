@@ -11,8 +11,8 @@ import numpy.typing as npt
 import scipy.sparse
 
 from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
-from trainer.evaluate import measure
-from trainer.scoring import Scorer
+from trainer.evaluation.retrieval import measure
+from trainer.evaluation.scoring import Scorer
 
 LEAVE_OUT = "leave it out of evaluate.baselines"  # what to do about a baseline that does not fit
 METRIC = "ndcg@10"  # by which settings are chosen

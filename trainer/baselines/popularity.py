@@ -6,8 +6,8 @@ import numpy as np
 
 from trainer.baselines.fitting import choose, given, interactions
 from trainer.data.examples import Cases, Events, Floats, Prepared
+from trainer.evaluation.scoring import Scorer
 from trainer.registry import register
-from trainer.scoring import Scorer
 
 _DAY = 86_400
 _SHARES = (0.05, 0.001, 0.01, 0.2, 1.0)  # windows tried, as shares of the time that the training part spans

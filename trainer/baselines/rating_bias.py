@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.errors import UserError
-from trainer.evaluate import Predictor
+from trainer.evaluation.ranking import Predictor
 from trainer.registry import register
 
 Values = npt.NDArray[np.float64]

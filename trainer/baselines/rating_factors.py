@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from trainer.baselines.rating_bias import Biases, fit_biases, rated_events, validation_error
 from trainer.data.examples import Events, Floats, Prepared
-from trainer.evaluate import Predictor
+from trainer.evaluation.ranking import Predictor
 from trainer.registry import register
 
 _GRID = (0.15, 0.1, 0.2, 0.5)

@@ -5,9 +5,9 @@ from sklearn.utils.extmath import randomized_svd
 
 from trainer.baselines.fitting import LEAVE_OUT, choose, given, histories, interactions
 from trainer.data.examples import Floats, Prepared
+from trainer.evaluation.scoring import FactorScorer
 from trainer.memory import require
 from trainer.registry import register
-from trainer.scoring import FactorScorer
 
 _FACTORS = (64.0, 16.0, 32.0, 128.0)
 

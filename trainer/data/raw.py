@@ -1,4 +1,4 @@
-"""Feature columns to raw values: what a layer of `trainer.features` encodes, and what a request would send."""
+"""Feature columns to raw values: what a layer of `trainer.towers.features` encodes, and what a request would send."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

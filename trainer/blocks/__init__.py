@@ -1,0 +1,1 @@
+"""Factorised blocks beside the towers: how they are made, and how validation chooses and weighs them."""

@@ -1,0 +1,1 @@
+"""The one evaluator: exact ranks, metrics, intervals, slices, alarms and the leaderboard."""

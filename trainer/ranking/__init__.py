@@ -1,0 +1,1 @@
+"""The ranking model, what it predicts, and the stages of one call."""

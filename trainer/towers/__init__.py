@@ -1,0 +1,1 @@
+"""The query and candidate towers: features in, one vector a side out."""
