@@ -201,7 +201,7 @@ class Manager:
         version.state, version.code, version.message = "AVAILABLE", Code.OK, ""
         took = (time.perf_counter() - started) * 1e6
         self._metrics.count("cc:saved_model:load_attempt_count", model_path=str(path), status="success")
-        self._metrics.count("cc:saved_model:load_latency", took, model_path=str(path))
+        self._metrics.count("cc:saved_model:load_latency", int(took), model_path=str(path))
         logger.info("loaded %s version %d in %.1f s", name, number, took / 1e6)
 
     def _take_down(self, name: str, aspired: set[int]) -> None:

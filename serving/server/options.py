@@ -23,7 +23,7 @@ UNSUPPORTED = (
     "enable_per_model_batching_parameters", "enable_profiler", "enable_serialization_as_tensor_content",
     "enable_signature_method_name_check", "force_allow_any_version_labels_for_unavailable_models",
     "grpc_channel_arguments", "grpc_socket_path", "mixed_precision",
-    "num_request_iterations_for_warmup", "num_tflite_interpreters_per_pool", "num_tflite_pools",
+    "num_tflite_interpreters_per_pool", "num_tflite_pools",
     "per_process_gpu_memory_fraction", "platform_config_file", "prefer_tflite_model",
     "remove_unused_fields_from_bundle_metagraph", "skip_initialize_tpu", "ssl_config_file",
     "tensorflow_session_config_file", "thread_pool_factory_config_file",
@@ -57,6 +57,7 @@ class ServerOptions:
     max_num_load_retries: Annotated[int, "further attempts at a version that does not load"] = 5
     load_retry_interval_micros: Annotated[int, "time between those attempts; none below 0"] = 60_000_000
     enable_model_warmup: Annotated[bool, "replay assets.extra/tf_serving_warmup_requests at load"] = True
+    num_request_iterations_for_warmup: Annotated[int, "times that each warm-up request is replayed"] = 1
     enable_batching: Annotated[bool, "merge concurrent requests along dimension 0"] = False
     batching_parameters_file: Annotated[File, "text BatchingParameters"] = None
     monitoring_config_file: Annotated[File, "text MonitoringConfig, to serve Prometheus metrics"] = None
@@ -129,7 +130,11 @@ def _check_tls(certificate: Path, key: Path) -> None:
 
 
 class _Refuse(argparse.Action):
-    def __call__(self, _parser: Any, _namespace: Any, _values: Any, option_string: str | None = None) -> None:
+    """Refuses what the embedded server has not; a flag that turns it off asks for nothing."""
+
+    def __call__(self, _parser: Any, _namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if values and values.lower() in ("false", "0"):
+            return
         raise StartError(f"{option_string} is not supported here; start tensorflow_model_server itself")
 
 

@@ -80,7 +80,7 @@ class Servable:
         self._runs: dict[tuple[str, tuple[str, ...]], tuple[list[str], Run]] = {}
         self._batcher: Batcher | None = None  # a warm-up record alone would wait for company
         if options.enable_model_warmup:
-            self._warm_up()
+            self._warm_up(max(options.num_request_iterations_for_warmup, 1))
         self._batcher = batcher
 
     def __del__(self) -> None:
@@ -147,14 +147,15 @@ class Servable:
             self._runs[name, outputs] = aliases, _runner(self._session, feeds, fetches, self._alone)
         return self._runs[name, outputs]
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, times: int) -> None:
         file = self.path / "assets.extra" / "tf_serving_warmup_requests"
         if not file.is_file():
             return
         started = time.perf_counter()
         for request in _warmup_requests(file):
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            self.call(name, request.inputs, request.output_filter).result()
+            for _ in range(times):
+                self.call(name, request.inputs, request.output_filter).result()
         took = (time.perf_counter() - started) * 1e6
         self._metrics.observe("serving:model_warmup_latency", took, model_path=str(self.path), status="OK")
 

@@ -52,6 +52,7 @@ def to_proto(array: NDArray[Any]) -> Any:
     if array.dtype.name not in _FIELDS:
         return tf.make_tensor_proto(array)
     proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
+    proto.tensor_shape.SetInParent()  # a scalar has a shape too, of no dimensions
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     field = _FIELDS[array.dtype.name]

@@ -93,6 +93,7 @@ def test_every_type_returns_as_it_was_sent(prediction, kind):
 def test_strings_are_bytes(prediction, sent):
     response = prediction.Predict(request("kinds", "echo_string", x=tensor(sent, tf.string)))
     assert tf.make_ndarray(response.outputs["y"]).tolist() == sent
+    assert response.outputs["y"].HasField("tensor_shape")  # a scalar's too
 
 
 def test_types_that_json_has_not(prediction):

@@ -436,6 +436,18 @@ def records(*logs):
 NO_RECORD = struct.pack("<Q", 3) + b"\0\0\0\0" + b"abc" + b"\0\0\0\0"
 
 
+def test_warmup_records_are_replayed_as_often_as_is_asked_for(half, tmp_path):
+    from serving.server.metrics import Metrics
+    from serving.server.options import ServerOptions
+    from serving.server.servable import Servable
+
+    publish(half / "1", tmp_path, 1)
+    warmup(tmp_path / "1", [[1.0], [2.0, 3.0]])
+    metrics = Metrics()
+    Servable("half", 1, tmp_path / "1", ServerOptions(num_request_iterations_for_warmup=3), metrics)
+    assert ":tensorflow:core:graph_runs{} 6\n" in metrics.page()
+
+
 @pytest.mark.parametrize("number", [2, 3, 4])
 def test_warmup_records_of_other_calls_are_passed_over(half, tmp_path, caplog, number):
     """A model that TensorFlow Serving warms up by classify, regress or multi_inference (log_type 2 to 4) loads here too."""

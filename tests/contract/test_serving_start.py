@@ -162,6 +162,11 @@ def test_flags_that_only_the_real_server_has(base_path):
         assert f"{flag} is not supported" in refusal(f"--model_base_path={base_path}", f"{flag}=true")
 
 
+def test_a_flag_that_only_the_real_server_has_and_that_asks_for_nothing(base_path):
+    off = ("--enable_profiler=false", "--per_process_gpu_memory_fraction=0", "--no_such_flag=1")
+    assert "unrecognized arguments: --no_such_flag=1" in refusal(f"--model_base_path={base_path}", *off)
+
+
 def test_the_version():
     done = serve("--version")
     first, second = done.stdout.splitlines()
