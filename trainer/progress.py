@@ -74,7 +74,10 @@ def figures_table(title: str, header: Sequence[str]) -> Table:
     """Returns an empty table of names and their figures, without frames: a leaderboard then fits 80 columns."""
     table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for number, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if number else "left", no_wrap=True)
+        # Where there is no room, names fold and figures stay whole.
+        table.add_column(
+            escape(name), justify="right" if number else "left", no_wrap=bool(number), overflow="fold"
+        )
     return table
 
 

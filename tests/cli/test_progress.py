@@ -35,3 +35,12 @@ def test_brackets_are_no_markup():
     reporter.console.print(table)
     for text in ("runs/[mine]/bundle: column 'price [/kg]'", "seen [bold]", "cutoffs=[5]", "[/]"):
         assert text in out.getvalue()
+
+
+def test_where_there_is_no_room_names_fold_and_figures_stay_whole():
+    console = Console(file=io.StringIO(), width=40)
+    table = progress.figures_table("test", ["", "recall@10", "NDCG@10"])
+    progress.add_row(table, ["history-mean+retrieval.encoder.name=attention", "0.9423 ▲", "0.8397 ▲"])
+    console.print(table)
+    for text in ("recall@10", "NDCG@10", "0.9423 ▲", "0.8397 ▲", "history-mean"):
+        assert text in console.file.getvalue()
