@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from serving.client.errors import InvalidArgument
 
 _MAX_K = 2**31 - 1
-_MAX_DIAL = 1000.0  # far beyond any use, and a score that it is in stays finite
+_DIALS = {
+    "diversity": (0.0, 1.0),
+    "popularity": (-1000.0, 1000.0),  # far beyond any use, and a score that it is in stays finite
+}
 
 
 def an_id(argument: str, value: str) -> str:
@@ -48,11 +51,12 @@ def at_least(argument: str, value: float, least: float) -> None:
 
 
 def a_dial(argument: str, value: float) -> float:
-    """A number from -1000 to 1000."""
+    """A number from where the dial begins to where it ends."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise InvalidArgument(argument, f"must be a number, got {value!r}")
-    if abs(value) > _MAX_DIAL:
-        raise InvalidArgument(argument, f"must be from {-_MAX_DIAL:g} to {_MAX_DIAL:g}, got {value}")
+    least, most = _DIALS[argument]
+    if not least <= value <= most:
+        raise InvalidArgument(argument, f"must be from {least:g} to {most:g}, got {value}")
     return float(value)
 
 

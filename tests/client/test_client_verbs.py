@@ -238,6 +238,8 @@ def test_an_unreachable_limit_is_an_error_and_no_endless_loop() -> None:
         ("recommend", ("42",), {"popularity": -1000.5}, "popularity"),
         ("recommend", ("42",), {"diversity": float("inf")}, "diversity"),
         ("recommend", ("42",), {"diversity": float("nan")}, "diversity"),
+        ("recommend", ("42",), {"diversity": 1.5}, "diversity"),
+        ("recommend", ("42",), {"diversity": -0.1}, "diversity"),
         ("recommend", ("42",), {"diversity": "0.5"}, "diversity"),
         ("wait_until_ready", (float("nan"),), {}, "timeout"),
         ("similar_items", (7,), {}, "item_id"),
