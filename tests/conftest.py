@@ -81,11 +81,9 @@ def tiny_arguments() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tiny_config: Config) -> Prepared:
-    from trainer import registry
-    from trainer.data.prepare import prepare
+    from trainer.data.prepare import load_dataset, prepare
 
-    source = tiny_config.data.source
-    return prepare(registry.build("source", source.name, source.settings).load(), tiny_config.data)
+    return prepare(load_dataset(tiny_config.data), tiny_config.data)
 
 
 @pytest.fixture

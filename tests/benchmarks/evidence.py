@@ -17,10 +17,9 @@ import numpy as np
 from rich.console import Console
 
 import trainer  # noqa: F401  selects Keras 2, before anything loads TensorFlow
-from trainer import registry
 from trainer.config import Config, load, to_toml
 from trainer.data.examples import Prepared
-from trainer.data.prepare import prepare
+from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 from trainer.progress import Reporter
 from trainer.workdir import replace
@@ -141,8 +140,7 @@ def measured(config: Config, home: Path, reporter: Reporter) -> tuple[float, flo
 
 def read(config: Config) -> Prepared:
     """Returns the data that the settings name."""
-    source = config.data.source
-    return prepare(registry.build("source", source.name, source.settings).load(), config.data)
+    return prepare(load_dataset(config.data), config.data)
 
 
 def ranks(figures: Figures) -> Figures:

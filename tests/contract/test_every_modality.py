@@ -166,7 +166,6 @@ def test_every_fusion_trains_on_every_modality(config, fusion, prepared):
 
 @pytest.fixture(scope="module")
 def prepared(config):
-    from trainer.data.prepare import prepare
+    from trainer.data.prepare import load_dataset, prepare
 
-    source = config.data.source
-    return prepare(registry.build("source", source.name, source.settings, "data.source").load(), config.data)
+    return prepare(load_dataset(config.data), config.data)

@@ -1,12 +1,9 @@
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import polars as pl
 import pytest
 
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
-
-LATEST_SMALL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 
 
 def events(rows: Sequence[tuple[object, ...]], **context: Sequence[object]) -> Interactions:
@@ -53,10 +50,3 @@ def make() -> Callable[..., Dataset]:
         )
 
     return build
-
-
-@pytest.fixture
-def latest_small() -> Path:
-    if not LATEST_SMALL.is_dir():
-        pytest.skip(f"MovieLens latest-small is not in {LATEST_SMALL}")
-    return LATEST_SMALL

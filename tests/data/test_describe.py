@@ -5,19 +5,17 @@ from datetime import time, timedelta
 import polars as pl
 import pytest
 
-from trainer import config, registry
+from trainer import config
 from trainer.data.describe import describe
 from trainer.data.kinds import kind_of
-from trainer.data.prepare import prepare
+from trainer.data.prepare import load_dataset, prepare
 from trainer.errors import UserError
 
 
 def pasted(toml):
     """The data set that the printed settings load, and the settings."""
     settings = config.from_values(tomllib.loads(toml)).data
-    return registry.build(
-        "source", settings.source.name, settings.source.settings, "data.source"
-    ).load(), settings
+    return load_dataset(settings), settings
 
 
 EXPORTED = [f"u{n % 9},i{n % 7},{1_600_000_000 + n}" for n in range(60)]
@@ -30,8 +28,8 @@ def export(folder, *names, header="user_id,item_id,timestamp"):
         (folder / name).write_text("\n".join([header, *EXPORTED]))
 
 
-def test_latest_small(latest_small):
-    data, settings = pasted(describe(str(latest_small)))
+def test_latest_small(movielens_folder):
+    data, settings = pasted(describe(str(movielens_folder)))
     assert len(data.interactions) == 100_836
     assert data.interactions.has_time and data.interactions.frame["rating"].null_count() < len(
         data.interactions

@@ -128,8 +128,8 @@ def test_settings():
         registry.build("source", "movielens", {"version": "2m"}, "data.source")
 
 
-def test_latest_small(latest_small):
-    data = MovieLens(path=latest_small).load()
+def test_latest_small(movielens_folder):
+    data = MovieLens(path=movielens_folder).load()
     assert len(data.interactions) == 100_836
     assert data.items.frame.height == 9_742
     assert data.items.frame["year"].null_count() == 12
@@ -169,10 +169,10 @@ def test_tfds_gives_what_the_folder_gives(tmp_path, local, version, write):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_tfds_prepares_latest_small(tmp_path, local, latest_small):
-    local(latest_small.parent)
+def test_tfds_prepares_latest_small(tmp_path, local, movielens_folder):
+    local(movielens_folder.parent)
     found = MovieLens(data_dir=tmp_path).load()
-    assert found.fingerprint() == MovieLens(path=latest_small).load().fingerprint()
+    assert found.fingerprint() == MovieLens(path=movielens_folder).load().fingerprint()
 
 
 @pytest.mark.filterwarnings("default")

@@ -13,7 +13,7 @@ from trainer import registry
 from trainer.blocks import blending
 from trainer.config import with_settings
 from trainer.data.interactions import Interactions
-from trainer.data.prepare import prepare
+from trainer.data.prepare import load_dataset, prepare
 from trainer.evaluation.retrieval import measure
 from trainer.retrieval.inference import scorer
 from trainer.retrieval.train import train_retrieval
@@ -36,7 +36,7 @@ def world(request, config, tmp_path_factory):
     from trainer.progress import Reporter
 
     quiet = Reporter(Console(quiet=True))
-    dataset = registry.build("source", "synthetic", config.data.source.settings).load()
+    dataset = load_dataset(config.data)
     if request.param == "shuffled":
         frame = dataset.interactions.frame
         blind = np.random.default_rng(0).integers(0, dataset.items.frame.height, len(frame))

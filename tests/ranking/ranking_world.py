@@ -1,7 +1,6 @@
 """A world of 80 users and 60 items whose ratings follow tastes, genres and habits."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,7 +10,6 @@ from trainer.data.examples import Prepared
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions, Schema
 from trainer.data.prepare import prepare
 
-LATEST_SMALL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 USERS, ITEMS, EVENTS = 80, 60, 2_400
 GENRES = np.array(["drama", "comedy", "horror"])
 SCHEMA = Schema(
