@@ -8,7 +8,6 @@ from pathlib import Path
 
 from trainer import registry
 from trainer.blocks import blending
-from trainer.blocks.rehearsal import known
 from trainer.checks import check, check_columns
 from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
@@ -173,7 +172,7 @@ def _pass_gate(run: Run, reports: Reports, allow_below_baseline: bool) -> None:
 
 def histories(prepared: Prepared) -> Lists:
     """Returns the histories that known users have at serving, one a user row; the unknown user has none."""
-    return known(prepared.before_test).by_user(len(prepared.users))
+    return prepared.before_test.known().by_user(len(prepared.users))
 
 
 def evaluate(workdir: Path, overrides: Sequence[str], all_baselines: bool) -> Metrics:

@@ -18,7 +18,6 @@ from rich.console import Console
 
 import trainer.export.bundle as export_module
 from trainer.__main__ import main
-from trainer.blocks.rehearsal import known
 from trainer.errors import UserError
 from trainer.evaluation.ranking import evaluate_ranking
 from trainer.progress import Reporter
@@ -141,7 +140,7 @@ def test_a_second_export_is_a_second_version(second, workdir, asking_of, run):
     assert "tower" not in variables
     first, newest = (asking_of(tf.saved_model.load(str(home / version))) for version in "12")
     cases, served = run.prepared.test, run.prepared.with_test()
-    everything = known(served.before_test)
+    everything = served.before_test.known()
     had = everything.by_user(len(served.users))
     users = served.users.decode(cases.user)
     last = had.items[had.offsets[cases.user + 1] - 1]  # of new items too, which no case can name

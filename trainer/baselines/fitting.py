@@ -29,7 +29,6 @@ def interactions(prepared: Prepared) -> scipy.sparse.csr_matrix:
 
 def with_validation(prepared: Prepared) -> Prepared:
     """Returns the same data with the validation events in training, for the last fit of settings once chosen."""
-    train = prepared.before_test
     rated = [prepared.rated_train, prepared.rated_validation]
     both = Events(
         np.concatenate([part.user for part in rated]),
@@ -40,7 +39,7 @@ def with_validation(prepared: Prepared) -> Prepared:
     )
     return dataclasses.replace(
         prepared,
-        train=train.take((train.user > 0) & (train.item > 0)),
+        train=prepared.before_test.known(),
         rated_train=both.take(np.lexsort((both.timestamp, both.user))),
     )
 

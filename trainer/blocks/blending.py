@@ -16,7 +16,7 @@ import numpy.typing as npt
 from trainer.blocks.block import Block
 from trainer.blocks.factorisation import Ease, Factorisation
 from trainer.blocks.plan import ORDERED, START, TIMED, UNORDERED, Choice, Plan
-from trainer.blocks.rehearsal import at_a_time, known, rehearsal
+from trainer.blocks.rehearsal import at_a_time, rehearsal
 from trainer.blocks.search import accuracies, blocks, choose, with_or_without_weights
 from trainer.config import Config
 from trainer.data.examples import Cases, Events, Prepared
@@ -105,11 +105,12 @@ def combine(
     An id embedding over a graph reads `events` too.
     """
     retriever.embedding.refresh((events.user, events.item))
-    degree = np.bincount(known(events).item, minlength=len(prepared.items)) + 1.0
+    told = events.known()
+    degree = np.bincount(told.item, minlength=len(prepared.items)) + 1.0
     if recipe is None:
         retriever.combine(1.0, [popularity_block(degree, 0.0)])
         return
-    lists = known(events).by_user(len(prepared.users))
+    lists = told.by_user(len(prepared.users))
     fitted = Factorisation(lists, len(prepared.items), rank, recipe.weighted)
     prior = popularity_block(degree, recipe.popularity)
     retriever.combine(recipe.towers, [*blocks(fitted, recipe.choice, recipe.spreads), prior])
@@ -157,7 +158,7 @@ def weigh_towers(retriever: Retriever, beside: Sequence[Block], prepared: Prepar
     ]
     ask = scorer(retriever, prepared)
     spread = float(ask.scores(some[0]).std()) + 1e-12
-    degree = np.bincount(known(prepared.train).item, minlength=len(prepared.items)) + 1.0
+    degree = np.bincount(prepared.train.known().item, minlength=len(prepared.items)) + 1.0
     popular = popularity_block(degree, 1.0).candidates[:, 0]
 
     def found(pairs: Sequence[tuple[float, float]], parts: Sequence[Cases]) -> npt.NDArray[np.float64]:

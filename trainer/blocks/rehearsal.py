@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.data.examples import Cases, Events, Lists, Prepared
+from trainer.data.examples import Cases, Lists, Prepared
 
 CASES = 3000  # validation queries at most
 CELLS = 5e7  # scores held at a time at most, over all queries of one block
@@ -19,8 +19,7 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
     single = prepared.ordered and bool((validation.positives.lengths == 1).all())
     if not (single and 0 < len(validation) < CASES):
         return prepared.train.by_user(len(prepared.users)), sample(validation, len(prepared.items))
-    events = known(prepared.before_test)
-    lists = events.by_user(len(prepared.users))
+    lists = prepared.before_test.known().by_user(len(prepared.users))
     positions = min(POSITIONS, -(-CASES // len(validation)))
     held = np.minimum(positions, np.maximum(lists.lengths // 4, lists.lengths > 1))
     ends = lists.offsets[1:]
@@ -41,11 +40,6 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
         timestamp=lists.timestamps[place],
     )
     return fitted, sample(_fresh(cases), len(prepared.items))
-
-
-def known(events: Events) -> Events:
-    """Returns the events of known users with known items."""
-    return events.take((events.user > 0) & (events.item > 0))
 
 
 def _fresh(cases: Cases) -> Cases:

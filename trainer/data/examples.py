@@ -107,6 +107,10 @@ class Events:
             context,
         )
 
+    def known(self) -> "Events":
+        """Returns the events of known users with known items."""
+        return self.take((self.user > 0) & (self.item > 0))
+
     def by_user(self, users: int) -> Lists:
         """Returns one list a user row `[users]`, its events in order."""
         counts = np.bincount(self.user, minlength=users)

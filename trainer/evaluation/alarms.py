@@ -86,11 +86,8 @@ def rated_leakage(events: Events, prepared: Prepared) -> list[str]:
     """Returns a line where training holds pairs of user and item that the test asks about; in order of time one may come again."""
     if prepared.ordered:
         return []
-    known, width = (events.user > 0) & (events.item > 0), len(prepared.items)
-    train = prepared.rated_train
-    seen = np.isin(
-        _pairs(events.user[known], events.item[known], width), _pairs(train.user, train.item, width)
-    )
+    known, width, train = events.known(), len(prepared.items), prepared.rated_train
+    seen = np.isin(_pairs(known.user, known.item, width), _pairs(train.user, train.item, width))
     if not seen.any():
         return []
     return [f"leakage: {int(seen.sum())} of {len(events)} events are in training with the same user and item"]

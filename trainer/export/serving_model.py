@@ -12,7 +12,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.blocks.rehearsal import known
 from trainer.data.examples import Lists, Prepared
 from trainer.data.request_names import CONTEXT, beside_wishes
 from trainer.export.explain import Explainer, Question
@@ -73,7 +72,7 @@ class ServingModel(tf.Module):
         self.item_lookup = string_lookup(prepared.items.values)
         self.item_ids = tf.constant(["", *prepared.items.values])
         self.item_titles = tf.constant(list(prepared.titles))
-        disliked = known(prepared.negative_before_test).by_user(len(prepared.users))
+        disliked = prepared.negative_before_test.known().by_user(len(prepared.users))
         self.remembered = Remembered(histories, disliked, retriever.reads_times)
         tower = retriever.query_tower.context
         of_towers = {} if tower is None else {name: one.raw_spec for name, one in tower.towers.items()}

@@ -29,8 +29,7 @@ class Known:
     """The last events of each user; the unknown user has none."""
 
     def __init__(self, events: Events, users: int, length: int) -> None:
-        known = events.take((events.user > 0) & (events.item > 0))
-        self.windows = Windows(known, users, length, ordered=True, whole=True)
+        self.windows = Windows(events.known(), users, length, ordered=True, whole=True)
 
     def __call__(self, user: tf.Tensor) -> tf.Tensor:
         """Returns histories int32 `[batch, length]` of user rows `[batch]`, oldest first, padded right with 0."""
