@@ -108,6 +108,4 @@ class MatrixScorer:
 def _tails(lists: Lists, length: int) -> Lists:
     """Returns the last `length` events of each list."""
     kept = np.minimum(lists.lengths, length)
-    offsets = np.concatenate([[0], np.cumsum(kept)])
-    places = np.repeat(lists.offsets[1:] - kept - offsets[:-1], kept) + np.arange(offsets[-1])
-    return Lists(offsets, lists.items[places], lists.timestamps[places])
+    return lists.spans(lists.offsets[1:] - kept, kept)

@@ -23,7 +23,7 @@ import scipy.sparse as sparse
 
 from trainer.blocks import transitions
 from trainer.blocks.svd import truncated_svd
-from trainer.data.examples import Floats, Lists
+from trainer.data.examples import Floats, Lists, offsets_of
 
 Tables = tuple[Floats, Floats]
 USUAL_RANK = 512  # of what is tried first; beyond it the ridge gains little, and transitions begin to overfit
@@ -100,7 +100,7 @@ class Factorisation:
         kept = lists.items > 0
         owner = lists.owners[kept]
         lengths = np.bincount(owner, minlength=len(lists))
-        lists = lists.cut(np.concatenate([[0], np.cumsum(lengths)]), kept)
+        lists = lists.cut(offsets_of(lengths), kept)
         heeded = lists.weights if weighted else None
         self.lists = replace(lists, weights=None if heeded is None else worth(heeded))
         pairs = self.interactions

@@ -22,20 +22,13 @@ def rehearsal(prepared: Prepared) -> tuple[Lists, Cases]:
     lists = prepared.before_test.known().by_user(len(prepared.users))
     positions = min(POSITIONS, -(-CASES // len(validation)))
     held = np.minimum(positions, np.maximum(lists.lengths // 4, lists.lengths > 1))
-    ends = lists.offsets[1:]
-    left = np.repeat(ends, lists.lengths) - np.arange(len(lists.items))
-    fitted = lists.cut(
-        np.concatenate([[0], np.cumsum(lists.lengths - held)]), left > np.repeat(held, lists.lengths)
-    )
+    fitted = lists.spans(lists.offsets[:-1], lists.lengths - held)
     user = np.repeat(np.arange(len(lists)), held)
     back = np.concatenate([np.arange(n, 0, -1) for n in held]) if held.sum() else np.zeros(0, np.int64)
-    place = ends[user] - back
-    size = place - lists.offsets[user]
-    history_offsets = np.concatenate([[0], np.cumsum(size)])
-    source = np.repeat(lists.offsets[user] - history_offsets[:-1], size) + np.arange(history_offsets[-1])
+    begin, place = lists.offsets[user], lists.offsets[1:][user] - back
     cases = Cases(
         user=user.astype(np.int32),
-        history=lists.cut(history_offsets, source),
+        history=lists.spans(begin, place - begin),
         positives=lists.cut(np.arange(len(user) + 1), place),
         timestamp=lists.timestamps[place],
     )

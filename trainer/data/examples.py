@@ -18,6 +18,11 @@ Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
+def offsets_of(lengths: npt.NDArray[np.integer]) -> Longs:
+    """Returns where lists of these lengths begin, end to end, and last where they end `[lists + 1]`."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Lists:
     """Lists of items end to end: list `i` is `items[offsets[i]:offsets[i + 1]]`, oldest event first."""
@@ -42,11 +47,12 @@ class Lists:
 
     def take(self, rows: npt.NDArray[np.integer]) -> "Lists":
         """Returns the lists `rows`, in that order."""
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return self.cut(
-            offsets, np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        )
+        return self.spans(self.offsets[rows], self.lengths[rows])
+
+    def spans(self, starts: npt.NDArray[np.integer], lengths: npt.NDArray[np.integer]) -> "Lists":
+        """Returns lists of as many events as `lengths` say, each from the event `starts` on."""
+        offsets = offsets_of(lengths)
+        return self.cut(offsets, np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1]))
 
     def cut(self, offsets: Longs, places: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> "Lists":
         """Returns lists of the events `places`, which begin at `offsets`."""
@@ -114,9 +120,8 @@ class Events:
     def by_user(self, users: int) -> Lists:
         """Returns one list a user row `[users]`, its events in order."""
         counts = np.bincount(self.user, minlength=users)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         differ = len(self) > 0 and self.weight.min() != self.weight.max()
-        return Lists(offsets, self.item, self.timestamp, self.weight if differ else None)
+        return Lists(offsets_of(counts), self.item, self.timestamp, self.weight if differ else None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trainer import registry
-from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared
+from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared, offsets_of
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions
 from trainer.data.opinions import liked_and_disliked, likes, opinions, without_weightless
 from trainer.data.raw import RawFeatures, by_row
@@ -230,7 +230,7 @@ def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
     future = future.take(fresh & asked.is_first_distinct().to_numpy())
     who, start, counts = np.unique(future.user, return_index=True, return_counts=True)
     past, disliked = (side.take(_row(side.item, items) != UNKNOWN) for side in (past, disliked))
-    positives = Lists(_offsets(counts), _row(future.item, items), future.timestamp)
+    positives = Lists(offsets_of(counts), _row(future.item, items), future.timestamp)
     return Cases(
         user=_row(who, users),
         history=past.by_user(people).take(who),
@@ -244,10 +244,6 @@ def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
 
 def _pairs(events: Events, width: int) -> Longs:
     return events.user.astype(np.int64) * width + events.item
-
-
-def _offsets(counts: npt.NDArray[np.integer]) -> Longs:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _titles(dataset: Dataset, items: Vocabulary) -> tuple[str, ...]:

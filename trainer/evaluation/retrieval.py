@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.examples import Cases, Lists, Prepared
+from trainer.data.examples import Cases, Prepared, offsets_of
 from trainer.errors import UserError
 from trainer.evaluation import beyond_accuracy, metrics, slices
 from trainer.evaluation.alarms import collapse, leakage
@@ -122,10 +122,7 @@ def _askable(cases: Cases) -> tuple[Cases, list[str]]:
     notes = []
     if again.any():
         counts = np.bincount(case[~again], minlength=len(cases))
-        kept = Lists(
-            np.concatenate([[0], np.cumsum(counts)]), items[~again], cases.positives.timestamps[~again]
-        )
-        cases = dataclasses.replace(cases, positives=kept)
+        cases = dataclasses.replace(cases, positives=cases.positives.cut(offsets_of(counts), ~again))
         notes.append(f"{int(again.sum())} positives stand twice in their case: counted once")
     asking = np.flatnonzero(cases.positives.lengths)
     if len(asking) < len(cases):
@@ -171,10 +168,8 @@ def _slices(
         found[name] = {}
         for label, mask in masks.items():
             counts = np.bincount(case[mask], minlength=len(cases))
-            offsets = np.concatenate([[0], np.cumsum(counts)])
-            part = _accuracy(
-                dataclasses.replace(answers, ranks=answers.ranks[mask]), offsets, settings.cutoffs, cluster
-            )
+            ranked = dataclasses.replace(answers, ranks=answers.ranks[mask])
+            part = _accuracy(ranked, offsets_of(counts), settings.cutoffs, cluster)
             kept = taken(part, counts > 0)
             found[name][label] = figures(kept, int((counts > 0).sum()), settings)
     return found, notes + (empty_slices(found) if len(cases) else [])
