@@ -34,19 +34,12 @@ _METHODS: dict[str, tuple[str, Any, Any]] = {
     ),
 }
 _FLOAT, _DOUBLE, _INT32, _STRING, _INT64 = 1, 2, 3, 7, 9  # TensorFlow's DataType
-_VALUES = {
-    _FLOAT: ("float_val", "f"),
-    _DOUBLE: ("double_val", "d"),
-    _INT32: ("int_val", "i"),
-    _STRING: ("string_val", ""),
-    _INT64: ("int64_val", "q"),
-}
-_TYPES = {
-    _FLOAT: "DT_FLOAT",
-    _DOUBLE: "DT_DOUBLE",
-    _INT32: "DT_INT32",
-    _STRING: "DT_STRING",
-    _INT64: "DT_INT64",
+_TYPES = {  # its name, the field of a tensor that holds its values, and the code of `array`
+    _FLOAT: ("DT_FLOAT", "float_val", "f"),
+    _DOUBLE: ("DT_DOUBLE", "double_val", "d"),
+    _INT32: ("DT_INT32", "int_val", "i"),
+    _STRING: ("DT_STRING", "string_val", ""),
+    _INT64: ("DT_INT64", "int64_val", "q"),
 }
 _SIGNATURES = "signature_def"  # the one field of a model's metadata
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
@@ -164,17 +157,9 @@ def _fill(tensor: Any, column: Column, signature: str, double: bool) -> None:
     if isinstance(column[0], list):
         tensor.tensor_shape.dim.add(size=len(column[0]))
         flat = [value for row in column for value in row]
-    if isinstance(flat[0], int):
-        tensor.dtype = _INT32
-        tensor.int_val.extend(flat)
-        return
-    if isinstance(flat[0], float) and double:
-        tensor.dtype = _DOUBLE
-        tensor.double_val.extend(flat)
-        return
-    if isinstance(flat[0], float):
-        tensor.dtype = _FLOAT
-        tensor.float_val.extend(flat)
+    if isinstance(flat[0], int | float):
+        tensor.dtype = _INT32 if isinstance(flat[0], int) else _DOUBLE if double else _FLOAT
+        getattr(tensor, _TYPES[tensor.dtype][1]).extend(flat)
         return
     tensor.dtype = _STRING
     try:
@@ -198,7 +183,10 @@ def _input_specs(answer: Any) -> Outputs:
     signatures = messages.SignatureDefMap.FromString(answer.metadata[_SIGNATURES].value).signature_def
     rows = [
         InputSpec(
-            signature, name, _TYPES.get(spec.dtype, str(spec.dtype)), dims[1].size if len(dims) > 1 else 0
+            signature,
+            name,
+            _TYPES.get(spec.dtype, (str(spec.dtype),))[0],
+            dims[1].size if len(dims) > 1 else 0,
         )
         for signature, definition in signatures.items()
         for name, spec in definition.inputs.items()
@@ -209,7 +197,7 @@ def _input_specs(answer: Any) -> Outputs:
 
 def _column(tensor: Any) -> Column:
     """A tensor `[rows, ...]` as a list, nested as deep as the tensor."""
-    field, code = _VALUES[tensor.dtype]
+    _, field, code = _TYPES[tensor.dtype]
     values: list[Any] = list(getattr(tensor, field))
     if tensor.tensor_content:
         values = _unpacked(code, tensor.tensor_content)
