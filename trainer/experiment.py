@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluation import leaderboard, served
 from trainer.evaluation.reports import Report, gate
 from trainer.evaluation.retrieval import evaluate_retrieval
-from trainer.export import bundle
+from trainer.export import bundle, cascade_choice
 from trainer.export.serving_model import ServingModel
 from trainer.joint import train_joint
 from trainer.measurement import (
@@ -33,7 +33,6 @@ from trainer.measurement import (
 )
 from trainer.memory import Cost, costing
 from trainer.progress import Reporter
-from trainer.ranking import cascade_choice
 from trainer.ranking.cascade import Cascade
 from trainer.ranking.model import RankingModel
 from trainer.ranking.train import train_ranking

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from trainer.data.examples import Cases
+from trainer.export.cascade_choice import Retrieved, over_budget
 from trainer.export.neighbours import SimilarItems
 from trainer.export.selection import Categories, allowed, diversified
 from trainer.index.top import LOWEST, Vectors
 from trainer.ranking.cascade import Cascade, Request, Weights, reordered, standardised, standardised_top
-from trainer.ranking.cascade_choice import Retrieved, over_budget
 from trainer.settings import CascadeSettings
 from trainer.towers.lookup import string_lookup
 

@@ -12,8 +12,8 @@ from trainer.blocks.blending import attach
 from trainer.checks import check
 from trainer.config import with_settings
 from trainer.errors import UserError
+from trainer.export.cascade_choice import choose
 from trainer.ranking.cascade import Cascade
-from trainer.ranking.cascade_choice import choose
 from trainer.ranking.train import build_ranking
 from trainer.retrieval.retriever import Retriever
 from trainer.retrieval.train import build_retrieval

@@ -248,9 +248,9 @@ def test_what_is_left_out_is_told_and_what_the_stages_cost_is_kept(run, quick, m
     monkeypatch.setattr("trainer.export.neighbours.MOST_NUMBERS", 100)
     monkeypatch.setattr("trainer.export.serving_model.MOST_NUMBERS", 100)
     monkeypatch.setattr("trainer.export.serving_model.ServingModel.signatures", {})
-    monkeypatch.setattr("trainer.ranking.cascade_choice.choose", lambda *_: Weights())
-    monkeypatch.setattr("trainer.ranking.cascade_choice.recalls", lambda *_: stages)
-    monkeypatch.setattr("trainer.ranking.cascade_choice.latencies", lambda *_: milliseconds["milliseconds"])
+    monkeypatch.setattr("trainer.export.cascade_choice.choose", lambda *_: Weights())
+    monkeypatch.setattr("trainer.export.cascade_choice.recalls", lambda *_: stages)
+    monkeypatch.setattr("trainer.export.cascade_choice.latencies", lambda *_: milliseconds["milliseconds"])
     reporter = Reporter(Console(file=io.StringIO(), width=1000))
     here = dataclasses.replace(run, workdir=tmp_path, reporter=reporter)
     rated, every = run.prepared.rated_test, run.config.evaluate

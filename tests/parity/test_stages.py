@@ -106,7 +106,7 @@ def test_a_wish_passes_the_stages_too(run, staged):
 
 
 def test_what_each_stage_loses_and_takes(run, staged):
-    from trainer.ranking.cascade_choice import latencies, recalls
+    from trainer.export.cascade_choice import latencies, recalls
 
     told = recalls(staged.cascade, run.retrieval.retriever, run.prepared)
     taken = latencies(staged, run.prepared)
@@ -122,8 +122,8 @@ def test_what_each_stage_loses_and_takes(run, staged):
 
 
 def test_weights_are_chosen_on_validation_and_the_retriever_is_as_before(run):
+    from trainer.export.cascade_choice import choose
     from trainer.ranking.cascade import Cascade
-    from trainer.ranking.cascade_choice import choose
 
     retriever, export = run.retrieval.retriever, run.config.export
     before = retriever.tower_scale, list(retriever.blocks)

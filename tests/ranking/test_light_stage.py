@@ -10,9 +10,9 @@ import tensorflow as tf
 from trainer.config import Config, from_values
 from trainer.data.examples import Prepared
 from trainer.data.prepare import load_dataset, prepare
+from trainer.export.cascade_choice import Retrieved, choose
 from trainer.progress import Reporter
 from trainer.ranking.cascade import Cascade, Request, Weights
-from trainer.ranking.cascade_choice import Retrieved, choose
 from trainer.ranking.train import build_ranking
 from trainer.retrieval.train import build_retrieval
 
