@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import registry
-from trainer.blocks import blending
 from trainer.checks import check, check_columns
 from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
@@ -36,6 +35,7 @@ from trainer.progress import Reporter
 from trainer.ranking.cascade import Cascade
 from trainer.ranking.model import RankingModel
 from trainer.ranking.train import train_ranking
+from trainer.retrieval import blending
 from trainer.retrieval.model import RetrievalModel
 from trainer.retrieval.train import train_retrieval
 from trainer.towers.features import unread

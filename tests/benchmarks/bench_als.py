@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 
 from trainer import registry
-from trainer.blocks.blending import plan_of
 from trainer.blocks.block import Block
 from trainer.blocks.factorisation import Ease, Factorisation
 from trainer.blocks.plan import START
@@ -26,6 +25,7 @@ from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
 from trainer.data.prepare import prepare
 from trainer.evaluation.retrieval import measure
 from trainer.evaluation.scoring import FactorScorer
+from trainer.retrieval.blending import plan_of
 from trainer.settings import DataSettings, SplitSettings
 
 USERS, ITEMS, EVENTS, FACTORS = 30_000, 40_000, 1_300_000, 64

@@ -99,7 +99,7 @@ def test_every_kind_is_here():
 def test_from_files_to_a_bundle(config, tmp_path):
     home = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.blocks.blending.weigh_towers", lambda *_: (0.4, 0.1))
+        patch.setattr("trainer.retrieval.blending.weigh_towers", lambda *_: (0.4, 0.1))
         experiment.run(config, home, allow_below_baseline=True)
     prepared = experiment.reopen(home, []).prepared
     model = tf.saved_model.load(str(home / "bundle" / "models" / "recommender" / "1"))

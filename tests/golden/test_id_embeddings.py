@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 from trainer import memory, registry
-from trainer.blocks.blending import attach
 from trainer.checks import check
 from trainer.config import with_settings
 from trainer.errors import UserError
 from trainer.export.cascade_choice import choose
 from trainer.ranking.cascade import Cascade
 from trainer.ranking.train import build_ranking
+from trainer.retrieval.blending import attach
 from trainer.retrieval.retriever import Retriever
 from trainer.retrieval.train import build_retrieval
 from trainer.towers.tower import IdEmbedding

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blocks.blending import combine, popularity_block
 from trainer.blocks.block import Block
 from trainer.data.interactions import Feature, Schema
 from trainer.errors import UserError
 from trainer.export.neighbours import Queries, SimilarItems, SimilarUsers
 from trainer.export.selection import diversified, filter_feature
 from trainer.index.top import LOWEST, Vectors
+from trainer.retrieval.blending import combine, popularity_block
 from trainer.retrieval.inference import in_blocks
 from trainer.retrieval.retriever import PATHS, Retriever
 from trainer.settings import RetrievalSettings

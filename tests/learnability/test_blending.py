@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blocks import blending, plan, search
+from trainer.blocks import plan, search
 from trainer.blocks.block import Block
 from trainer.blocks.factorisation import Ease, Factorisation, Spectral, Successors, Transitions
 from trainer.blocks.rehearsal import rehearsal
 from trainer.config import with_settings
 from trainer.evaluation.retrieval import measure
+from trainer.retrieval import blending
 from trainer.retrieval.inference import ragged, scorer
 from trainer.retrieval.retriever import Retriever
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from trainer import registry
-from trainer.blocks import blending
 from trainer.config import with_settings
 from trainer.data.interactions import Interactions
 from trainer.data.prepare import load_dataset, prepare
 from trainer.evaluation.retrieval import measure
+from trainer.retrieval import blending
 from trainer.retrieval.inference import scorer
 from trainer.retrieval.train import train_retrieval
 

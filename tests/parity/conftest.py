@@ -37,7 +37,7 @@ def trained(tmp_path_factory, tiny_arguments) -> tuple[Path, Any]:
         return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.blocks.blending.weigh_towers", lambda *_: TOWERS)
+        patch.setattr("trainer.retrieval.blending.weigh_towers", lambda *_: TOWERS)
         patch.setattr("trainer.experiment.ServingModel", kept)
         assert main(["train", "--workdir", str(home), "--allow-below-baseline", *tiny_arguments]) == 0
     return home, made[0]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.blocks.blending import combine, popularity_block
 from trainer.blocks.block import Block
 from trainer.experiment import histories
 from trainer.export.serving_model import ServingModel
 from trainer.export.signatures import longest
 from trainer.index.brute_force import BruteForce
 from trainer.ranking.cascade import Cascade
+from trainer.retrieval.blending import combine, popularity_block
 from trainer.retrieval.retriever import Retriever
 from trainer.settings import CascadeSettings, ExportSettings
 

@@ -1,1 +1,1 @@
-"""Factorised blocks beside the towers: how they are made, and how validation chooses and weighs them."""
+"""Factorised blocks beside the towers: how they are made, and how validation chooses their settings."""

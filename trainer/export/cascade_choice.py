@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.blocks.blending import refit, sure
 from trainer.blocks.rehearsal import sample
 from trainer.config import Config
 from trainer.data.examples import Cases, Floats, Prepared
@@ -21,6 +20,7 @@ from trainer.export.serving_model import ServingModel
 from trainer.index.brute_force import BruteForce
 from trainer.index.top import Top
 from trainer.ranking.cascade import Cascade, Request, Weights, reordered, standardised_top
+from trainer.retrieval.blending import refit, sure
 from trainer.retrieval.inference import graph, in_blocks, ragged, scorer
 from trainer.retrieval.retriever import Retriever
 from trainer.settings import CascadeSettings

@@ -1,1 +1,1 @@
-"""The retrieval task: the model around the towers, its negatives and losses, how it trains, and what it retrieves by."""
+"""The retrieval task: the model around the towers, negatives, losses, training, what it retrieves by, and what the blocks weigh."""
