@@ -18,7 +18,7 @@ from trainer.evaluation.retrieval import cutoff, evaluate_retrieval
 from trainer.memory import Cost
 from trainer.progress import Reporter
 from trainer.ranking.model import RankingModel
-from trainer.ranking.targets import as_ratings, without_outcomes
+from trainer.ranking.targets import as_ratings
 from trainer.ranking.train import evaluate_targets
 from trainer.retrieval.inference import scorer
 from trainer.retrieval.model import RetrievalModel
@@ -69,10 +69,10 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
                 settings,
                 lambda done, _: advance(done, ""),
             )
-        outcomes = {target.column for target in run.config.ranking.targets}
+        outcomes = run.config.ranking.outcomes
         retrieval["model"].alarms.extend(context_of_items(prepared, outcomes))
-        known = without_outcomes(prepared, run.config.ranking.targets)
-        retrieval["model"].notes.extend(unheard := run.retrieval.retriever.unheard(known))
+        unheard = run.retrieval.retriever.unheard(prepared.without_context(outcomes))
+        retrieval["model"].notes.extend(unheard)
         _warn(run.reporter, "retrieval", [*retrieval["model"].alarms, *unheard])
         for name in baselines:
             found, costs["retrieval"][name] = leaderboard.enter(

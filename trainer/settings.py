@@ -139,6 +139,11 @@ class RankingSettings(Settings):
     prior_rank: int = Field(12, ge=1)
     prior_sweeps: int = Field(16, ge=1)
 
+    @property
+    def outcomes(self) -> frozenset[str]:
+        """Returns the columns of the targets: what came of a request is not known when it is made, and no input of a model."""
+        return frozenset(target.column for target in self.targets)
+
     @model_validator(mode="after")
     def _targets_apart(self) -> "RankingSettings":
         names = [target.name for target in self.targets]

@@ -3,7 +3,7 @@
 Users and items are rows of their vocabularies (0 = unknown); nothing here knows a string id.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -201,6 +201,11 @@ class Prepared:
 
     newcomers: tuple[str, ...] = ()  # users whom training has not seen
     new_items: Mapping[str, str] = field(default_factory=dict)  # items that it has not seen, to their titles
+
+    def without_context(self, columns: Collection[str]) -> "Prepared":
+        """Returns the data without some columns among the features of the request."""
+        context = tuple(feature for feature in self.schema.context if feature.name not in columns)
+        return replace(self, schema=self.schema.model_copy(update={"context": context}))
 
     def with_test(self) -> "Prepared":
         """Returns what is served once the test is over: `before_test` holds its events too, and the vocabularies who was new in it."""

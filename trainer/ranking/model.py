@@ -12,7 +12,7 @@ from trainer.data.examples import Floats, Ints, Prepared
 from trainer.fitted import FittedModel
 from trainer.input_pipeline import Batch, context_key
 from trainer.ranking.past import Past
-from trainer.ranking.targets import Start, label_key, without_outcomes
+from trainer.ranking.targets import Start, label_key
 from trainer.registry import build
 from trainer.settings import Part, RankingSettings, Target
 from trainer.towers.features import ContextFeatures, StaticFeatures, missing, shared_layers, within
@@ -64,7 +64,7 @@ class RankingNetwork(tf.keras.Model):
         super().__init__()
         self.settings = settings
         self.history_length = 1
-        prepared = without_outcomes(prepared, settings.targets)
+        prepared = prepared.without_context(settings.outcomes)
         dimension, schema = settings.embedding_dimension, prepared.schema
         self.user_ids = user_ids or IdEmbedding(prepared.users.trained, dimension, settings.l2)
         self.item_ids = item_ids or IdEmbedding(prepared.items.trained, dimension, settings.l2)

@@ -1,6 +1,5 @@
-"""What the ranking model predicts: the labels of a target, where its output begins, and what is no input because of it."""
+"""What the ranking model predicts: the labels of a target, and where its output begins."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,13 +81,6 @@ def as_ratings(prepared: Prepared, target: Target) -> Prepared:
         rated_validation=told(prepared.rated_validation),
         rated_test=told(prepared.rated_test),
     )
-
-
-def without_outcomes(prepared: Prepared, targets: Sequence[Target]) -> Prepared:
-    """Returns the data without the targets' columns among the features of the request: what came of it is not known when it is made."""
-    outcomes = {target.column for target in targets}
-    context = tuple(feature for feature in prepared.schema.context if feature.name not in outcomes)
-    return replace(prepared, schema=prepared.schema.model_copy(update={"context": context}))
 
 
 def label_key(target: Target) -> str:

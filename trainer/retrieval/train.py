@@ -21,7 +21,6 @@ from trainer.fit import FitPlan, Metrics, fit, tell_time_limit
 from trainer.input_pipeline import Windows, batch_rows, steps_per_epoch, training_batches
 from trainer.optimizer import prepare_fit
 from trainer.progress import Reporter
-from trainer.ranking.targets import without_outcomes
 from trainer.retrieval.inference import graph, scorer
 from trainer.retrieval.model import RetrievalModel
 from trainer.retrieval.negatives import Hard
@@ -78,7 +77,7 @@ def build_retrieval(config: Config, prepared: Prepared) -> Ready:
         )
     settings = config.train
     events = first_of_pairs(weighted(prepared.train, config.retrieval.event_half_life_days), prepared)
-    asked = without_outcomes(prepared, config.ranking.targets)
+    asked = prepared.without_context(config.ranking.outcomes)
     model = RetrievalModel(config.retrieval, replace(asked, train=events), settings.seed)
     context = model.retriever.encode_context(
         {name: tf.constant(column) for name, column in events.context.items()}
