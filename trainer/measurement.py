@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.baselines.entry import enter
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.evaluation import leaderboard
@@ -75,7 +76,7 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
         retrieval["model"].notes.extend(unheard)
         _warn(run.reporter, "retrieval", [*retrieval["model"].alarms, *unheard])
         for name in baselines:
-            found, costs["retrieval"][name] = leaderboard.enter(
+            found, costs["retrieval"][name] = enter(
                 "baseline",
                 name,
                 prepared,
@@ -91,7 +92,7 @@ def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]
             _warn(run.reporter, f"ranking of {name}", report.alarms)
         labelled = as_ratings(prepared, target)
         for name in ranking_baselines:
-            rated, costs["ranking"][name] = leaderboard.enter(
+            rated, costs["ranking"][name] = enter(
                 "rating_baseline",
                 name,
                 labelled,

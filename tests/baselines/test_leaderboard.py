@@ -11,7 +11,7 @@ from test_baselines import dataset
 
 from trainer import memory
 from trainer.baselines import ease as ease_file
-from trainer.baselines import item_knn
+from trainer.baselines import entry, item_knn
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.evaluation import leaderboard
@@ -45,7 +45,7 @@ def enter(ring, screen):
                 return evaluate_retrieval(fitted, world.test, world, settings)
             return evaluate_ranking(fitted, world.rated_test, world, settings)
 
-        return leaderboard.enter(kind, name, world, Reporter(screen), measure)
+        return entry.enter(kind, name, world, Reporter(screen), measure)
 
     return one
 

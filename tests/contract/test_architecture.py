@@ -135,6 +135,19 @@ def test_no_imports_in_a_circle(package):
     assert not ahead
 
 
+def test_no_packages_in_a_circle():
+    """Of the folders below `trainer`, each stands above those that it imports from."""
+    folders = {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")}
+    needs = {folder: set() for folder in folders}
+    for module in modules("trainer"):
+        home = module.split(".")[1:2]
+        if folders & {*home}:
+            needs[home[0]] |= {name.split(".")[1] for name in own("trainer", module)} & folders - {*home}
+    while leaves := {folder for folder, below in needs.items() if not below}:
+        needs = {folder: below - leaves for folder, below in needs.items() if folder not in leaves}
+    assert not needs
+
+
 @pytest.mark.parametrize(("package", "other"), [("trainer", "serving"), ("serving", "trainer")])
 def test_trainer_and_serving_do_not_know_each_other(package, other):
     guilty = [module for module in modules(package) if other in outside(package, module)]
