@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.baselines.entry import enter
+from trainer.baselines.entry import enter_all
 from trainer.config import Config
 from trainer.data.examples import Prepared
 from trainer.evaluation import leaderboard
@@ -16,6 +16,7 @@ from trainer.evaluation.alarms import context_of_items
 from trainer.evaluation.ranking import Predictor, evaluate_ranking
 from trainer.evaluation.reports import RankingReport, Report, RetrievalReport
 from trainer.evaluation.retrieval import cutoff, evaluate_retrieval
+from trainer.evaluation.scoring import Scorer
 from trainer.memory import Cost
 from trainer.progress import Reporter
 from trainer.ranking.model import RankingModel
@@ -23,6 +24,7 @@ from trainer.ranking.targets import as_ratings
 from trainer.ranking.train import evaluate_targets
 from trainer.retrieval.inference import scorer
 from trainer.retrieval.model import RetrievalModel
+from trainer.retrieval.retriever import Retriever
 from trainer.settings import EvaluateSettings, Target
 from trainer.workdir import write_json
 
@@ -55,52 +57,47 @@ class Reports:
 
 def measure(run: Run, baselines: Sequence[str], ranking_baselines: Sequence[str]) -> Reports:
     """Returns the test reports of the models and the baselines, all from the same evaluator on the same cases."""
+    settings, prepared, reporter = evaluator(run.config), run.prepared, run.reporter
     retrieval: dict[str, RetrievalReport] = {}
     ranking: dict[str, RankingReport] = {}
     targets: dict[str, RankingReport] = {}
     costs: dict[str, dict[str, Cost]] = {"retrieval": {}, "ranking": {}}
     costs |= {task: {"model": cost} for task, cost in run.costs.items()}
-    settings, prepared = evaluator(run.config), run.prepared
     if run.retrieval is not None:
-        with run.reporter.step("evaluate", len(prepared.test)) as advance:
-            retrieval["model"] = evaluate_retrieval(
-                scorer(run.retrieval.retriever, prepared),
-                prepared.test,
-                prepared,
-                settings,
-                lambda done, _: advance(done, ""),
-            )
-        outcomes = run.config.ranking.outcomes
-        retrieval["model"].alarms.extend(context_of_items(prepared, outcomes))
-        unheard = run.retrieval.retriever.unheard(prepared.without_context(outcomes))
-        retrieval["model"].notes.extend(unheard)
-        _warn(run.reporter, "retrieval", [*retrieval["model"].alarms, *unheard])
-        for name in baselines:
-            found, costs["retrieval"][name] = enter(
-                "baseline",
-                name,
-                prepared,
-                run.reporter,
-                lambda fitted: evaluate_retrieval(fitted, prepared.test, prepared, settings),
-            )
-            retrieval |= {} if found is None else {name: found}
+        retrieval["model"] = _of_retriever(run.retrieval.retriever, run, settings)
+
+        def beside(fitted: Scorer) -> RetrievalReport:
+            return evaluate_retrieval(fitted, prepared.test, prepared, settings)
+
+        found, spent = enter_all("baseline", baselines, prepared, reporter, beside)
+        retrieval, costs["retrieval"] = retrieval | found, costs["retrieval"] | spent
     if run.ranking is not None:
         target = run.ranking.settings.targets[0]
         targets = evaluate_targets(run.ranking, prepared, settings)
-        ranking["model"] = targets[target.name]
         for name, report in targets.items():
-            _warn(run.reporter, f"ranking of {name}", report.alarms)
+            _warn(reporter, f"ranking of {name}", report.alarms)
         labelled = as_ratings(prepared, target)
-        for name in ranking_baselines:
-            rated, costs["ranking"][name] = enter(
-                "rating_baseline",
-                name,
-                labelled,
-                run.reporter,
-                lambda fitted: beside_ranking(fitted, target, labelled, settings),
-            )
-            ranking |= {} if rated is None else {name: rated}
+
+        def beside_it(fitted: Predictor) -> RankingReport:
+            return beside_ranking(fitted, target, labelled, settings)
+
+        rated, spent = enter_all("rating_baseline", ranking_baselines, labelled, reporter, beside_it)
+        ranking, costs["ranking"] = {"model": targets[target.name]} | rated, costs["ranking"] | spent
     return Reports(retrieval, ranking, targets, costs)
+
+
+def _of_retriever(retriever: Retriever, run: Run, settings: EvaluateSettings) -> RetrievalReport:
+    """Returns the test report of the retrieval model, with what there is to say about its features; tells the alarms."""
+    prepared, outcomes = run.prepared, run.config.ranking.outcomes
+    with run.reporter.step("evaluate", len(prepared.test)) as advance:
+        report = evaluate_retrieval(
+            scorer(retriever, prepared), prepared.test, prepared, settings, lambda done, _: advance(done, "")
+        )
+    report.alarms.extend(context_of_items(prepared, outcomes))
+    unheard = retriever.unheard(prepared.without_context(outcomes))
+    report.notes.extend(unheard)
+    _warn(run.reporter, "retrieval", [*report.alarms, *unheard])
+    return report
 
 
 def beside_ranking(

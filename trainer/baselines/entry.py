@@ -1,6 +1,6 @@
 """How a baseline enters the comparison: fitted on the split of the model, measured as the model is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from trainer import registry
@@ -12,6 +12,15 @@ from trainer.memory import Cost, costing
 from trainer.progress import Reporter
 
 _Report = TypeVar("_Report", bound=Report)
+
+
+def enter_all(
+    kind: str, names: Sequence[str], prepared: Prepared, reporter: Reporter, measure: Callable[[Any], _Report]
+) -> tuple[dict[str, _Report], dict[str, Cost]]:
+    """Returns by name the reports of the baselines that could be had, and the costs of all; see `enter`."""
+    found = {name: enter(kind, name, prepared, reporter, measure) for name in names}
+    reports = {name: report for name, (report, _) in found.items() if report is not None}
+    return reports, {name: cost for name, (_, cost) in found.items()}
 
 
 def enter(
