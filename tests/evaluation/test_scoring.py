@@ -136,9 +136,8 @@ def test_factor_scorer_is_an_inner_product_and_a_maximum_over_interests():
     cases = cases_of([[]] * 3, [[1]] * 3)
     several = FactorScorer(lambda some: queries[some.user - 1], candidates).scores(cases)
     np.testing.assert_allclose(several, (queries @ candidates.T).max(axis=1), rtol=1e-5, atol=1e-5)
-    bias = random.normal(size=11).astype(np.float32)
-    one = FactorScorer(lambda some: queries[some.user - 1, 0], candidates, bias).scores(cases)
-    np.testing.assert_allclose(one, queries[:, 0] @ candidates.T + bias, rtol=1e-5, atol=1e-5)
+    one = FactorScorer(lambda some: queries[some.user - 1, 0], candidates).scores(cases)
+    np.testing.assert_allclose(one, queries[:, 0] @ candidates.T, rtol=1e-5, atol=1e-5)
 
 
 def test_lists_that_differ_are_not_one_list_however_little_a_scorer_knows():
@@ -168,15 +167,6 @@ def test_products_in_threads_give_the_ranks_of_a_full_sort(monkeypatch, interest
         assert own == by_sorting(whole[case], set(draw[case][:8]), draw[case][8:])
     np.testing.assert_array_equal(found.lists, table.lists)
     np.testing.assert_array_equal(found.orders, table.orders)
-
-
-def test_several_interests_with_a_bias_take_the_best_one():
-    random = np.random.default_rng(1)
-    queries, candidates = random.normal(size=(3, 4, 8)), random.normal(size=(11, 8))
-    bias = random.normal(size=11).astype(np.float32)
-    cases = cases_of([[]] * 3, [[1]] * 3)
-    found = FactorScorer(lambda some: queries[some.user - 1], candidates, bias).scores(cases)
-    np.testing.assert_allclose(found, (queries @ candidates.T).max(axis=1) + bias, rtol=1e-5, atol=1e-5)
 
 
 def test_memory_does_not_grow_with_the_cases():

@@ -27,7 +27,7 @@ def zeroed(layer: tf.keras.layers.Layer, shape: list[int | None]) -> tf.keras.la
 def test_events_are_counted_back_from_the_newest():
     np.testing.assert_array_equal(sequence.ages(MASK), [[2, 1, 0], [0, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(sequence.count(MASK), [3, 1, 0])
-    np.testing.assert_array_equal(sequence.distances(2, 3), [[0, -1, -2], [1, 0, -1]])
+    np.testing.assert_array_equal(sequence.distances(3), [[0, -1, -2], [1, 0, -1], [2, 1, 0]])
 
 
 def test_the_first_event_has_nothing_before_it():

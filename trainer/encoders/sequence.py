@@ -44,9 +44,9 @@ def started(start: tf.Tensor, events: tf.Tensor) -> tf.Tensor:
     return tf.concat([first, events], axis=1)
 
 
-def distances(queries: int | tf.Tensor, keys: int | tf.Tensor) -> tf.Tensor:
-    """Returns how far before each asking row a key row stands, int32 `[queries, keys]`: negative where it comes later."""
-    return tf.range(queries)[:, None] - tf.range(keys)
+def distances(length: int | tf.Tensor) -> tf.Tensor:
+    """Returns how far before each asking row a read row stands, int32 `[asking, read]`: negative where it comes later."""
+    return tf.range(length)[:, None] - tf.range(length)
 
 
 def attended(logits: tf.Tensor, readable: tf.Tensor) -> tf.Tensor:

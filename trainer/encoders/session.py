@@ -73,7 +73,7 @@ class Session(tf.keras.layers.Layer):
     def _rows(self, events: tf.Tensor, times: tf.Tensor | None) -> tf.Tensor:
         """Returns for each row a vector of the events before it `[batch, length, dimension]`."""
         length, dimension = tf.shape(events)[1], events.shape[-1]
-        age = distances(length, length) - 1  # of a key at an asking row: 0 for the event just before
+        age = distances(length) - 1  # of a key at an asking row: 0 for the event just before
         last = tf.pad(events[:, :-1], [(0, 0), (1, 0), (0, 0)])
         logits = tf.matmul(self.query(last), events, transpose_b=True) * dimension**-0.5
         logits += tf.gather(self.bias, tf.clip_by_value(age, 0, self.session_length - 1))

@@ -88,7 +88,7 @@ class Transformer(tf.keras.layers.Layer):
     def _states(self, events: tf.Tensor, times: tf.Tensor | None, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the state at each place `[batch, length, dimension]`, made of the vectors up to it."""
         length = tf.shape(events)[1]
-        distance = distances(length, length)
+        distance = distances(length)
         bias = tf.where(distance < 0, NEVER, 0.0)
         events = self.norm(events)
         if times is not None:

@@ -58,12 +58,9 @@ class FactorScorer:
     best interest's.
     """
 
-    def __init__(
-        self, queries: Callable[[Cases], Floats], candidates: Floats, bias: Floats | None = None
-    ) -> None:
+    def __init__(self, queries: Callable[[Cases], Floats], candidates: Floats) -> None:
         self._queries = queries
         self._candidates = np.ascontiguousarray(candidates.T, np.float32)  # [dimension, rows]: BLAS is faster
-        self._bias = bias
 
     def scores(self, cases: Cases) -> Floats:
         """Returns the scores `[cases, rows]`."""
@@ -84,8 +81,6 @@ class FactorScorer:
             np.matmul(vectors[:, 0], self._candidates, out=out)
             for interest in range(1, vectors.shape[1]):
                 np.maximum(out, vectors[:, interest] @ self._candidates, out=out)
-        if self._bias is not None:
-            out += self._bias
 
 
 @dataclass(frozen=True)

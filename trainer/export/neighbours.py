@@ -68,11 +68,7 @@ class Queries:
 
     rows: Floats  # [users, D] or [users, interests, D]; none where they do not fit
     fits: bool
-    chosen: Floats  # some of them, whatever their number
-
-    def sample(self, most: int) -> Floats:
-        """Returns the vectors of up to `most` users."""
-        return self.chosen[:most]
+    chosen: Floats  # those of some of them, whatever their number
 
 
 class SimilarUsers(tf.Module):

@@ -29,7 +29,6 @@ from trainer.export.selection import (
     log_popularity,
 )
 from trainer.export.signatures import longest, traced
-from trainer.index.scann import SAMPLE
 from trainer.index.top import LOWEST, Part, Top, best, in_turn, score_some
 from trainer.ranking.cascade import Cascade, Request
 from trainer.retrieval.inference import in_blocks
@@ -84,7 +83,7 @@ class ServingModel(tf.Module):
         self.popularity = tf.constant(log_popularity(prepared))
         vectors = in_blocks(retriever.candidates, len(prepared.items))
         users = query_table(retriever, prepared, histories)
-        self.index = index.build_index(tf.constant(vectors), users.sample(SAMPLE))
+        self.index = index.build_index(tf.constant(vectors), users.chosen)
         self.alike = SimilarItems(retriever, self.index, vectors)
         self.alike_users = (
             SimilarUsers(retriever, users, prepared) if settings.similar_users and users.fits else None
