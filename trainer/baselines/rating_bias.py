@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from trainer.baselines.fitting import given
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.errors import UserError
 from trainer.evaluation.ranking import Predictor
@@ -53,10 +54,9 @@ class UserItemBias:
     def fit(self, prepared: Prepared) -> Predictor:
         """Returns the fitted biases; raises `UserError` where no training event carries a rating."""
         rated = rated_events(prepared.rated_train)
-        grid = _GRID if self.regularisation is None else (self.regularisation,)
+        grid = given(self.regularisation, _GRID)
         fitted = {weight: fit_biases(rated, prepared, weight) for weight in grid}
-        errors = {weight: validation_error(model, prepared) for weight, model in fitted.items()}
-        best = min(grid, key=errors.__getitem__)
+        best = min(grid, key=lambda weight: validation_error(fitted[weight], prepared))
         self.chosen = {"regularisation": best}
         return fitted[best]
 

@@ -5,6 +5,7 @@ squares.
 import numpy as np
 import numpy.typing as npt
 
+from trainer.baselines.fitting import given
 from trainer.baselines.rating_bias import Biases, fit_biases, rated_events, validation_error
 from trainer.data.examples import Events, Floats, Prepared
 from trainer.evaluation.ranking import Predictor
@@ -52,16 +53,11 @@ class BiasFactorisation:
         """Returns the fitted model; raises `UserError` where no training event carries a rating."""
         rated = rated_events(prepared.rated_train)
         biases = fit_biases(rated, prepared, self.bias_regularisation)
-        best: tuple[float, Factorised] | None = None
-        for weight in _GRID if self.regularisation is None else (self.regularisation,):
-            model = self._train(rated, biases, weight)
-            error = validation_error(model, prepared)
-            if best is None or error < best[0]:
-                best = (error, model)
-                self.chosen = {"factors": self.factors, "regularisation": weight}
-        if best is None:
-            raise ValueError("nothing to choose from")
-        return best[1]
+        grid = given(self.regularisation, _GRID)
+        fitted = {weight: self._train(rated, biases, weight) for weight in grid}
+        best = min(grid, key=lambda weight: validation_error(fitted[weight], prepared))
+        self.chosen = {"factors": self.factors, "regularisation": best}
+        return fitted[best]
 
     def _train(self, rated: Events, biases: Biases, weight: float) -> Factorised:
         left = rated.rating - biases.predict(rated)

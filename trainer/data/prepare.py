@@ -43,7 +43,7 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     Raises `UserError` where nothing is left to train or test on.
     """
     dataset = without_weightless(dataset, settings.behaviours)
-    parts = split(dataset, settings.split)
+    parts, filters = split(dataset, settings.split), _filters(settings)
     users = Vocabulary.fit(parts.train.frame["user_id"], _catalogue(dataset.users, dataset.schema.user))
     items = Vocabulary.fit(parts.train.frame["item_id"], _catalogue(dataset.items, dataset.schema.item))
     raw = RawFeatures.of(dataset, users, items)
@@ -52,15 +52,14 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     train, validation, test = _coded(parts, wide)
     liked, negative = liked_and_disliked(train, settings.min_rating)
     if not len(liked):
-        raise UserError(f"{_filters(settings)} leaves no training event")
+        raise UserError(f"{filters} leaves no training event")
     begun = _merge(train, validation)
     before_test, everything = (
         [_known(side, among.users, among.items) for side in liked_and_disliked(events, settings.min_rating)]
         for events, among in ((begun, code), (_merge(begun, test), wide))
     )
     titles = _titles(dataset, wide.items)
-    method = resolve(dataset, settings.split.method)
-    comparable = method == "leave_last_out" and not _filters(settings)
+    comparable = resolve(dataset, settings.split.method) == "leave_last_out" and not filters
     prepared = Prepared(
         schema=dataset.schema,
         users=users,
@@ -86,11 +85,9 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
         newcomers=wide.users.values[len(users.values) :],
         new_items=dict(zip(wide.items.values[len(items.values) :], titles[len(items) :], strict=True)),
     )
-    left_out = _filters(settings)
     if not len(prepared.test):
-        raise UserError(
-            f"no test event is left to find: all stand in their user's history{left_out and f', or {left_out} leaves them out'}"
-        )
+        filtered = f", or {filters} leaves them out" if filters else ""
+        raise UserError(f"no test event is left to find: all stand in their user's history{filtered}")
     return prepared
 
 
