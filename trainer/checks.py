@@ -1,4 +1,4 @@
-"""Settings that cannot be, said before anything is done."""
+"""Settings that cannot work, refused before anything is done."""
 
 import numpy as np
 

@@ -136,7 +136,7 @@ def _nest(name: str, value: Any) -> dict[str, Any]:
 
 
 def apart(words: str) -> list[str]:
-    """Returns what stands between the commas, but those inside brackets."""
+    """Returns the parts of a text between its commas; a comma inside brackets parts nothing."""
     parts, depth = [""], 0
     for letter in words:
         depth += (letter in "[{") - (letter in "]}")

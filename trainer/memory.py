@@ -45,7 +45,7 @@ def costing() -> Iterator[Cost]:
 
 
 def require(size: float, what: str, advice: str) -> None:
-    """Raises `UserError` where `what` needs `size` bytes and fewer are free; `advice` what to change."""
+    """Raises `UserError` where `what` needs `size` bytes and fewer are free; `advice` says what to change."""
     free = available()
     if free is not None and size > free:
         raise UserError(

@@ -16,9 +16,9 @@ class Adagrad(tf.keras.optimizers.Adagrad):
     """
 
     def __init__(self, learning_rate: float, variables: list[tf.Variable], gradients: list[Any]) -> None:
-        """Starts the sums of `variables` by the first `gradients`; one that these do not reach by the mean of the others.
+        """Starts the sum of each of `variables` from its first gradient, and from the mean of the others where it has none.
 
-        They are made as they start: assigned later, those of a large table would for a moment be there twice.
+        The sums are created with these values: assigned later, those of a large table would exist twice for a moment.
         """
         super().__init__(learning_rate, epsilon=1e-12)
         squares = [mean_square(gradient) for gradient in gradients]
@@ -34,7 +34,7 @@ class Adagrad(tf.keras.optimizers.Adagrad):
 
 
 def mean_square(gradient: Any) -> float:
-    """Returns the mean square of a gradient, of one of an embedding that of the rows read; 0 where there is none."""
+    """Returns the mean square of a gradient, for an embedding that of the rows it read; 0 where there is no gradient."""
     if gradient is None:
         return 0.0
     if isinstance(gradient, tf.IndexedSlices):
@@ -46,8 +46,8 @@ def mean_square(gradient: Any) -> float:
 def prepare_fit(model: tf.keras.Model, name: str, learning_rate: float, steps: int, batch: Any) -> None:
     """Builds a model on its first batch and compiles it for `fit`, with Adagrad or Adam.
 
-    Adagrad touches only the rows of a batch; Adam's moments decay over the whole table. Several steps go in one call, for Keras takes as
-    long around a call as a step takes.
+    Adagrad touches only the rows of a batch; Adam's moments decay over the whole table. Several steps run in one call, for
+    Keras's own work around a call takes as long as a step.
     """
     if name == "adam":
         model.compute_loss(batch)

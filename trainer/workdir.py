@@ -79,7 +79,7 @@ def _begun(workdir: Path) -> bool:
 
 
 def keep(path: Path, costs: dict[str, Cost]) -> dict[str, Cost]:
-    """Returns what training cost, as `path` recorded it when it was done: to load the models again costs nothing."""
+    """Returns the costs that `path` records, or records these: loading a trained model must not replace what training it cost."""
     if path.exists():
         return {task: Cost(**cost) for task, cost in json.loads(path.read_text(encoding="utf-8")).items()}
     replace(path, json.dumps({task: asdict(cost) for task, cost in costs.items()}) + "\n")

@@ -72,10 +72,10 @@ def serve(options: ServerOptions) -> None:
 
 
 class _Connection(HttpToolsProtocol):
-    """A REST connection, closed where its peer takes what is not its due.
+    """A REST connection that hangs up on a peer that is too slow or sends too much.
 
-    That is: headers that take longer to arrive than a request may take, or more bytes than `LARGEST_HEAD` without an end; an answer of
-    which nothing more is read for as long. The application finds the path as it was sent in the scope: a lone `?` at its end counts too.
+    Too slow: its headers take longer to arrive than a request may take, or it reads nothing of an answer for as long. Too much:
+    more than `LARGEST_HEAD` bytes of headers without an end. The scope's `target` is the path as sent, even a lone `?` at its end.
     """
 
     timeout: float = 0

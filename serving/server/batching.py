@@ -121,7 +121,7 @@ class Batcher:
         return request.done
 
     def _form(self, array: NDArray[Any]) -> Hashable:
-        """What arrays that run together have alike."""
+        """What arrays must have in common to run together."""
         return array.dtype, array.ndim if self._settings.pad_variable_length_inputs else array.shape[1:]
 
     def _cuts(self, rows: int, taken: int) -> list[int]:

@@ -99,7 +99,7 @@ class Manager:
         return [found[number] for number in sorted(found, reverse=True) if version in (None, number)]
 
     def known(self, name: str) -> str:
-        """`name` if it is a model of this server, else nothing: callers must not grow the metrics at will."""
+        """`name` if it is a model of this server, else "": callers must not fill the metrics with names of their own."""
         return name if name in self._configs else ""
 
     def poll(self) -> None:

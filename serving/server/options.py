@@ -167,7 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def described(flag: str) -> tuple[str, bool]:
-    """What a flag does, and whether tensorflow_model_server is without it."""
+    """What a flag does, and whether only the embedded server has it."""
     text, *marks = get_type_hints(ServerOptions, include_extras=True)[flag].__metadata__
     return text, OWN in marks
 

@@ -1,6 +1,4 @@
-"""Taste and moment together: EASE's scores plus a share of the transitions', each divided by its best of
-the case.
-"""
+"""Taste and moment together: EASE's scores plus a share of the transitions', each scaled to a best of 1 in every case."""
 
 import numpy as np
 

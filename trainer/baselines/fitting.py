@@ -1,6 +1,4 @@
-"""What the baselines share: training matrices, histories as rows, and settings chosen on the validation
-cases.
-"""
+"""What the baselines share: training matrices, histories as rows, and settings chosen on the validation cases."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence

@@ -1,6 +1,4 @@
-"""The door to the `implicit` library: a clear line where it is missing, and one BLAS thread under its own
-threads.
-"""
+"""Access to the `implicit` library: a clear error where it is missing, and one BLAS thread while its own threads run."""
 
 import importlib
 from contextlib import AbstractContextManager

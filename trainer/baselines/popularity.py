@@ -1,6 +1,4 @@
-"""The items most users know, for everybody; over all of the training part, or over the time just before the
-request.
-"""
+"""The most popular items, the same for everybody: over the whole training part, or over a window before the request."""
 
 import numpy as np
 

@@ -1,6 +1,4 @@
-"""Ratings with taste: biases plus a matrix factorisation of what they leave over, by alternating least
-squares.
-"""
+"""Ratings with taste: biases plus a matrix factorisation of the residuals, by alternating least squares."""
 
 import numpy as np
 import numpy.typing as npt

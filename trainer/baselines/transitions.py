@@ -1,6 +1,4 @@
-"""What came next: how often one item followed another in training, asked of the last three items of a
-history.
-"""
+"""What came next: how often one item followed another in training, summed over the last three items of a history."""
 
 import numpy as np
 import scipy.sparse

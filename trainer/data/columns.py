@@ -56,9 +56,9 @@ DAYS_FIRST = r"^\s*\d{1,2}[./-]\d{1,2}[./-](19|20)\d{2}(\s.*)?$"
 DATES = "whether the day or the month comes first is not guessed: write 2024-01-31, with T12:00:00 behind it for the time"
 COMMAS = "decimal commas are not read: write 1.50 for 1,50"
 
-ENOUGH = 20  # rows of keys that were there before, and whose value is not the usual one, from which `follows` can tell
+ENOUGH = 20  # repeated rows of keys whose value is not the most common one: with fewer, `follows` says no
 SAME = 0.98  # share of those rows with their key's value
-CLEARLY = 0.9  # the share of the way from what chance gives to 1 that it must be
+CLEARLY = 0.9  # how far that share must be on the way from what chance would give to 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def convert(column: pl.Series, kind: Kind, bag_separator: str = "|") -> Typed:
 
 
 def readable(dtype: pl.DataType, kind: Kind | None = None) -> bool:
-    """Returns whether columns of a type can be read as a kind, or as any; of lists, those of what is no list."""
+    """Returns whether columns of a type can be read as `kind`, or as any kind where it is None; lists of lists cannot."""
     if isinstance(dtype, pl.List | pl.Array):
         inner = dtype.inner
         flat = isinstance(inner, pl.DataType) and not inner.is_nested() and readable(inner, kind and "id")
@@ -151,7 +151,7 @@ def as_vectors(column: pl.Series) -> pl.Series:
 
 
 def follows(values: pl.Series, keys: pl.Series) -> bool:
-    """Returns whether a column says the same in nearly all rows of a key, but not of all keys: that it is the key's own.
+    """Returns whether a column belongs to a key, such as the item: nearly always the same for one key, not the same for all.
 
     There must be enough rows of the same key to tell, and for a column that nearly always says one thing, enough
     rows of keys with another.

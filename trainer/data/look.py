@@ -100,7 +100,7 @@ def look(path: str, columns: Mapping[str, str] | None = None) -> Look:
 
 
 def _prefer(sample: pl.DataFrame, roles: dict[str, str]) -> None:
-    """Changes roles that a usual name has for another that says more: the user behind a session, the time of day of a date."""
+    """Gives a role to a column that says more than the one of the usual name: a user id before a session, a time before a date."""
     if roles.get("user") in SESSIONS:
         free = [name for name in sample.columns if name not in roles.values()]
         roles["user"] = side_by_words(free, "user") or roles["user"]
@@ -110,7 +110,9 @@ def _prefer(sample: pl.DataFrame, roles: dict[str, str]) -> None:
     times = {name: epoch_seconds(sample[name]) for name in usual if _are_times(sample[name])}
     first = times.get(roles["timestamp"])
     for name, seconds in times.items():
-        finer = first is None or (not _of_day(first) and _of_day(seconds) and _same_days(first, seconds))
+        finer = first is None or (
+            not _has_hours(first) and _has_hours(seconds) and _same_days(first, seconds)
+        )
         if finer:
             roles["timestamp"] = name
             return
@@ -122,7 +124,7 @@ def _are_times(column: pl.Series) -> bool:
     return empty < len(column) and 20 * (read.null_count() - empty) <= len(column)
 
 
-def _of_day(seconds: pl.Series) -> bool:
+def _has_hours(seconds: pl.Series) -> bool:
     """Returns whether any time is not midnight."""
     return bool((seconds.drop_nulls() % 86_400 != 0).any())
 
@@ -205,7 +207,7 @@ def layout_of(path: Path) -> dict[str, Any]:
 
 
 def _are_values(first: list[str]) -> bool:
-    """Returns whether the fields of a first line are no names: numbers, or one of them twice and none a usual name."""
+    """Returns whether a first line holds values, not names: two numbers at its start, or a field twice and no usual name."""
     if first and all(_is_number(value) for value in first[:2]):
         return True
     written = [value for value in first if value.strip()]

@@ -82,7 +82,7 @@ def _is_rating(column: pl.Series) -> bool:
 
 
 def outcomes(sample: pl.DataFrame, taken: Mapping[str, str]) -> list[str]:
-    """Returns the columns that are 1 where the user did what the row is of, and 0 where not: of a log of what was shown."""
+    """Returns the columns, of a log of what was shown, that are 1 where the user acted on it and 0 where not."""
     return [name for name in sample.columns if name not in taken.values() and _is_outcome(sample[name])]
 
 
@@ -107,7 +107,7 @@ def title_of(names: Sequence[str]) -> str | None:
 
 
 def kind_of_named(column: pl.Series) -> tuple[FeatureKind | None, str]:
-    """Returns what `kind_of` does, but of numbers that are ids by their name a category, or none where they hardly repeat."""
+    """Returns what `kind_of` does, but numbers whose name says id are a category, or nothing where they hardly repeat."""
     kind, separator = kind_of(column)
     if is_id(column.name) and (kind in ("number", "count") or (kind == "time" and whole_numbers(column))):
         known = column.drop_nulls()

@@ -143,7 +143,7 @@ def _predefined(dataset: Dataset, settings: SplitSettings) -> Splits:
 
 
 def follows(past: Interactions, future: Interactions) -> bool:
-    """Returns whether both have times, and the `future` of nearly every user lies after their `past`, or none of either is there.
+    """Returns whether the `future` of nearly every user lies after their `past`; not where times are missing, always where a part is empty.
 
     Of a published split by chance the times say nothing: events of the test lie between those of training.
     """

@@ -1,6 +1,4 @@
-"""What makes a figure untrustworthy: a model that says the same to everybody, and tests that leaked into
-training.
-"""
+"""What makes a figure untrustworthy: a model that says the same to everybody, and test events that leaked into training."""
 
 from collections.abc import Collection
 

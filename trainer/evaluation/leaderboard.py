@@ -48,7 +48,7 @@ def write(
 def add(
     workdir: Path, name: str, report: Report, objectives: Mapping[str, str], console: Console | None = None
 ) -> None:
-    """Puts one more retrieval row into the leaderboard of `workdir`, or in the place of its namesake."""
+    """Adds a retrieval row to the leaderboard of `workdir`, in place of the row of that name if there is one."""
     kept = workdir / "leaderboard.json"
     board = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     others = [row for row in board.get("retrieval", []) if row["name"] != name]

@@ -1,10 +1,9 @@
-"""What every metric means: pure functions from ranks, lists or predictions to one value per case, user or
-event.
+"""What every metric means: pure functions from ranks, lists or predictions to one value per case, user or event.
 
 A rank counts from 1; `MISSED` stands for a positive that can never be found. `ranks` are flat `[positives]`
-and `offsets` `[cases + 1]` say where each case's positives begin: case `i` has `ranks[offsets[i]:offsets[i
-+ 1]]`, in any order, all different unless missed. Relevance is binary for retrieval. A case without
-positives gives NaN.
+and `offsets` `[cases + 1]` say where each case's positives begin: case `i` has
+`ranks[offsets[i]:offsets[i + 1]]`, in any order, all different unless missed. Relevance is binary for
+retrieval. A case without positives gives NaN.
 """
 
 import numpy as np

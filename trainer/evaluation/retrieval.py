@@ -1,5 +1,4 @@
-"""The one evaluator: models, baselines, bundles and servers are all measured here, over the full corpus and
-by id.
+"""The one evaluator: models, baselines, bundles and servers are all measured here, over the full corpus and by id.
 
 The items of a history are masked, equal scores count against the model, and every figure comes with an
 interval over users, so that two figures can be told apart or not.

@@ -1,6 +1,4 @@
-"""How sure a figure is: bootstrap intervals over users, and paired comparisons of two models on the same
-cases.
-"""
+"""How sure a figure is: bootstrap intervals over users, and paired comparisons of two models on the same cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

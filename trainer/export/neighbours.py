@@ -42,7 +42,7 @@ class SimilarItems(tf.Module):
         return _others(scores, items, k, vectors.items)
 
     def among(self, rows: tf.Tensor, there: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Returns what gives the similarity, -1 to 1, of places `[batch, n]` of lists of item rows with one place `[batch]` of each.
+        """Returns a function of one place `[batch]` of each list of item rows: how similar its places `[batch, n]` are to it, -1 to 1.
 
         The cosine as `top` has it; where that has distances, 1 less twice the squared distance over the largest of the list, of the
         places that are `there`.

@@ -35,12 +35,12 @@ class Alike(Protocol):
     """What tells how much items are alike."""
 
     def among(self, rows: tf.Tensor, there: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Returns what gives the similarity, -1 to 1, of places `[batch, n]` of lists of item rows with one place `[batch]` of each."""
+        """Returns a function of one place `[batch]` of each list of item rows: how similar its places `[batch, n]` are to it, -1 to 1."""
         ...
 
 
 def filter_feature(prepared: Prepared, name: str) -> Feature | None:
-    """Returns the item feature `name`; of `none` None, and of `auto` one with labels.
+    """Returns the item feature that requests filter by: the one called `name`, None for `none`, for `auto` one with labels.
 
     That is the one with a usual name, else with such a word in its name, else the first by name.
 

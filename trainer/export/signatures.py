@@ -34,6 +34,6 @@ def same_rows(inputs: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
 
 
 def longest(k: tf.Tensor) -> tf.Tensor:
-    """Returns the largest `k`, 0 of none, and no more than an answer of as many rows may have columns: `MOST_PLACES` over the rows."""
+    """Returns the largest `k`, 0 where there is none, cut to the columns that an answer of so many rows may have: `MOST_PLACES` / rows."""
     most = tf.maximum(MOST_PLACES // tf.maximum(tf.size(k), 1), 1)
     return tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), most)

@@ -1,4 +1,4 @@
-"""Exact search, through the TFRS layer of that kind."""
+"""Exact search, behind the interface of TFRS's top-k layers."""
 
 from typing import Any
 

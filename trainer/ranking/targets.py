@@ -26,7 +26,7 @@ class Start:
     def of(
         cls, target: Target, events: Events, prior: Floats | None, prior_column: str | None = "rating"
     ) -> "Start":
-        """Returns the prior for `prior_column`, which it predicts, its logistic regression for binary targets, else the mean.
+        """Returns a start at the prior where it predicts the target's own column, at its logistic regression if binary, else at the mean.
 
         `prior` `[events]` is what a model in closed form says of the events, if there is one.
         """

@@ -209,7 +209,7 @@ class RetrievalModel(FittedModel):
         return tf.linalg.set_diag(mask, tf.ones([size], tf.bool)) if self.task.in_batch else mask
 
     def _embed(self, rows: tf.Tensor, seed: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the candidate tower's vectors of the distinct rows, each of which passes it once, and the places of `rows` among them."""
+        """Returns the candidate tower's vectors of the distinct rows, each computed once, and the place of each of `rows` among them."""
         distinct, places = tf.unique(rows)
         ids = distinct
         if training and self.settings.id_dropout and not self.candidate_tower.is_table:

@@ -174,7 +174,7 @@ class Retriever(tf.Module):
     def points(self, queries: tf.Tensor) -> tf.Tensor:
         """Returns what of query vectors `[n, D]` tells two users apart: each part times the root of its weight, without popularity.
 
-        Users are compared by its cosine; where items are by their distance, users are too, and it is the point that the towers give.
+        Users are compared by the cosine of this; where items are compared by distance, so are users, and this is the towers' point.
         """
         weights = self._weights(queries.shape[1])
         if self.by_distance:

@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.towers.feature_layers import Labels, Number, Text, Time, Vector, words
 
 MAX_WORDS = 20_000  # distinct words of a text feature
-MIN_ITEMS = 2  # times that a word must occur to be known
+MIN_COUNT = 2  # times that a word must occur to be known: once, it would be one more id of its item
 _COUNTED = {"text": "words", "bag": "labels", "ids": "ids"}
 OTHERS = ("id", "history")  # what a tower fuses beside features
 
@@ -222,8 +222,7 @@ def _layer(feature: Feature, dimension: int, training: Values, shared: Mapping[s
 def _text(dimension: int, training: Values, limit: int) -> Labels:
     texts = words(tf.constant(training, tf.string), limit)
     counts = Counter(texts.flat_values.numpy().tolist())
-    # else it is an item's id
-    known = {word.decode(): count for word, count in counts.items() if count >= MIN_ITEMS}
+    known = {word.decode(): count for word, count in counts.items() if count >= MIN_COUNT}
     vocabulary = _by_count(known)[:MAX_WORDS]
     width = int(texts.row_lengths().numpy().max(initial=1))
     return Labels(dimension, vocabulary, max(width, 2), "words")

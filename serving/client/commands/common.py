@@ -44,7 +44,7 @@ def add_client_options(parser: argparse.ArgumentParser, choose_version: bool = T
 def open_client(
     options: argparse.Namespace, version: int | None = None, label: str | None = None
 ) -> Recommender:
-    """A client as the options want it; a version or label given here stands in for theirs."""
+    """A client as the options want it; `version` and `label` are for verbs whose options have none."""
     return Recommender(
         options.url,
         options.model,
