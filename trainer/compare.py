@@ -21,7 +21,7 @@ from trainer.config import Config, load, with_settings
 from trainer.data.examples import Ints, Prepared
 from trainer.data.prepare import load_dataset
 from trainer.errors import UserError
-from trainer.evaluation.metrics import SMALLER
+from trainer.evaluation.metrics import ascending
 from trainer.evaluation.reports import Report
 from trainer.evaluation.significance import Sample, intervals, paired
 from trainer.progress import Reporter
@@ -297,12 +297,12 @@ def _against(metric: str, ours: Sample, baselines: Mapping[str, Sequence[Figures
     pooled = {name: sample for name, sample in pooled.items() if len(sample.part) == len(ours.part)}
     if not pooled:
         return None
-    sign = -1 if metric in SMALLER else 1
-    best = max(pooled, key=lambda name: sign * pooled[name].value)
+    sign = ascending(metric)
+    best = min(pooled, key=lambda name: sign * pooled[name].value)
     gap = paired(metric, ours, pooled[best], RESAMPLES)
     verdict = "unsure"
     if gap.significant:
-        verdict = "better" if sign * gap.difference > 0 else "worse"
+        verdict = "better" if sign * gap.difference < 0 else "worse"
     return {
         "baseline": best,
         "difference": gap.difference,

@@ -8,7 +8,7 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
-from trainer.evaluation.metrics import SMALLER
+from trainer.evaluation.metrics import ascending
 from trainer.progress import add_row, figures_table
 from trainer.workdir import replace, write_json
 
@@ -45,7 +45,7 @@ def best_first(rows: Sequence[Row]) -> list[Row]:
     leaders = {leader(rows, metric) for metric in _metrics(rows)}
     kept = [row for row in rows if not row["baseline"] or row["name"] in leaders]
     metric = next((name for name in ORDER if name in _metrics(rows)), _metrics(rows)[0])
-    sign = 1 if metric in SMALLER else -1
+    sign = ascending(metric)
     worst = float("inf")
     return sorted(
         kept, key=lambda row: sign * row["metrics"][metric]["mean"] if metric in row["metrics"] else worst
@@ -54,7 +54,7 @@ def best_first(rows: Sequence[Row]) -> list[Row]:
 
 def leader(rows: Sequence[Row], metric: str) -> str | None:
     """Returns the name of the baseline that is best in a metric; None where no baseline has it."""
-    sign = 1 if metric in SMALLER else -1
+    sign = ascending(metric)
     there = {
         row["name"]: sign * row["metrics"][metric]["mean"]
         for row in rows

@@ -163,7 +163,7 @@ def _pass_gate(run: Run, reports: Reports, allow_below_baseline: bool) -> None:
         raise UserError(f"not exported: {verdict} (--allow-below-baseline exports all the same)")
     rated = {name: report for name, report in reports.ranking.items() if name != "model"}
     error = objectives(run.config)["ranking"]
-    if rated and (below := gate(reports.ranking["model"], rated, error, smaller=True)):
+    if rated and (below := gate(reports.ranking["model"], rated, error)):
         run.reporter.say(
             f"ranking: {below}; it is exported all the same, and validation weighs it in the cascade"
         )

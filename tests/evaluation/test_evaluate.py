@@ -278,6 +278,23 @@ def test_the_gate_closes_below_a_baseline_and_says_by_how_much(crowd):
     assert compare(good, poor, "recall@1").significant
 
 
+def test_to_the_gate_less_of_an_error_is_better():
+    low, high = (
+        Report(
+            {},
+            {"rmse": value},
+            {},
+            {},
+            {"rmse": Sample(value * np.ones(20), np.ones(20), np.arange(20))},
+            [],
+            [],
+        )
+        for value in (0.8, 0.9)
+    )
+    assert gate(low, {"baseline": high}, "rmse") is None
+    assert "0.8000: the difference is +0.1000" in (gate(high, {"worse": high, "baseline": low}, "rmse") or "")
+
+
 def test_the_gate_asks_for_users_enough():
     """Of three users nothing is sure, however clear their interval."""
     one = np.ones(3)

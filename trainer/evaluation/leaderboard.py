@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trainer.evaluation.metrics import SMALLER
+from trainer.evaluation.metrics import ascending
 from trainer.evaluation.reports import Report, compare
 from trainer.memory import Cost
 from trainer.progress import add_row, figures_table
@@ -96,7 +96,7 @@ def rows(reports: Mapping[str, Report], costs: Mapping[str, Cost], objective: st
 
 
 def _sorted(found: list[dict[str, Any]], objective: str) -> list[dict[str, Any]]:
-    sign = 1 if objective in SMALLER else -1
+    sign = ascending(objective)
     return sorted(found, key=lambda row: sign * row[objective] if objective in row else float("inf"))
 
 

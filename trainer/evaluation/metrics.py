@@ -14,7 +14,12 @@ Values = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
 Offsets = npt.NDArray[np.int64]
 MISSED = int(np.iinfo(np.int64).max)
-SMALLER = frozenset({"rmse", "mae", "log_loss"})  # is better; of all others, more
+ERRORS = frozenset({"rmse", "mae", "log_loss"})  # less is better; of all others, more
+
+
+def ascending(metric: str) -> int:
+    """Returns what a metric's figures are multiplied by so that the least is the best: 1 for an error, else -1."""
+    return 1 if metric in ERRORS else -1
 
 
 def per_case(values: npt.NDArray[np.generic], offsets: Offsets) -> Values:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from trainer.data.examples import Ints
 from trainer.errors import UserError
+from trainer.evaluation.metrics import ascending
 from trainer.evaluation.significance import Difference, Sample, intervals, paired
 from trainer.settings import EvaluateSettings
 
@@ -66,17 +67,18 @@ def compare(ours: Report, theirs: Report, metric: str) -> Difference:
     return paired(metric, ours.samples[metric], theirs.samples[metric])
 
 
-def gate(model: Report, baselines: Mapping[str, Report], metric: str, smaller: bool = False) -> str | None:
+def gate(model: Report, baselines: Mapping[str, Report], metric: str) -> str | None:
     """Returns a line when `model` is significantly worse than the best baseline, saying by how much; else None.
 
-    `smaller` tells that smaller is better (an error). Baselines without the metric are passed over.
+    Baselines without the metric are passed over.
     """
+    sign = ascending(metric)
     there = {name: report.values[metric] for name, report in baselines.items() if metric in report.samples}
     if not there:
         return None
-    name = min(there, key=lambda one: there[one] * (1 if smaller else -1))
+    name = min(there, key=lambda one: sign * there[one])
     gap = compare(model, baselines[name], metric)
-    if not gap.significant or (gap.difference < 0) == smaller:
+    if not gap.significant or sign * gap.difference < 0:
         return None
     return (
         f"test {metric} {model.values[metric]:.4f} is significantly worse than that of the baseline {name}, "
