@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from trainer.data.examples import Cases, Events, Floats, Lists, Prepared
+from trainer.data.examples import Cases, Floats, Lists, Prepared
 from trainer.evaluation.retrieval import measure
 from trainer.evaluation.scoring import Scorer
 
@@ -27,19 +27,8 @@ def interactions(prepared: Prepared) -> scipy.sparse.csr_matrix:
 
 def with_validation(prepared: Prepared) -> Prepared:
     """Returns the same data with the validation events in training, for the last fit of settings once chosen."""
-    rated = [prepared.rated_train, prepared.rated_validation]
-    both = Events(
-        np.concatenate([part.user for part in rated]),
-        np.concatenate([part.item for part in rated]),
-        np.concatenate([part.timestamp for part in rated]),
-        np.concatenate([part.rating for part in rated]),
-        np.concatenate([part.weight for part in rated]),
-    )
-    return dataclasses.replace(
-        prepared,
-        train=prepared.before_test.known(),
-        rated_train=both.take(np.lexsort((both.timestamp, both.user))),
-    )
+    rated = prepared.rated_train.merged(prepared.rated_validation)
+    return dataclasses.replace(prepared, train=prepared.before_test.known(), rated_train=rated)
 
 
 def histories(lists: Lists, items: int, half_life: float | None = None) -> scipy.sparse.csr_matrix:

@@ -5,9 +5,11 @@ Users and items are rows of their vocabularies (0 = unknown); nothing here knows
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import scipy.sparse
 
 from trainer.data.interactions import Schema
@@ -21,6 +23,12 @@ Floats = npt.NDArray[np.float32]
 def offsets_of(lengths: npt.NDArray[np.integer]) -> Longs:
     """Returns where lists of these lengths begin, end to end, and last where they end `[lists + 1]`."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def by_time(user: npt.NDArray[np.integer], timestamp: Longs) -> npt.NDArray[np.integer]:
+    """Returns the places of events by user, then time, equals in their order."""
+    keys = pl.DataFrame({"user": user, "timestamp": timestamp})
+    return keys.select(pl.arg_sort_by(["user", "timestamp"], maintain_order=True)).to_series().to_numpy()
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,13 @@ class Events:
             self.weight[rows],
             context,
         )
+
+    def merged(self, later: "Events") -> "Events":
+        """Returns these events and `later` ones by user and time, at one moment these first; without context."""
+        names = ("user", "item", "timestamp", "rating", "weight")
+        columns: list[Any] = [np.concatenate([getattr(self, name), getattr(later, name)]) for name in names]
+        both = Events(*columns)
+        return both.take(by_time(both.user, both.timestamp))
 
     def known(self) -> "Events":
         """Returns the events of known users with known items."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trainer import registry
-from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared, offsets_of
+from trainer.data.examples import Cases, Events, Ints, Lists, Longs, Prepared, by_time, offsets_of
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions
 from trainer.data.opinions import liked_and_disliked, likes, opinions, without_weightless
 from trainer.data.raw import RawFeatures, by_row
@@ -53,10 +53,10 @@ def prepare(dataset: Dataset, settings: DataSettings) -> Prepared:
     liked, negative = liked_and_disliked(train, settings.min_rating)
     if not len(liked):
         raise UserError(f"{filters} leaves no training event")
-    begun = _merge(train, validation)
+    begun = train.merged(validation)
     before_test, everything = (
         [_known(side, among.users, among.items) for side in liked_and_disliked(events, settings.min_rating)]
-        for events, among in ((begun, code), (_merge(begun, test), wide))
+        for events, among in ((begun, code), (begun.merged(test), wide))
     )
     titles = _titles(dataset, wide.items)
     comparable = resolve(dataset, settings.split.method) == "leave_last_out" and not filters
@@ -150,12 +150,12 @@ def _events(part: Interactions, code: Coding, first: int | None) -> Events:
     """
     frame = part.frame
     times = frame["timestamp"] if first is None else np.arange(first, first + len(part), dtype=np.int64)
-    keys = pl.DataFrame({"user": code.users.encode(frame["user_id"]), "timestamp": times})
-    order = keys.select(pl.arg_sort_by(["user", "timestamp"], maintain_order=True)).to_series().to_numpy()
+    user, timestamp = code.users.encode(frame["user_id"]), pl.Series(times).cast(pl.Int64).to_numpy()
+    order = by_time(user, timestamp)
     return Events(
-        user=keys["user"].to_numpy()[order],
+        user=user[order],
         item=code.items.encode(frame["item_id"])[order],
-        timestamp=keys["timestamp"].cast(pl.Int64).to_numpy()[order],
+        timestamp=timestamp[order],
         rating=_floats(frame["rating"])[order],
         weight=(np.abs(_floats(frame["weight"])) * opinions(frame, code.settings))[order],
         context={
@@ -181,22 +181,6 @@ def _known(events: Events, users: Vocabulary, items: Vocabulary) -> Events:
 
 def _row(rows: Ints, vocabulary: Vocabulary) -> Ints:
     return np.where(rows < len(vocabulary), rows, UNKNOWN).astype(np.int32)
-
-
-def _merge(first: Events, second: Events) -> Events:
-    """Returns both parts' events by user and time, at one moment those of `first` first; without context."""
-    user = np.concatenate([first.user, second.user])
-    timestamp = np.concatenate([first.timestamp, second.timestamp])
-    joined = Events(
-        user,
-        np.concatenate([first.item, second.item]),
-        timestamp,
-        np.concatenate([first.rating, second.rating]),
-        np.concatenate([first.weight, second.weight]),
-    )
-    keys = pl.DataFrame({"user": user, "timestamp": timestamp})
-    order = keys.select(pl.arg_sort_by(["user", "timestamp"], maintain_order=True)).to_series().to_numpy()
-    return joined.take(order)
 
 
 def _cases(past: Events, future: Events, code: Coding, ordered: bool) -> Cases:
