@@ -23,7 +23,7 @@ from trainer.data.prepare import load_dataset
 from trainer.errors import UserError
 from trainer.evaluation.metrics import ascending
 from trainer.evaluation.reports import Report
-from trainer.evaluation.significance import Sample, intervals, paired
+from trainer.evaluation.significance import RESAMPLES, Sample, intervals, paired
 from trainer.progress import Reporter
 from trainer.ranking.targets import labels
 from trainer.workdir import check_workdir, same_data
@@ -40,7 +40,6 @@ METRICS = {
 OF_KIND = {"regression": ("rmse",), "binary": ("log_loss", "auc")}  # a first target's metrics, by its kind
 CUTOFFS = (5, 10, 20)  # those of the metrics, beside the presets' own
 OWN = ("history_length",)  # settings of the data in which presets may differ: the test cases stay the same
-RESAMPLES = 1_000
 FIGURES = "figures.npz"
 Row = dict[str, Any]
 
@@ -299,7 +298,7 @@ def _against(metric: str, ours: Sample, baselines: Mapping[str, Sequence[Figures
         return None
     sign = ascending(metric)
     best = min(pooled, key=lambda name: sign * pooled[name].value)
-    gap = paired(metric, ours, pooled[best], RESAMPLES)
+    gap = paired(metric, ours, pooled[best])
     verdict = "unsure"
     if gap.significant:
         verdict = "better" if sign * gap.difference < 0 else "worse"

@@ -59,7 +59,7 @@ class RestTransport:
         self._thread.deadline = time.monotonic() + timeout
         with _errors(self._url):
             response = self._client.send(request)
-        return _outputs(call, response, response.content)
+        return _outputs(call, response)
 
     async def asend(self, call: Call, timeout: float) -> Outputs:
         """The same, awaited."""
@@ -68,7 +68,7 @@ class RestTransport:
         with _errors(self._url):
             async with asyncio.timeout(timeout):
                 response = await self._async_client.send(self._request(call, timeout))
-        return _outputs(call, response, response.content)
+        return _outputs(call, response)
 
     def close(self) -> None:
         """Closes the connections of the blocking client."""
@@ -146,7 +146,8 @@ def _not_unicode(call: Call) -> str:
     return next(value for value in values if isinstance(value, str) and _SURROGATE.search(value))
 
 
-def _outputs(call: Call, response: httpx.Response, body: bytes) -> Outputs:
+def _outputs(call: Call, response: httpx.Response) -> Outputs:
+    body = response.content
     try:
         answer = json.loads(body)
     except ValueError:

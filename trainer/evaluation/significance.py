@@ -10,6 +10,7 @@ from trainer.errors import UserError
 from trainer.evaluation.metrics import Values
 
 CONFIDENCE = 0.95
+RESAMPLES = 1_000  # behind a comparison
 FEWEST = 10  # users: of fewer nothing is sure
 _DRAWS_AT_ONCE = 20_000_000  # resampled users held at a time
 
@@ -81,11 +82,11 @@ def intervals(samples: Mapping[str, Sample], resamples: int, seed: int) -> dict[
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(kept)}
 
 
-def paired(metric: str, ours: Sample, theirs: Sample, resamples: int = 1000, seed: int = 42) -> Difference:
+def paired(metric: str, ours: Sample, theirs: Sample) -> Difference:
     """Returns ours - theirs with the interval of a paired bootstrap: both see the same users in each resample."""
     if len(ours.cluster) != len(theirs.cluster) or (ours.cluster != theirs.cluster).any():
         raise UserError(f"{metric} of two models can be compared only on the same cases, in the same order")
-    drawn = _resample([ours, theirs], resamples, seed)
+    drawn = _resample([ours, theirs], RESAMPLES, seed=42)
     low, high = _limits(drawn[:, :1] - drawn[:, 1:])
     users = len(np.unique(ours.cluster[ours.whole > 0]))
     return Difference(metric, ours.value - theirs.value, float(low[0]), float(high[0]), users)

@@ -11,6 +11,8 @@ from trainer.data.examples import Cases, Floats, Lists, Prepared
 from trainer.evaluation.scoring import FactorScorer
 from trainer.retrieval.retriever import Retriever
 
+BLOCK = 65_536  # rows whose vectors are computed at a time
+
 
 def scorer(retriever: Retriever, prepared: Prepared, traced: Any = None) -> FactorScorer:
     """Returns the model for the evaluator; `traced` is `retriever.queries` as a graph, where the caller keeps one."""
@@ -43,10 +45,10 @@ def times_read(retriever: Retriever, histories: Lists) -> list[tf.RaggedTensor]:
     ]
 
 
-def in_blocks(embed: Any, rows: int, block: int = 65_536) -> Floats:
+def in_blocks(embed: Any, rows: int) -> Floats:
     """Returns the vectors `[rows, dimension]` of all rows, computed block by block."""
-    starts = range(0, rows, block)
-    return np.concatenate([np.asarray(embed(tf.range(start, min(start + block, rows)))) for start in starts])
+    starts = range(0, rows, BLOCK)
+    return np.concatenate([np.asarray(embed(tf.range(start, min(start + BLOCK, rows)))) for start in starts])
 
 
 def ragged(lists: Lists) -> tf.RaggedTensor:
