@@ -124,8 +124,8 @@ def publish(run: Run, reports: Reports, metrics: Metrics, allow_below_baseline: 
     with run.reporter.step("export"):
         settings = run.config.export
         kind = registry.build("index", settings.index.name, settings.index.settings, "export.index")
-        retriever, ranker = run.retrieval.retriever, run.ranking.network if run.ranking is not None else None
-        cascade = Cascade(ranker, settings.cascade)
+        retriever = run.retrieval.retriever
+        cascade = Cascade(None if run.ranking is None else run.ranking.network, settings.cascade)
         cascade.weights = cascade_choice.choose(retriever, cascade, run.config, run.prepared, run.workdir)
         measured = cascade_choice.recalls(cascade, retriever, run.prepared)
         prepared = run.prepared

@@ -144,22 +144,22 @@ def recalls(cascade: Cascade, retriever: Retriever, prepared: Prepared) -> dict[
         return told
     found = Retrieved.of(retriever, prepared, cases, settings.retrieve)
     alone = {f"recall@{K}": found.recall(K), f"ndcg@{K}": float(np.nanmean(found.ndcg()))}
-    recalls = [found.recall(settings.retrieve)]
+    kept = [found.recall(settings.retrieve)]
     if weights.light:
         found = found.reordered(found.scores(cascade.light, settings.retrieve), weights.light)
-    recalls.append(found.recall(settings.prerank))
+    kept.append(found.recall(settings.prerank))
     if weights.deep:
         found = found.reordered(found.scores(cascade.deep, settings.prerank), weights.deep)
-    recalls.append(found.recall(K))
+    kept.append(found.recall(K))
     stages = [("retrieve", settings.retrieve), ("light", settings.prerank), ("deep", K)]
     if cascade.ranker is None:  # the list is as it is retrieved
-        stages, recalls = [("retrieve", K)], recalls[2:]
+        stages, kept = [("retrieve", K)], kept[2:]
     told["cases"] = len(cases)
     told["retrieval_alone"] = alone
-    told["cascade"] = {f"recall@{K}": recalls[-1], f"ndcg@{K}": float(np.nanmean(found.ndcg()))}
+    told["cascade"] = {f"recall@{K}": kept[-1], f"ndcg@{K}": float(np.nanmean(found.ndcg()))}
     told["stages"] = {
         name: {"passes": width, "recall": recall, "lost": before - recall}
-        for (name, width), recall, before in zip(stages, recalls, [1.0, *recalls], strict=False)
+        for (name, width), recall, before in zip(stages, kept, [1.0, *kept], strict=False)
     }
     return told
 

@@ -160,8 +160,8 @@ class RetrievalModel(FittedModel):
         at["user"] = tf.gather(inputs["user"], where[:, 0])
         queries = self.query_tower.fuse(self._drop_user(at, seed, training), tf.gather_nd(predictions, where))
         vectors = tf.concat([tf.gather_nd(of_sequence, where), of_negatives], axis=0)
-        of_sequence = tf.reshape(places[tf.size(negatives) :], shape)
-        places = tf.concat([tf.gather_nd(of_sequence, where), places[: tf.size(negatives)]], axis=0)
+        in_sequence = tf.reshape(places[tf.size(negatives) :], shape)
+        places = tf.concat([tf.gather_nd(in_sequence, where), places[: tf.size(negatives)]], axis=0)
         return Asked(
             queries,
             at["user"],
