@@ -39,7 +39,7 @@ from trainer.retrieval import blending
 from trainer.retrieval.model import RetrievalModel
 from trainer.retrieval.train import train_retrieval
 from trainer.towers.features import unread
-from trainer.workdir import BUNDLE, CONFIG, check_workdir, claim, keep, same_data, write_json
+from trainer.workdir import BUNDLE, CONFIG, check_workdir, claim, hold, keep, same_data, write_json
 
 
 def run(config: Config, workdir: Path, restart: bool = False, allow_below_baseline: bool = False) -> Metrics:
@@ -225,6 +225,7 @@ def export(workdir: Path, overrides: Sequence[str], allow_below_baseline: bool) 
 def reopen(workdir: Path, overrides: Sequence[str]) -> Run:
     """Returns the run that `workdir` holds, with `overrides` of what comes after training, which are for this call alone."""
     config, reporter = recorded(workdir, overrides), Reporter()
+    hold(workdir)
     if not (workdir / "metrics.json").exists():
         reporter.say(f"{workdir} was not trained to its end: that goes on first")
     return _trained(config, workdir, *read(config, reporter), reporter)

@@ -22,6 +22,7 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.src import utils as tuner_files
 
 from trainer import checks, tune_report
 from trainer.config import Config, apart, load, to_toml, value_of, with_settings
@@ -37,6 +38,8 @@ from trainer.retrieval.train import VALIDATION_CASES, train_retrieval
 from trainer.tune_report import Row, short
 from trainer.workdir import CONFIG, claim, replace, same_data, write_json
 
+# Keras Tuner writes its state in place: of what a kill or a full disk cut off, no search could go on.
+tuner_files.save_json = lambda path, state: replace(Path(path), json.dumps(state))
 GIVEN = "given.json"  # in the work directory: what the settings came to as they were given
 FACTOR = 3  # Hyperband: each round keeps a third of the trials and trains them three times as long
 SEARCHED = ("retrieval.", "train.", "data.history_length")  # the settings that a trial reads

@@ -1,7 +1,10 @@
 """A work directory: whose it is, the settings recorded in it, and files that nobody reads half of."""
 
+import fcntl
 import json
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +12,10 @@ from trainer.config import Config, load, to_toml
 from trainer.errors import UserError
 from trainer.memory import Cost
 
+_HELD: dict[
+    tuple[int, int], int
+] = {}  # device and inode of the work directories of this process, to their descriptors
+_NEW = ".new"  # ends the hidden name of what is being written
 CONFIG, DATA, BUNDLE = "config.toml", "data.json", "bundle"
 LEARNED = ("retrieval", "ranking", "joint", "blend.json", "costs.json", DATA)
 MEASURED = (
@@ -23,14 +30,37 @@ def claim(workdir: Path, config: Config, restart: bool) -> None:
     `restart` throws away what a run learned and measured, and nothing else: what its bundle published stays.
     """
     check_workdir(workdir, config, restart)
+    hold(workdir)
     for name in (*LEARNED, *MEASURED) if restart else ():
         path = workdir / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    workdir.mkdir(parents=True, exist_ok=True)
     replace(workdir / CONFIG, to_toml(config))
+
+
+def hold(workdir: Path) -> None:
+    """Keeps `workdir` for this process until it ends; raises `UserError` where another one has it, or it cannot be made."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"could not make {workdir}: {error.strerror}") from error
+    entry = os.fstat(descriptor)
+    if (entry.st_dev, entry.st_ino) in _HELD:
+        os.close(descriptor)
+        return
+    _HELD[entry.st_dev, entry.st_ino] = descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(_HELD.pop((entry.st_dev, entry.st_ino)))
+        raise UserError(
+            f"another process is at work in {workdir}: wait until it is done, or give another --workdir"
+        ) from None
+    except OSError:
+        pass  # some network file systems have no such locks
 
 
 def check_workdir(workdir: Path, config: Config, restart: bool) -> None:
@@ -54,7 +84,7 @@ def check_workdir(workdir: Path, config: Config, restart: bool) -> None:
                 f"{workdir} holds another run ({earlier.name}; its settings differ in {', '.join(changed)}): "
                 "give another --workdir, or --restart to throw that run away"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or any(_inside(workdir))):
         raise UserError(f"{workdir} is not empty and holds no run; give another --workdir")
 
 
@@ -75,7 +105,13 @@ def same_data(workdir: Path, fingerprint: str) -> None:
 
 
 def _begun(workdir: Path) -> bool:
-    return any(path.name not in (CONFIG, DATA, BUNDLE) for path in workdir.iterdir())
+    return any(name not in (CONFIG, DATA, BUNDLE) for name in _inside(workdir))
+
+
+def _inside(workdir: Path) -> list[str]:
+    """Returns the names in a work directory, without what was being written when it was killed."""
+    names = [path.name for path in workdir.iterdir()]
+    return [name for name in names if not (name.startswith(".") and name.endswith(_NEW))]
 
 
 def keep(path: Path, costs: dict[str, Cost]) -> dict[str, Cost]:
@@ -92,7 +128,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file beside and renames it, so that nobody reads half of it."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    """Writes a file beside and renames it, so that nobody reads half of it; raises `UserError` where it cannot."""
+    beside = path.with_name(f".{path.name}{_NEW}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise UserError(f"could not write {path}: {error.strerror}") from error

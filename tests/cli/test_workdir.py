@@ -1,11 +1,15 @@
 """The work directory: one run each, nothing else's, and nothing thrown away by mistake."""
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from trainer.config import Config, from_values, to_toml
-from trainer.workdir import claim
+from trainer.errors import UserError
+from trainer.workdir import claim, replace
 
 SMALL = (
     "data.source.interactions=1000",
@@ -143,3 +147,44 @@ def test_overrides_of_a_later_verb_are_not_recorded(trainer, tmp_path, monkeypat
 
 def test_default_settings_are_a_run_of_their_own(tmp_path):
     assert from_values({}) == Config()
+
+
+def test_a_folder_that_another_process_works_in(trainer, tmp_path):
+    """Two of them would throw away each other's epochs; the one that is over, however it ended, stands in nobody's way."""
+    folder = tmp_path / "run"
+    code = (
+        "import sys; from pathlib import Path; from trainer.workdir import hold; "
+        f"hold(Path({str(folder)!r})); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as other:
+        assert other.stdout.readline()
+        line = trainer("train", "--workdir", str(folder), *SMALL).error
+        other.kill()
+    assert f"another process is at work in {folder}" in line
+    claim(folder, Config(), restart=False)
+    claim(folder, Config(), restart=False)  # this process's own
+    assert contents(folder) == {"config.toml": to_toml(Config()).encode()}
+
+
+@pytest.fixture
+def full_disk():
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_full_disk_broke_off_is_no_run(tmp_path, full_disk):
+    with pytest.raises(UserError, match=rf"could not write {tmp_path}/run/config.toml: File too large"):
+        claim(tmp_path / "run", Config(), restart=False)
+    assert contents(tmp_path) == {}
+    full_disk()
+    (tmp_path / "run" / ".config.toml.new").write_text("seed =")  # what a kill leaves
+    claim(tmp_path / "run", Config(), restart=False)
+    replace(tmp_path / "run" / "data.json", "{}")
+    assert sorted(contents(tmp_path / "run")) == ["config.toml", "data.json"]

@@ -4,6 +4,7 @@ import gzip
 import json
 import tomllib
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -356,3 +357,21 @@ def test_a_header_alone_is_no_table(here):
     (here / "events.csv").write_text("user,item,timestamp\n")
     with pytest.raises(UserError, match=r"events\.csv has a header and no rows"):
         describe("events.csv")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda packed: packed[:-10], lambda packed: packed[:60] + b"\xff" * 20 + packed[80:]],
+    ids=["cut off", "damaged"],
+)
+def test_a_damaged_gzip_file_is_named(here, suffix, spoil):
+    lines = ["user_id,item_id"] * (suffix == "csv")
+    form = "u{},i{}" if suffix == "csv" else '{{"user_id": "u{}", "item_id": "i{}"}}'
+    random = np.random.default_rng(0)
+    lines += [form.format(*row) for row in random.integers(0, 999, (500, 2))]
+    file = Path(f"events.{suffix}.gz")
+    file.write_bytes(spoil(gzip.compress("\n".join(lines).encode())))
+    for work in (lambda: describe(str(file)), lambda: Table(path=str(file)).load()):
+        with pytest.raises(UserError, match=file.name):
+            work()

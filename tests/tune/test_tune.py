@@ -1,8 +1,10 @@
 """The search on the tiny world: what it writes, that it resumes, and what it says to a table that will not do."""
 
+import errno
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +140,25 @@ def test_an_interrupted_search_goes_on(config, tmp_path, pretend):
     assert tried[1] == tried[2]  # the interrupted trial again, with its settings
     assert len(set(tried)) == 4  # and no other twice
     assert len(rows(tmp_path)) == 4
+
+
+def test_a_search_that_a_full_disk_ended_goes_on(config, tmp_path, pretend, monkeypatch):
+    """Keras Tuner of itself writes its state in place, and half a state ends every later search."""
+    write = Path.write_text
+
+    def full(path, *args, **kwargs):
+        if len(pretend.trained) == 2 and path.name == ".trial.json.new":
+            write(path, "{")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(UserError, match=r"could not write .*trial.json: No space left on device"):
+            tune.run(config, tmp_path / "run")
+    tune.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "best.toml").exists()
+    assert not list(tmp_path.rglob("*.new"))
 
 
 def test_interrupted_in_its_first_trial_it_starts_with_the_same(config, tmp_path, pretend):

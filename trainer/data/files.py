@@ -4,7 +4,9 @@ The fast path is polars alone. Only when it fails, or when a row turns out bad, 
 say where (`spoilt.py`).
 """
 
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +17,15 @@ from trainer.data.layout import ROW, SUFFIXES, Layout, collect, count_lines, lit
 from trainer.data.quotes import check_quotes
 from trainer.data.spoilt import Bad, records, spoilt_or_raise, unreadable, without_spoilt
 from trainer.errors import UserError
+
+
+@contextmanager
+def told(path: Path, layout: Layout) -> Iterator[None]:
+    """Raises `UserError` with the name of the file that cannot be read, whichever library says so and how."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, layout, error) from None
 
 
 @dataclass(frozen=True)
@@ -81,13 +92,14 @@ def names(path: Path, layout: Layout, skip: bool = False, root: Path | None = No
     """Returns the columns of a file, in its order, then those that its folders below `root` hold."""
     if layout.of(path) == "adjacency":
         return ["user", "item"]
-    try:
-        there = scan(path, layout).collect_schema().names()
-    except pl.exceptions.PolarsError as error:
-        spoilt = spoilt_or_raise(path, layout, error, skip)
-        there = [name for name in without_spoilt(path, layout, spoilt).columns if name != ROW]
-    told = {} if root is None else partition(path, root)
-    return [*there, *(name for name in told if name not in there)]
+    with told(path, layout):
+        try:
+            there = scan(path, layout).collect_schema().names()
+        except pl.exceptions.PolarsError as error:
+            spoilt = spoilt_or_raise(path, layout, error, skip)
+            there = [name for name in without_spoilt(path, layout, spoilt).columns if name != ROW]
+    above = {} if root is None else partition(path, root)
+    return [*there, *(name for name in above if name not in there)]
 
 
 def names_of_all(
@@ -104,15 +116,13 @@ def read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw:
     """Returns the named columns of a file; with `skip`, rows that cannot be read are set apart."""
     if layout.of(path) == "adjacency":
         return Raw(path, layout, _adjacency(path, layout))
-    try:
+    with told(path, layout):
         raw = _read(path, layout, columns, skip)
         if layout.of(path) == "csv" and layout.quote:
             scanned = scan(path, layout, encoding="utf8-lossy", truncate_ragged_lines=True)
             check_quotes(
                 path, scanned, len(raw.frame) + len(raw.spoilt), count_lines(path), layout.has_header
             )
-    except pl.exceptions.PolarsError as error:
-        raise unreadable(path, layout, error) from None
     return raw
 
 
@@ -127,9 +137,9 @@ def _read(path: Path, layout: Layout, columns: Sequence[str], skip: bool) -> Raw
         spoilt = spoilt_or_raise(path, layout, error, skip)
         frame = without_spoilt(path, layout, spoilt)
         frame = frame.select(ROW, *(name for name in columns if name in frame.columns))
-    told = partition(path)  # other columns are in the folders' names, or in other files of JSON lines
+    above = partition(path)  # other columns are in the folders' names, or in other files of JSON lines
     elsewhere = [name for name in columns if name not in frame.columns]
-    frame = frame.with_columns(pl.lit(told.get(name), pl.String).alias(name) for name in elsewhere)
+    frame = frame.with_columns(pl.lit(above.get(name), pl.String).alias(name) for name in elsewhere)
     return Raw(path, layout, frame, spoilt)
 
 
@@ -147,12 +157,10 @@ def _adjacency(path: Path, layout: Layout) -> pl.DataFrame:
     """Returns one row for each item of lines `user item item ...`; a user without items has none."""
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
-    try:
+    with told(path, layout):
         whole = pl.read_csv(
             literal(path), has_header=False, separator="\x01", quote_char=None, infer_schema=False
         )
-    except pl.exceptions.PolarsError as error:
-        raise unreadable(path, layout, error) from None
     line = pl.col(whole.columns[0])
     if layout.separator in (None, " ", "\t"):
         line = line.str.strip_chars().str.replace_all(r"\s+", " ")

@@ -184,8 +184,9 @@ def layout_of(path: Path) -> dict[str, Any]:
     """Returns the layout settings of a file that differ from the defaults."""
     if Layout().of(path) != "csv":
         return {}
-    mark = separator(path, Layout())
-    lines = [line.rstrip("\r\n").split(mark) for line in text(path, 50)]
+    with files.told(path, Layout()):
+        mark = separator(path, Layout())
+        lines = [line.rstrip("\r\n").split(mark) for line in text(path, 50)]
     if not lines:
         return {}
     if lines[0][0].startswith("#") and (mark == " " or len(lines[0]) == 1):

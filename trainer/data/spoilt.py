@@ -29,8 +29,8 @@ class Bad:
         return f"{self.path}, line {self.line}: {self.reason} ({self.value!r})"
 
 
-def unreadable(path: Path, layout: Layout, error: pl.exceptions.PolarsError) -> UserError:
-    """Returns the error of a person for one of polars: the first line of it, and what may be wrong."""
+def unreadable(path: Path, layout: Layout, error: Exception) -> UserError:
+    """Returns the error of a person for one of a library: the first line of it, and what may be wrong."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, pl.exceptions.NoDataError):
         return UserError(f"{path} is empty")

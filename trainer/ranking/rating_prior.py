@@ -134,7 +134,8 @@ def fit(prepared: Prepared, settings: RankingSettings, events: Events, reporter:
     # One thread: for matrices this small, waking the others took three quarters of the time.
     with reporter.step("rating prior", settings.prior_sweeps) as advance, threadpool_limits(1):
         user_columns, item_columns = side_features(prepared, events)
-        states = sweeps(ratings, user_columns, item_columns, settings.prior_rank)
+        rank = min(settings.prior_rank, len(prepared.users), len(prepared.items))
+        states = sweeps(ratings, user_columns, item_columns, rank)
         for done, found in enumerate(islice(states, settings.prior_sweeps), start=1):
             advance(done, f"noise {scale * found.noise**0.5:.4f}")
     tables = Prior(
