@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,9 +148,30 @@ def test_where_later_events_are_in_the_histories_what_follows_is_not_asked(tiny_
     assert families(ordered=False, timed=False) == {plan.EASE, plan.SPECTRAL}
 
 
+@pytest.mark.parametrize(("ends_at", "rank"), [(0.0416, 512), (0.0424, 7)])
+def test_another_way_is_taken_where_it_ends_clearly_higher(monkeypatch, ends_at, rank):
+    """The usual way ends at .04; another counts from 1.05 times that on."""
+
+    def walk(board, choice, steps, tell):
+        if steps is not plan.UNORDERED.rare:
+            return choice, 0.04
+        settings = dataclasses.replace(choice[plan.SPECTRAL], rank=7)
+        return (*choice[: plan.SPECTRAL], settings, *choice[plan.SPECTRAL + 1 :]), ends_at
+
+    monkeypatch.setattr(search, "walk", walk)
+    monkeypatch.setattr(search, "needed", lambda board, choice, best: choice)
+    monkeypatch.setattr(search, "Board", lambda *_: SimpleNamespace(spread=lambda settings: 1.0))
+    choice, _ = search.choose(None, None, lambda *_: None, plan.UNORDERED)
+    assert choice[plan.SPECTRAL].rank == rank
+
+
 def test_what_has_no_order_is_searched_without_reading_any():
     unordered = plan.UNORDERED
-    steps = [*unordered.together, *(step for steps in unordered.alone.values() for step in steps)]
+    steps = [
+        *unordered.together,
+        *unordered.rare,
+        *(step for steps in unordered.alone.values() for step in steps),
+    ]
     assert len(unordered) == len(steps) > 0
     for step in steps:
         for values in step.grid:

@@ -41,13 +41,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps of the search: `alone`, of one family each without the others, then `together`."""
+    """Steps of the search: `alone`, of one family each without the others, then `together`.
+
+    `rare` is another way to the spectral block alone, taken where it ends clearly higher.
+    """
 
     alone: dict[int, tuple[Step, ...]]
     together: tuple[Step, ...]
+    rare: tuple[Step, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.together) + sum(map(len, self.alone.values()))
+        return len(self.together) + len(self.rare) + sum(map(len, self.alone.values()))
 
 
 def _line(family: int, name: str, values: Sequence[float]) -> Step:
@@ -74,6 +78,13 @@ SPECTRAL_ALONE = (
     _line(SPECTRAL, "rank", (64, 128, 256, 512, 1024)),  # the costly one last
     _line(SPECTRAL, "penalty", PENALTIES),
     _line(SPECTRAL, "popularity", (-0.1, -0.05, 0.0, 0.05, 0.1)),
+)
+# Popular candidates damped from early on: in large sparse sets, where most users have few events, this ends elsewhere and higher.
+SPECTRAL_RARE = (
+    *SPECTRAL_ALONE[:2],
+    _grid(SPECTRAL, penalty=(0.3, 3.0, 10.0), popularity=(0.0, 0.2, 0.4)),
+    *SPECTRAL_ALONE[2:-1],
+    _line(SPECTRAL, "popularity", (-0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)),
 )
 MIX = Step(
     ((EASE, "scale"), (SPECTRAL, "scale")), ((1.0, 0.2), (1.0, 0.5), (1.0, 1.0), (0.5, 1.0), (0.2, 1.0))
@@ -126,4 +137,5 @@ TIMED = Plan(  # of a split by chance: a history holds what came later too, so w
 UNORDERED = Plan(
     {family: _without_order(steps) for family, steps in ORDERED.alone.items()},
     _without_order(ORDERED.together),
+    _without_order(SPECTRAL_RARE),
 )

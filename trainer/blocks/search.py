@@ -15,13 +15,16 @@ import numpy.typing as npt
 
 from trainer.blocks.block import Block
 from trainer.blocks.factorisation import BlockSettings, Factorisation
-from trainer.blocks.plan import EASE, ORDERED, START, Choice, Plan, Step
+from trainer.blocks.plan import EASE, ORDERED, SPECTRAL, START, Choice, Plan, Step
 from trainer.data.examples import Cases, Floats, Lists
 from trainer.evaluation import metrics
 from trainer.progress import Advance
 
 Parts = Sequence[tuple[Floats, float]]  # score matrices `[cases, items]` and their weights
 MIN_GAIN = 1.002  # a step is taken for a relative gain above this
+CLEAR_GAIN = (
+    1.05  # another way to a family alone, for one above this: less may be chance, and then lost on dense sets
+)
 CUTOFFS = (10, 20)
 CASES_AT_A_TIME = 64  # in each thread
 
@@ -36,6 +39,10 @@ def choose(
         advance(next(done), f"validation recall + NDCG {best:.4f}")
 
     tuned = {family: walk(board, _only(START, family), steps, tell) for family, steps in plan.alone.items()}
+    if plan.rare:
+        found = walk(board, _only(START, SPECTRAL), plan.rare, tell)
+        if found[1] > tuned[SPECTRAL][1] * CLEAR_GAIN:
+            tuned[SPECTRAL] = found
     first = max(tuned, key=lambda family: tuned[family][1])
     merged = [tuned[place][0][place] if place in tuned else START[place] for place in range(len(START))]
     choice = needed(board, *walk(board, _only(merged, first), plan.together, tell))
