@@ -34,7 +34,8 @@ def unreadable(path: Path, layout: Layout, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, pl.exceptions.NoDataError):
         return UserError(f"{path} is empty")
-    hint = f"; {MEND}" if layout.of(path) == "csv" else ""
+    parsed = isinstance(error, pl.exceptions.PolarsError)  # else it could not even be unpacked
+    hint = f"; {MEND}" if parsed and layout.of(path) == "csv" else ""
     return UserError(f"{path} cannot be read as {layout.of(path)}: {reason[:200]}{hint}")
 
 
