@@ -8,12 +8,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from trainer.data.examples import Cases, Floats, Ints
 from trainer.evaluation.counting import count, is_flat, mask, mend, part_equals, top_rows
@@ -115,7 +112,8 @@ def _from_scores(model: Scorer, cases: Cases, width: int, depth: int) -> Answers
         _of_products(model, model.vectors(cases), width, work)
     else:
         scores = _scores(model, cases, width)
-        _in_threads(lambda rows: work(rows, scores[rows.start : rows.stop]), len(cases), width, len(cases))
+        threads = _threads(len(cases), width)
+        _in_threads(lambda rows: work(rows, scores[rows.start : rows.stop]), len(cases), threads, len(cases))
     return Answers(part_equals(ranks, cases), lists, alike, orders, int(broken.sum()), truncated=False)
 
 
@@ -127,49 +125,34 @@ def _scores(model: Scorer, cases: Cases, width: int) -> Floats:
 
 
 def _of_products(model: Factored, vectors: Floats, width: int, work: Callable[[range, Floats], None]) -> None:
-    """Calls `work` with some rows at a time and their scores, which stand in a buffer of the thread that made them."""
-    step = min(max(1, PRODUCT_BYTES // (4 * width)), len(vectors))
-    buffers: SimpleQueue[Floats] = SimpleQueue()
-    for _ in range(_threads(len(vectors), width)):
-        buffers.put(np.empty((step, width), np.float32))
+    """Calls `work` with some rows at a time and their scores, in the thread that made them.
+
+    One thread more than cores: TensorFlow's product of one has them all, while the others count.
+    """
 
     def fill(rows: range) -> None:
-        buffer = buffers.get()
-        try:
-            own = buffer[: len(rows)]
-            model.product(vectors[rows.start : rows.stop], own)
-            work(rows, own)
-        finally:
-            buffers.put(buffer)
+        work(rows, model.product(vectors[rows.start : rows.stop]))
 
-    _in_threads(fill, len(vectors), width, step)
+    threads = _threads(len(vectors), width)
+    step = max(1, PRODUCT_BYTES // (4 * width))
+    _in_threads(fill, len(vectors), threads + 1 if threads > 1 else 1, step)
 
 
-def _in_threads(work: Callable[[range], None], rows: int, width: int, step: int) -> None:
-    """Runs `work` on all rows, at most `step` at a time, in threads: BLAS and NumPy's loops free the lock.
-
-    BLAS keeps to one thread meanwhile: so no core waits while another counts.
-    """
-    threads = _threads(rows, width)
+def _in_threads(work: Callable[[range], None], rows: int, threads: int, step: int) -> None:
+    """Runs `work` on all rows, at most `step` at a time, in threads: NumPy's loops free the lock."""
     step = min(step, -(-rows // threads))
     parts = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
     if threads == 1:
         for part in parts:
             work(part)
         return
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
 
 
 def _threads(rows: int, width: int) -> int:
     """Returns a thread a core where there is much."""
     return min(len(os.sched_getaffinity(0)), _THREADS, rows) if 4 * rows * width >= _MUCH else 1
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Returns the handle of the loaded BLAS libraries: to look for them takes longer than to limit them."""
-    return ThreadpoolController()
 
 
 def _orders(scores: Floats) -> npt.NDArray[np.uint64]:
