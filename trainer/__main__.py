@@ -95,7 +95,7 @@ def _compare(parsed: argparse.Namespace) -> None:
 
 
 def _describe(parsed: argparse.Namespace) -> None:
-    from trainer.data.describe import describe
+    from trainer.data.describe.draft import describe
 
     columns = {role: name for role in ("user", "item", "timestamp") if (name := getattr(parsed, role))}
     print(describe(str(parsed.file), parsed.users, parsed.items, columns))

@@ -168,6 +168,6 @@ def _search(kind: str) -> None:
     if kind in _SEARCHED:
         return
     home = importlib.import_module(_HOMES[kind])
-    for found in pkgutil.iter_modules(getattr(home, "__path__", [])):
-        importlib.import_module(f"{_HOMES[kind]}.{found.name}")
+    for found in pkgutil.walk_packages(getattr(home, "__path__", []), f"{_HOMES[kind]}."):
+        importlib.import_module(found.name)
     _SEARCHED.add(kind)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from test_describe import pasted
 
-from trainer.data.describe import describe
+from trainer.data.describe.draft import describe
 from trainer.data.table import Table
 from trainer.errors import UserError
 
@@ -246,7 +246,7 @@ def test_what_an_item_is_is_no_behaviour(here):
 
 
 def test_behaviours_are_those_of_all_rows(here, monkeypatch):
-    monkeypatch.setattr("trainer.data.look.SAMPLE", 50)
+    monkeypatch.setattr("trainer.data.describe.look.SAMPLE", 50)
     (here / "a.csv").write_text(
         events(
             90,

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from trainer import config
-from trainer.data.describe import describe
-from trainer.data.kinds import kind_of
+from trainer.data.describe.draft import describe
 from trainer.data.prepare import load_dataset, prepare
+from trainer.data.reading.kinds import kind_of
 from trainer.errors import UserError
 
 

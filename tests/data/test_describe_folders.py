@@ -5,8 +5,8 @@ import tomllib
 import pytest
 from test_describe import export, pasted
 
-from trainer.data.describe import describe
-from trainer.data.synthetic import Synthetic
+from trainer.data.describe.draft import describe
+from trainer.data.synthetic.source import Synthetic
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])

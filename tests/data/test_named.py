@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from trainer.data.named import by_words, is_id, kind_of_named, outcomes, title_of, words
+from trainer.data.describe.named import by_words, is_id, kind_of_named, outcomes, title_of, words
 
 
 @pytest.mark.parametrize(

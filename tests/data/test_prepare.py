@@ -9,7 +9,7 @@ from test_split import stories
 
 from trainer.data.interactions import Feature, Schema
 from trainer.data.prepare import prepare
-from trainer.data.synthetic import Synthetic
+from trainer.data.synthetic.source import Synthetic
 from trainer.errors import UserError
 from trainer.settings import DataSettings, SplitSettings
 

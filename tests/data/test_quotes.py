@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from trainer.data.quotes import LONGEST
+from trainer.data.reading.quotes import LONGEST
 from trainer.data.table import Table
 from trainer.errors import UserError
 

@@ -6,11 +6,11 @@ import pytest
 
 from trainer import registry
 from trainer.data.prepare import prepare
-from trainer.data.synthetic import Synthetic
-from trainer.data.synthetic_draws import draw
-from trainer.data.synthetic_people import BLOCK, make_people, make_tastes
-from trainer.data.synthetic_truth import best_reachable, chances
-from trainer.data.synthetic_world import make_shelves, sequel_of
+from trainer.data.synthetic.draws import draw
+from trainer.data.synthetic.people import BLOCK, make_people, make_tastes
+from trainer.data.synthetic.source import Synthetic
+from trainer.data.synthetic.truth import best_reachable, chances
+from trainer.data.synthetic.world import make_shelves, sequel_of
 from trainer.errors import UserError
 from trainer.settings import DataSettings
 
@@ -76,7 +76,7 @@ def test_one_seed_one_world():
 
 
 def test_blocks_do_not_overlap_and_do_not_lose_users(monkeypatch):
-    monkeypatch.setattr("trainer.data.synthetic_people.BLOCK", 20_000)
+    monkeypatch.setattr("trainer.data.synthetic.people.BLOCK", 20_000)
     frame = Synthetic(interactions=30_000).load().interactions.frame
     assert frame.height == 30_000
     assert frame["user_id"].n_unique() == 1_000

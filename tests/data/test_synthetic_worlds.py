@@ -5,9 +5,9 @@ import pytest
 
 from trainer import registry
 from trainer.data.prepare import prepare
-from trainer.data.synthetic_chain import Chain
-from trainer.data.synthetic_groups import Communities, TwoTastes, draw_events
-from trainer.data.synthetic_plain import expected_scores
+from trainer.data.synthetic.chain import Chain
+from trainer.data.synthetic.groups import Communities, TwoTastes, draw_events
+from trainer.data.synthetic.plain import expected_scores
 from trainer.errors import UserError
 from trainer.settings import DataSettings
 
@@ -52,7 +52,7 @@ def test_one_seed_one_world(name):
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_blocks_of_users_leave_no_seam(name, monkeypatch):
-    monkeypatch.setattr("trainer.data.synthetic_plain.AT_ONCE", 10_000)
+    monkeypatch.setattr("trainer.data.synthetic.plain.AT_ONCE", 10_000)
     frame = WORLDS[name](users=300).load().interactions.frame
     assert frame["user_id"].n_unique() == 300
     assert frame["user_id"].is_sorted()

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from trainer.data import files
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions, Schema
-from trainer.data.layout import Layout
+from trainer.data.reading import files
+from trainer.data.reading.layout import Layout
 from trainer.errors import UserError
 from trainer.registry import register
 from trainer.settings import Settings

@@ -9,13 +9,13 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from trainer.data import files
-from trainer.data.columns import Kind, convert, readable
-from trainer.data.files import Raw
 from trainer.data.interactions import RESERVED, Corpus, Dataset, Declared, Feature, Interactions, Schema
-from trainer.data.kinds import strange_times
-from trainer.data.layout import ROW, Layout, partition
-from trainer.data.spoilt import Bad
+from trainer.data.reading import files
+from trainer.data.reading.columns import Kind, convert, readable
+from trainer.data.reading.files import Raw
+from trainer.data.reading.kinds import strange_times
+from trainer.data.reading.layout import ROW, Layout, partition
+from trainer.data.reading.spoilt import Bad
 from trainer.errors import UserError
 from trainer.registry import did_you_mean, register
 from trainer.settings import Settings

@@ -3,7 +3,8 @@
 import numpy as np
 import polars as pl
 
-from trainer.data.columns import (
+from trainer.data.interactions import FeatureKind
+from trainer.data.reading.columns import (
     BETWEEN,
     LISTED,
     as_bag,
@@ -15,7 +16,6 @@ from trainer.data.columns import (
     without_missing,
     written_as_days,
 )
-from trainer.data.interactions import FeatureKind
 
 EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
 RIGHT_TIMES = (

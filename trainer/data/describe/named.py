@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from trainer.data.columns import as_text, convert, readable
 from trainer.data.interactions import FeatureKind
-from trainer.data.kinds import kind_of
+from trainer.data.reading.columns import as_text, convert, readable
+from trainer.data.reading.kinds import kind_of
 from trainer.data.table import usual_name
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")

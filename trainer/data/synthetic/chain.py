@@ -16,8 +16,8 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from trainer.data.interactions import Dataset
-from trainer.data.synthetic_plain import blocks, expected_scores, plain_dataset
-from trainer.data.synthetic_world import DAY, Ints, Mask
+from trainer.data.synthetic.plain import blocks, expected_scores, plain_dataset
+from trainer.data.synthetic.world import DAY, Ints, Mask
 from trainer.errors import UserError
 from trainer.registry import register
 from trainer.settings import Settings

@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import tomli_w
 
-from trainer.data.columns import COMMAS, DATES, as_bag, as_text, days_first, decimal_commas, follows
-from trainer.data.folders import sides
-from trainer.data.kinds import DISLIKES
-from trainer.data.look import SKIPS, Look, look, of_event_times, of_times
-from trainer.data.named import REVIEWS, kind_of_named, outcomes, title_of, whole_numbers, words
+from trainer.data.describe.folders import sides
+from trainer.data.describe.look import SKIPS, Look, look, of_event_times, of_times
+from trainer.data.describe.named import REVIEWS, kind_of_named, outcomes, title_of, whole_numbers, words
+from trainer.data.reading.columns import COMMAS, DATES, as_bag, as_text, days_first, decimal_commas, follows
+from trainer.data.reading.kinds import DISLIKES
 from trainer.data.request_names import RIGHT, fits_request
 from trainer.data.table import USUAL, Columns, usual_column, usual_name
 from trainer.errors import UserError

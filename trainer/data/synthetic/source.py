@@ -26,12 +26,12 @@ import numpy.typing as npt
 import polars as pl
 
 from trainer.data.interactions import Corpus, Dataset, Feature, Interactions, Schema
-from trainer.data.synthetic_draws import Draws, draw
-from trainer.data.synthetic_names import DEVICES, SEGMENTS, category_names, titles
-from trainer.data.synthetic_people import People, make_people, make_tastes
-from trainer.data.synthetic_plain import BEGIN, numbered
-from trainer.data.synthetic_truth import best_reachable
-from trainer.data.synthetic_world import Shelves, World, make_shelves
+from trainer.data.synthetic.draws import Draws, draw
+from trainer.data.synthetic.names import DEVICES, SEGMENTS, category_names, titles
+from trainer.data.synthetic.people import People, make_people, make_tastes
+from trainer.data.synthetic.plain import BEGIN, numbered
+from trainer.data.synthetic.truth import best_reachable
+from trainer.data.synthetic.world import Shelves, World, make_shelves
 from trainer.registry import register
 
 LAST_YEAR, ERA_YEARS = 2023, 16

@@ -1,4 +1,4 @@
-"""The shape and the catalogue of the synthetic world. See `synthetic.py` for what it is."""
+"""The shape and the catalogue of the synthetic world. See `source.py` for what it is."""
 
 from dataclasses import dataclass
 

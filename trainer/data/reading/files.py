@@ -13,9 +13,19 @@ from pathlib import Path
 
 import polars as pl
 
-from trainer.data.layout import ROW, SUFFIXES, Layout, collect, count_lines, literal, partition, scan, suffix
-from trainer.data.quotes import check_quotes
-from trainer.data.spoilt import Bad, records, spoilt_or_raise, unreadable, without_spoilt
+from trainer.data.reading.layout import (
+    ROW,
+    SUFFIXES,
+    Layout,
+    collect,
+    count_lines,
+    literal,
+    partition,
+    scan,
+    suffix,
+)
+from trainer.data.reading.quotes import check_quotes
+from trainer.data.reading.spoilt import Bad, records, spoilt_or_raise, unreadable, without_spoilt
 from trainer.errors import UserError
 
 

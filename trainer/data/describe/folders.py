@@ -9,10 +9,10 @@ from pathlib import Path
 from string import digits
 from typing import Literal
 
-from trainer.data import files
-from trainer.data.layout import Layout
-from trainer.data.look import layout_of
-from trainer.data.named import side_by_words
+from trainer.data.describe.look import layout_of
+from trainer.data.describe.named import side_by_words
+from trainer.data.reading import files
+from trainer.data.reading.layout import Layout
 from trainer.data.table import usual_column
 from trainer.errors import UserError
 

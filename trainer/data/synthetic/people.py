@@ -1,12 +1,12 @@
-"""The users of the synthetic world, block by block, and what their tastes share. See `synthetic.py`."""
+"""The users of the synthetic world, block by block, and what their tastes share. See `source.py`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.synthetic_names import DEVICES, SEGMENTS
-from trainer.data.synthetic_world import DAY, Floats, Ints, World
+from trainer.data.synthetic.names import DEVICES, SEGMENTS
+from trainer.data.synthetic.world import DAY, Floats, Ints, World
 
 BLOCK = 2_000_000  # draws held in memory at a time
 # The share of a day's activity that lies before an hour: quiet nights, busy evenings.

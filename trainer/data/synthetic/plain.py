@@ -5,8 +5,8 @@ import numpy.typing as npt
 import polars as pl
 
 from trainer.data.interactions import Corpus, Dataset, Interactions, Schema
-from trainer.data.synthetic_truth import CUTOFFS
-from trainer.data.synthetic_world import Floats, Ints
+from trainer.data.synthetic.truth import CUTOFFS
+from trainer.data.synthetic.world import Floats, Ints
 
 BEGIN = 1_672_531_200  # 2023-01-01 UTC, in seconds
 AT_ONCE = 20_000_000  # cells (users times items) of a block of users held in memory

@@ -1,13 +1,13 @@
-"""How the events of the synthetic world come about, for a block of users. See `synthetic.py`."""
+"""How the events of the synthetic world come about, for a block of users. See `source.py`."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from trainer.data.synthetic_names import DEVICES
-from trainer.data.synthetic_people import ACTIVITY, HOURS, People, Tastes, draws_for
-from trainer.data.synthetic_world import DAY, STARS, Floats, Ints, Mask, Shelves, World, sequel_of
+from trainer.data.synthetic.names import DEVICES
+from trainer.data.synthetic.people import ACTIVITY, HOURS, People, Tastes, draws_for
+from trainer.data.synthetic.world import DAY, STARS, Floats, Ints, Mask, Shelves, World, sequel_of
 from trainer.errors import UserError
 
 

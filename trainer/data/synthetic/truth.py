@@ -1,12 +1,12 @@
-"""The best score that is reachable in the synthetic world: its own chances, ranked. See `synthetic.py`."""
+"""The best score that is reachable in the synthetic world: its own chances, ranked. See `source.py`."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from trainer.data.synthetic_draws import Draws, rating_mean
-from trainer.data.synthetic_people import People
-from trainer.data.synthetic_world import STARS, Floats, Ints, Shelves, World, sequel_of
+from trainer.data.synthetic.draws import Draws, rating_mean
+from trainer.data.synthetic.people import People
+from trainer.data.synthetic.world import STARS, Floats, Ints, Shelves, World, sequel_of
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 AT_ONCE = 20_000_000  # scores held in memory

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from trainer.data.layout import ROW, Layout, collect, content, scan, separator, text
-from trainer.data.quotes import MEND, check_span
+from trainer.data.reading.layout import ROW, Layout, collect, content, scan, separator, text
+from trainer.data.reading.quotes import MEND, check_span
 from trainer.errors import UserError
 
 NOT_UTF8 = "not UTF-8; convert it first, from Windows: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"

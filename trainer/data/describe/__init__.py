@@ -1,0 +1,1 @@
+"""The settings that would load the files of a stranger: what `python -m trainer describe` writes."""
