@@ -8,7 +8,8 @@ import pytest
 
 from trainer import registry
 from trainer.data.prepare import prepare
-from trainer.data.table import Table, usual_column
+from trainer.data.reading.roles import usual_column
+from trainer.data.table import Table
 from trainer.errors import UserError
 from trainer.settings import DataSettings, SplitSettings
 

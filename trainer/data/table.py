@@ -1,7 +1,6 @@
 """Your own interactions: CSV, TSV, Parquet, JSON lines or `user item item ...`, with user and item tables."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,53 +14,16 @@ from trainer.data.reading.columns import Kind, convert, readable
 from trainer.data.reading.files import Raw
 from trainer.data.reading.kinds import strange_times
 from trainer.data.reading.layout import ROW, Layout, partition
+from trainer.data.reading.roles import KINDS, TARGETS, USUAL, Name, find_column, present
 from trainer.data.reading.spoilt import Bad
 from trainer.errors import UserError
-from trainer.registry import did_you_mean, register
+from trainer.registry import register
 from trainer.settings import Settings
 
 logger = logging.getLogger("trainer")
 
-# What the columns are usually called, in any spelling; the first that is there is taken where `columns` does not say.
-USUAL: dict[str, tuple[str, ...]] = {
-    "user": (
-        *(
-            "user_id",
-            "user",
-            "userid",
-            "uid",
-            "customer_id",
-            "customer",
-            "visitor_id",
-            "visitorid",
-            "client_id",
-        ),
-        *("reviewer_id", "user_pseudo_id", "anonymous_id", "session_id", "session", "sessionid"),
-    ),
-    "item": (
-        *("item_id", "item", "itemid", "iid", "product_id", "productid", "product", "movieid", "movie_id"),
-        *("article_id", "sku", "asin", "parent_asin", "track_id", "business_id", "book_id", "song_id"),
-        *("stock_code", "isbn", "article", "track", "song", "movie"),
-    ),
-    "timestamp": (
-        *("timestamp", "time", "ts", "datetime", "date", "event_time", "event_timestamp", "created_at"),
-        *("occurred_at", "t_dat", "unixreviewtime", "invoice_date", "purchase_date", "order_date"),
-    ),
-    "rating": ("rating", "score", "stars"),
-    "weight": ("weight", "count", "quantity"),
-}
-KINDS: dict[str, Kind] = {
-    "user": "id",
-    "item": "id",
-    "timestamp": "timestamp",
-    "rating": "rating",
-    "weight": "weight",
-}
-TARGETS = {"user": "user_id", "item": "item_id"}
 TIME = "timestamp"  # a context feature of this name and kind "time" is the event's own time
 TYPES = {"timestamp": pl.Int64, "rating": pl.Float32, "weight": pl.Float32}
-
-Name = str | int
 
 
 class Columns(Settings):
@@ -171,15 +133,15 @@ class Table(Layout):
         return Interactions(frame)
 
     def _file(self, path: Path, there: Sequence[str], bad: list[Bad]) -> pl.DataFrame:
-        asked = {role: _find_column(path, self, there, role, getattr(self.columns, role)) for role in USUAL}
+        asked = {role: find_column(path, self, there, role, getattr(self.columns, role)) for role in USUAL}
         kinds = {TARGETS.get(role, role): (name, KINDS[role]) for role, name in asked.items() if name}
         behaviour = self.columns.behaviour
         if behaviour:
-            found = _find_column(path, self, there, "behaviour", behaviour)
+            found = find_column(path, self, there, "behaviour", behaviour)
             kinds["behaviour"] = (str(found), "id")
         for name, feature in self.context.items():
             if name != TIME:
-                kinds[name] = (_present(path, there, name, "data.source.context"), feature.kind)
+                kinds[name] = (present(path, there, name, "data.source.context"), feature.kind)
         frame = _typed(path, self, kinds, self.bag_separator, self.on_bad_rows == "skip", bad)
         absent = [pl.lit(None, kind).alias(role) for role, kind in TYPES.items() if role not in frame.columns]
         columns = [*(TARGETS.get(role, role) for role in USUAL), *(["behaviour"] if behaviour else [])]
@@ -200,12 +162,12 @@ class Table(Layout):
         everywhere = files.names_of_all(found, side, self.on_bad_rows == "skip", files.root_of(side.path))
         for path, there in zip(found, everywhere, strict=True):
             kinds: dict[str, tuple[str, Kind]] = {
-                name: (_present(path, there, name, f"{where}.features"), feature.kind)
+                name: (present(path, there, name, f"{where}.features"), feature.kind)
                 for name, feature in side.features.items()
             }
             if side.title:
-                kinds.setdefault(side.title, (_present(path, there, side.title, f"{where}.title"), "text"))
-            name = _find_column(path, side, there, role, side.id, f"{where}.id")
+                kinds.setdefault(side.title, (present(path, there, side.title, f"{where}.title"), "text"))
+            name = find_column(path, side, there, role, side.id, f"{where}.id")
             named: dict[str, tuple[str, Kind]] = {target: (str(name), "id"), **kinds}
             frames.append(_typed(path, side, named, side.bag_separator, self.on_bad_rows == "skip", bad))
         frame = pl.concat(frames)
@@ -225,24 +187,6 @@ class Table(Layout):
             logger.warning("skipped %d bad rows; they are told in %s", len(told), self.rejects)
 
 
-def usual_column(there: Sequence[str], role: str) -> str | None:
-    """Returns the first column that goes by a usual name of a role."""
-    return usual_name(there, USUAL[role])
-
-
-def usual_name(there: Sequence[str], usual: Sequence[str]) -> str | None:
-    """Returns the column that goes by the first possible of some names: `user_id` before `User ID` or `userId`."""
-    lower = {name.strip().lower(): name for name in reversed(there)}
-    plain = {_plain(name): name for name in reversed(there)}
-    found = (lower.get(name) or plain.get(_plain(name)) for name in usual)
-    return next((name for name in found if name is not None), None)
-
-
-def _plain(name: str) -> str:
-    """Returns a name without what differs between `user_id`, `User ID`, `user-id`, `userId` and RecBole's `user_id:token`."""
-    return re.sub(r"[\s_-]|:(token|float)(_seq)?$", "", name).lower()
-
-
 def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) -> tuple[Feature, ...]:
     """Returns the features of a table by name, for settings that were written and read again may stand in another order.
 
@@ -258,42 +202,6 @@ def _features(declared: Mapping[str, Declared], table: Literal["user", "item"]) 
 def _resolved(path: str) -> list[Path]:
     """Returns the files of a path, the same however it is spelt."""
     return [file.resolve() for file in files.find(path)]
-
-
-def _find_column(
-    path: Path, layout: Layout, there: Sequence[str], role: str, asked: Name | None, where: str = ""
-) -> str | None:
-    """Returns the name of a role's column; None where an optional one is not there."""
-    where = where or f"data.source.columns.{role}"
-    needed = role in TARGETS
-    if asked == "" and not needed:
-        return None
-    if isinstance(asked, int):
-        if not 1 <= asked <= len(there):
-            raise UserError(f"{where}={asked}, but {path} has {len(there)} columns, counted from 1")
-        return there[asked - 1]
-    if asked:
-        return _present(path, there, asked, where)
-    if not layout.has_header and needed:
-        return there[list(TARGETS).index(role)] if len(there) > 1 else None
-    found = usual_column(there, role)
-    if found is None and needed:
-        header = where.removesuffix(f".columns.{role}").removesuffix(".id")
-        hint = (
-            f"; is the first line no header? ({header}.has_header=false)" if layout.of(path) == "csv" else ""
-        )
-        raise UserError(
-            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}{hint}"
-        )
-    return found
-
-
-def _present(path: Path, there: Sequence[str], name: str, where: str) -> str:
-    if name in there:
-        return name
-    near = did_you_mean(name, there)
-    listed = "" if near.startswith("; known") else f" (there are: {', '.join(there)})"
-    raise UserError(f"{path} has no column {name!r} ({where}){near.replace('known', 'there are')}{listed}")
 
 
 def _typed(

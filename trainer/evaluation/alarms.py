@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trainer.data.examples import Cases, Events, Floats, Prepared
-from trainer.data.reading.columns import follows
+from trainer.data.reading.kinds import follows
 from trainer.evaluation.answers import Answers
 
 _ALIKE = 0.05  # share of cases with one score for everything from which it is worth a line

@@ -11,10 +11,12 @@ import tomli_w
 from trainer.data.describe.folders import sides
 from trainer.data.describe.look import SKIPS, Look, look, of_event_times, of_times
 from trainer.data.describe.named import REVIEWS, kind_of_named, outcomes, title_of, whole_numbers, words
-from trainer.data.reading.columns import COMMAS, DATES, as_bag, as_text, days_first, decimal_commas, follows
-from trainer.data.reading.kinds import DISLIKES
+from trainer.data.reading.columns import as_bag
+from trainer.data.reading.kinds import DISLIKES, follows
+from trainer.data.reading.roles import USUAL, usual_column, usual_name
+from trainer.data.reading.texts import COMMAS, DATES, as_text, days_first, decimal_commas
 from trainer.data.request_names import RIGHT, fits_request
-from trainer.data.table import USUAL, Columns, usual_column, usual_name
+from trainer.data.table import Columns
 from trainer.errors import UserError
 
 BEHAVIOURS = (

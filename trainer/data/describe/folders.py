@@ -13,7 +13,7 @@ from trainer.data.describe.look import layout_of
 from trainer.data.describe.named import side_by_words
 from trainer.data.reading import files
 from trainer.data.reading.layout import Layout
-from trainer.data.table import usual_column
+from trainer.data.reading.roles import usual_column
 from trainer.errors import UserError
 
 HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val)([^a-z]|$)", re.IGNORECASE)  # in names of files

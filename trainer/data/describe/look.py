@@ -11,18 +11,12 @@ import polars as pl
 
 from trainer.data.describe.named import by_words, side_by_words
 from trainer.data.reading import files
-from trainer.data.reading.columns import (
-    MISSING,
-    Kind,
-    as_text,
-    convert,
-    epoch_seconds,
-    readable,
-    written_as_days,
-)
+from trainer.data.reading.columns import Kind, convert, readable
 from trainer.data.reading.kinds import day, like_times, strange_times
 from trainer.data.reading.layout import ROW, Layout, partition, separator, suffix, text
-from trainer.data.table import KINDS, USUAL, usual_column
+from trainer.data.reading.roles import KINDS, USUAL, usual_column
+from trainer.data.reading.texts import MISSING, as_text
+from trainer.data.reading.times import epoch_seconds, written_as_days
 from trainer.errors import UserError
 from trainer.registry import did_you_mean
 

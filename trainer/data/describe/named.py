@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from trainer.data.interactions import FeatureKind
-from trainer.data.reading.columns import as_text, convert, readable
+from trainer.data.reading.columns import convert, readable
 from trainer.data.reading.kinds import kind_of
-from trainer.data.table import usual_name
+from trainer.data.reading.roles import usual_name
+from trainer.data.reading.texts import as_text
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 

@@ -1,21 +1,12 @@
-"""What kind of feature a column looks like."""
+"""What kind of feature a column looks like, and whether it is one of the event or of its item."""
 
 import numpy as np
 import polars as pl
 
 from trainer.data.interactions import FeatureKind
-from trainer.data.reading.columns import (
-    BETWEEN,
-    LISTED,
-    as_bag,
-    as_text,
-    as_vectors,
-    decimal_commas,
-    epoch_seconds,
-    readable,
-    without_missing,
-    written_as_days,
-)
+from trainer.data.reading.columns import BETWEEN, LISTED, as_bag, as_vectors, readable
+from trainer.data.reading.texts import as_text, decimal_commas, without_missing
+from trainer.data.reading.times import epoch_seconds, written_as_days
 
 EARLIEST, LATEST = 315_532_800, 4_102_444_800  # 1980 and 2100: seconds between them look like times
 RIGHT_TIMES = (
@@ -23,6 +14,9 @@ RIGHT_TIMES = (
     "or a day such as 20240131"
 )
 SHORTEST_VECTOR = 3  # numbers from which a text of numbers is a vector
+ENOUGH = 20  # repeated rows of keys whose value is not the most common one: with fewer, `follows` says no
+SAME = 0.98  # share of those rows with their key's value
+CLEARLY = 0.9  # how far that share must be on the way from what chance would give to 1
 SKEW = 10.0  # a count's maximum is at least this much above its median
 # Behaviours that speak against an item, and are read as dislikes.
 DISLIKES = (
@@ -101,6 +95,30 @@ def strange_times(seconds: pl.Series, written: pl.Series | None = None) -> list[
 def day(seconds: int) -> str:
     """Returns the day of a moment, of any year."""
     return str(np.datetime64(seconds, "s").astype("datetime64[D]"))
+
+
+def follows(values: pl.Series, keys: pl.Series) -> bool:
+    """Returns whether a column belongs to a key, such as the item: nearly always the same for one key, not the same for all.
+
+    There must be enough rows of the same key to tell, and for a column that nearly always says one thing, enough
+    rows of keys with another.
+    """
+    if isinstance(values.dtype, pl.List | pl.Array):
+        return False
+    frame = pl.DataFrame({"key": keys, "value": values}).drop_nulls()
+    if not frame.height:
+        return False
+    of_pairs = frame.group_by("key", "value").len().sort("len")
+    of_keys = of_pairs.group_by("key").agg(
+        most=pl.col("len").last(), rows=pl.col("len").sum(), value=pl.col("value").last()
+    )
+    shares = frame["value"].value_counts(sort=True).with_columns(pl.col("count") / frame.height)
+    others = of_keys.filter(pl.col("value") != shares["value"][0])
+    if int((others["rows"] - 1).sum()) < ENOUGH:
+        return False
+    same = float((of_keys["most"] - 1).sum()) / int((of_keys["rows"] - 1).sum())
+    by_chance = float((shares["count"] ** 2).sum())
+    return same >= SAME and same - by_chance >= CLEARLY * (1 - by_chance)
 
 
 def _repeats(known: pl.Series, mark: str) -> bool:
