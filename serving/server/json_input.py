@@ -22,7 +22,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from serving.server.errors import Code, RequestError, invalid
-from serving.server.servable import Arrays
+from serving.server.runner import Arrays
 
 PLACE = re.compile(r"Parse error at offset (\d+): ")
 REASONS = {  # rapidjson's words of today, and those of the version in TensorFlow Serving

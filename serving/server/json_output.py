@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from serving.server.errors import invalid
 from serving.server.json_input import RANGES, decimals, type_name
-from serving.server.servable import Arrays
+from serving.server.runner import Arrays
 
 OBJECT, FLOAT, DOUBLE, BOOL = map(np.dtype, ("object", "float32", "float64", "bool"))
 QUOTED = json.JSONEncoder(ensure_ascii=False).encode  # made once: `dumps` would make one for every value

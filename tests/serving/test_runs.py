@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server import servable
+from serving.server import runner
 
 
 @pytest.fixture
@@ -17,12 +17,10 @@ def made(monkeypatch):
         given = tf.compat.v1.placeholder(tf.float32, [None])
         doubled = tf.debugging.check_numerics(given, "no number") * 2
         session = tf.compat.v1.Session(graph=graph)
-    options = servable._run_options
-    monkeypatch.setattr(
-        servable, "_run_options", lambda bits, here: places.append(here) or options(bits, here)
-    )
-    monkeypatch.setattr(servable, "QUICK", 60.0)  # the first run of a busy machine takes longer than .02 s
-    run = servable._runner(session, [given], [doubled], alone)
+    options = runner._run_options
+    monkeypatch.setattr(runner, "_run_options", lambda bits, here: places.append(here) or options(bits, here))
+    monkeypatch.setattr(runner, "QUICK", 60.0)  # the first run of a busy machine takes longer than .02 s
+    run = runner.runner(session, [given], [doubled], alone)
     places.clear()
     yield run, alone, places
     session.close()
@@ -54,7 +52,7 @@ def test_a_slow_or_a_failed_run_says_that_the_next_may_be_so(made, monkeypatch):
         answer(run, np.nan)
     assert not alone.locked()
     answer(run, 1.0)
-    monkeypatch.setattr(servable, "QUICK", 0.0)
+    monkeypatch.setattr(runner, "QUICK", 0.0)
     answer(run, 1.0)
     answer(run, 1.0)
     assert places == [False, True, False, True, False]
