@@ -7,7 +7,7 @@ import pytest
 
 from trainer import compare, experiment
 from trainer.__main__ import main
-from trainer.compare import Figures, load_figures, save_figures
+from trainer.compare_figures import Figures, load_figures, row_of, save_figures
 from trainer.config import load
 from trainer.evaluation.significance import Sample
 
@@ -33,7 +33,7 @@ def figures(*values, users=None, metric="ndcg@10", root=False, **fields):
 
 
 def row(seeds, baselines=None, metric="ndcg@10"):
-    return compare._row("ours", seeds, baselines or {})["metrics"][metric]
+    return row_of("ours", seeds, baselines or {})["metrics"][metric]
 
 
 def test_mean_and_deviation_are_over_seeds():

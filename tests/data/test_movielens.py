@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from trainer import registry
-from trainer.data import movielens
-from trainer.data.movielens import MovieLens
+from trainer.data.movielens.source import MovieLens
 from trainer.data.prepare import prepare
 from trainer.errors import UserError
 from trainer.settings import DataSettings
@@ -144,7 +143,7 @@ def local(monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
 
     def point(folder: Path) -> None:
-        monkeypatch.setattr(movielens, "_reach", lambda url: None)
+        monkeypatch.setattr("trainer.data.movielens.tfds._reach", lambda url: None)
         monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda self, url: folder)
 
     return point

@@ -8,6 +8,7 @@ from ranking_world import quick
 
 from trainer import compare
 from trainer.baselines.rating_bias import Biases, GlobalMean
+from trainer.compare_figures import figures_of
 from trainer.config import with_settings
 from trainer.data.examples import Prepared
 from trainer.errors import UserError
@@ -60,7 +61,7 @@ def test_a_model_of_likes_stands_beside_baselines(world: Prepared, reporter: Rep
     assert list(reports.ranking) == ["model", *NAMES]
     losses = {name: report.values["log_loss"] for name, report in reports.ranking.items()}
     assert losses["model"] < losses["user_item_bias"] < 0.95 * losses["global_mean"]
-    compared = compare._figures(run, reports)
+    compared = figures_of(run, reports)
     assert all(set(figures.samples) == {"log_loss", "auc"} for figures in compared.values())
     assert len(compared["model"].users["auc"]) == len(world.rated_test)
 
@@ -70,7 +71,7 @@ def test_a_model_of_hours_stands_beside_baselines(world: Prepared, reporter: Rep
     hours, mean = world.rated_test.context["hour"], world.rated_train.context["hour"].mean()
     by_hand = np.sqrt(np.mean((hours - mean) ** 2))
     assert reports.ranking["global_mean"].values["rmse"] == pytest.approx(by_hand, rel=0.01)
-    assert set(compare._figures(run, reports)["user_item_bias"].samples) == {"rmse"}
+    assert set(figures_of(run, reports)["user_item_bias"].samples) == {"rmse"}
 
 
 def test_presets_that_predict_different_things_are_not_compared() -> None:

@@ -14,8 +14,8 @@ from trainer.progress import Reporter
 from trainer.ranking import rating_prior
 from trainer.ranking.model import Prior
 from trainer.ranking.rating_features import bumps, indicators, side_features
-from trainer.ranking.rating_prior import Belief, Posterior, Ratings, Side, Sums, leave_one_out, posterior
 from trainer.ranking.targets import Start
+from trainer.ranking.variational import Belief, Posterior, Ratings, Side, Sums, leave_one_out, posterior
 from trainer.settings import RankingSettings, Target
 
 SETTINGS = RankingSettings(prior_rank=3, prior_sweeps=12)
