@@ -1,7 +1,6 @@
 """The notebooks: clean as committed, and run from top to bottom as a reader runs them."""
 
 import os
-import time
 from pathlib import Path
 
 import nbformat
@@ -10,7 +9,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
-SECONDS = 90  # on two cores
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=NAMES)
@@ -56,12 +54,9 @@ def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    start = time.perf_counter()
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    spent = time.perf_counter() - start
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     said = "".join(output.get("text", "") for output in outputs)
     assert "somebody-new" in said and "recommended" in said and "bundle:" in said
     assert (tmp_path / "runs" / "quickstart" / "bundle" / "manifest.json").exists()
-    assert spent < SECONDS * (2 if (os.cpu_count() or 1) < 3 else 1), f"{spent:.0f} s"
