@@ -20,7 +20,7 @@ INTERACTIONS, ITEMS = (100_000, 1_000_000, 10_000_000), (10_000, 100_000, 1_000_
 USERS, BATCH, DIMENSION, STEPS, ROUNDS = 30_000, 2_048, 64, 40, 5
 FIXED_INTERACTIONS, FIXED_ITEMS = 1_000_000, 40_000
 PASSES = 3  # whose median counts
-PEAKS = 4  # processes whose least peak counts
+PEAKS = 8  # processes whose least peak counts
 FLAT = 1.25  # largest over smallest
 GIVE_BACK = {
     "MALLOC_ARENA_MAX": "1",
