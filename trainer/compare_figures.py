@@ -1,5 +1,6 @@
 """What a comparison keeps of a run: samples of its metrics, written and read back, and what they come to over the seeds."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from trainer.evaluation.metrics import ascending
 from trainer.evaluation.reports import Report
 from trainer.evaluation.significance import RESAMPLES, Sample, intervals, paired
 from trainer.ranking.targets import labels
+from trainer.workdir import replace
 
 METRICS = {
     "recall@10": "retrieval",
@@ -95,9 +97,9 @@ def save_figures(rows: Mapping[str, Figures], path: Path) -> None:
             arrays |= {f"{key} part": sample.part, f"{key} whole": sample.whole}
             arrays[f"{key} users"] = figures.users[metric]
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new.npz")
-    np.savez_compressed(new, about=json.dumps(about), **arrays)
-    new.replace(path)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, about=json.dumps(about), **arrays)
+    replace(path, packed.getvalue())
 
 
 def load_figures(path: Path) -> dict[str, Figures]:

@@ -1,5 +1,6 @@
 """A comparison as people read it: a table for the terminal and in Markdown, and a picture."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
+from trainer import tables
 from trainer.evaluation.metrics import ascending
-from trainer.progress import add_row, figures_table
+from trainer.tables import add_row, figures_table
 from trainer.workdir import replace, write_json
 
 matplotlib.use("Agg")
@@ -65,9 +67,7 @@ def leader(rows: Sequence[Row], metric: str) -> str | None:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns the table in Markdown."""
-    header, lines = _cells(rows)
-    body = [header, ["---", *(["---:"] * (len(header) - 1))], *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in body) + f"\n\n{LEGEND}\n"
+    return f"{tables.markdown(*_cells(rows))}\n{LEGEND}\n"
 
 
 def table(rows: Sequence[Row], spread: bool) -> Table:
@@ -131,10 +131,10 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     for label, row in zip(panels[0][0].get_yticklabels(), rows, strict=True):
         label.set_style("italic" if row["baseline"] else "normal")
     _legend(figure, rows)
-    beside = path.with_suffix(".new.png")
-    figure.savefig(beside, dpi=130)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130)
     pyplot.close(figure)
-    beside.replace(path)
+    replace(path, drawn.getvalue())
 
 
 def _panel(axes: Any, rows: Sequence[Row], metric: str) -> None:

@@ -2,12 +2,10 @@
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,7 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Column, Table
+from rich.table import Column
 
 Advance = Callable[[int, str], None]
 TOLD_EVERY = 30.0  # seconds; where no bar can be drawn, as in a log
@@ -68,19 +66,3 @@ class Reporter:
                 raise
             bar.update(task, completed=total or 1)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def figures_table(title: str, header: Sequence[str]) -> Table:
-    """Returns an empty table of names and their figures, without frames: a leaderboard then fits 80 columns."""
-    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for number, name in enumerate(header):
-        # Where there is no room, names fold and figures stay whole.
-        table.add_column(
-            escape(name), justify="right" if number else "left", no_wrap=bool(number), overflow="fold"
-        )
-    return table
-
-
-def add_row(table: Table, cells: Sequence[str], style: str | None = None) -> None:
-    """Adds a row of texts as they are: a `[` in a name is no markup."""
-    table.add_row(*map(escape, cells), style=style)

@@ -1,5 +1,6 @@
 """A search as people read it: tables for the terminal and in Markdown, and a picture."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trainer.progress import add_row
+from trainer.tables import add_row, markdown
 from trainer.towers.dimension import beside_rules
 from trainer.workdir import replace
 
@@ -26,11 +27,11 @@ def write(rows: Sequence[Row], objective: str, items: int, workdir: Path, consol
     """Writes `trials.md` and `trials.png` of the trials, the best first, and shows the tables; `items`: size of the corpus."""
     every = trials(rows, objective)
     console.print(table(every[: SHOWN + 1], f"trials by validation {objective}"))
-    text = markdown(every)
+    text = markdown(every[0], every[1:])
     if DIMENSION in rows[0][1]:
         by_dimension = dimensions(rows, objective, items)
         console.print(table(by_dimension, f"embedding dimension, {items:,} items"))
-        text += "\n" + markdown(by_dimension)
+        text += "\n" + markdown(by_dimension[0], by_dimension[1:])
     replace(workdir / "trials.md", text)
     picture(rows, objective, workdir / "trials.png")
 
@@ -49,12 +50,6 @@ def dimensions(rows: Sequence[Row], objective: str, items: int) -> Lines:
         for dimension, count, best, rules in beside_rules(measured, items)
     ]
     return [["dimension", "trials", f"best validation {objective}", "rule of thumb"], *lines]
-
-
-def markdown(lines: Lines) -> str:
-    """Returns the lines as a Markdown table."""
-    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 def table(lines: Lines, title: str) -> Table:
@@ -84,10 +79,10 @@ def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
     axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else objective, title=f"{len(rows)} trials")
     axes.legend(loc="best")
     figure.colorbar(colours, label=f"validation {objective}")
-    beside = path.with_suffix(".new.png")
-    figure.savefig(beside, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120)
     pyplot.close(figure)
-    beside.replace(path)
+    replace(path, drawn.getvalue())
 
 
 def _scale(axis: Any, values: Sequence[Any]) -> None:

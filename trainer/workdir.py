@@ -127,11 +127,11 @@ def write_json(path: Path, value: object) -> None:
     replace(path, json.dumps(value, indent=2) + "\n")
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, content: str | bytes) -> None:
     """Writes a file beside and renames it, so that nobody reads half of it; raises `UserError` where it cannot."""
     beside = path.with_name(f".{path.name}{_NEW}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
         beside.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 import trainer  # noqa: F401  selects Keras 2, before anything loads TensorFlow
+from trainer import tables
 from trainer.config import Config, load, to_toml
 from trainer.data.examples import Prepared
 from trainer.data.prepare import load_dataset, prepare
@@ -156,20 +157,19 @@ def markdown(table: Mapping[str, Figures], errors: Figures, about: str) -> str:
     """Returns the table: a row a setting by mean rank over the worlds, a column a world, the best of each in bold."""
     places = {world: ranks(figures) for world, figures in table.items()}
     mean = {name: float(np.mean([places[world][name] for world in table])) for name in SETTINGS}
-    lines = [_line(["", *table, "mean rank"]), _line(["---", *["---:"] * (len(table) + 1)])]
+    lines = []
     for name in sorted(mean, key=lambda one: mean[one]):
         cells = [_figure(table[world], name) for world in table]
         label = f"**{name}**" if name == DEFAULT else name
-        lines.append(_line([label, *cells, f"{mean[name]:.1f}"]))
-    lines.append(_line(["standard error over users", *(f"{errors[world]:.4f}" for world in table), ""]))
+        lines.append([label, *cells, f"{mean[name]:.1f}"])
+    lines.append(["standard error over users", *(f"{errors[world]:.4f}" for world in table), ""])
     return f"""# The defaults beside their alternatives
 
 Validation {METRIC} of the towers alone (`retrieval.factorisation=none`), each row the default with one thing changed.
 A default gives way to what is better by more than two standard errors in most of the worlds.
 Written by {about}.
 
-{chr(10).join(lines)}
-
+{tables.markdown(["", *table, "mean rank"], lines)}
 Settings of a row: {"; ".join(f"{name}: `{' '.join(words)}`" for name, words in SETTINGS.items() if words)}.
 """
 
@@ -179,10 +179,6 @@ def _figure(figures: Figures, name: str) -> str:
         return "-"
     best = figures[name] == np.nanmax(list(figures.values()))
     return f"**{figures[name]:.4f}**" if best else f"{figures[name]:.4f}"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:

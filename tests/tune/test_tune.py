@@ -144,16 +144,16 @@ def test_an_interrupted_search_goes_on(config, tmp_path, pretend):
 
 def test_a_search_that_a_full_disk_ended_goes_on(config, tmp_path, pretend, monkeypatch):
     """Keras Tuner of itself writes its state in place, and half a state ends every later search."""
-    write = Path.write_text
+    write = Path.write_bytes
 
     def full(path, *args, **kwargs):
         if len(pretend.trained) == 2 and path.name == ".trial.json.new":
-            write(path, "{")
+            write(path, b"{")
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(UserError, match=r"could not write .*trial.json: No space left on device"):
             tune.run(config, tmp_path / "run")
     tune.run(config, tmp_path / "run")

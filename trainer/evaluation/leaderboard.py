@@ -11,7 +11,7 @@ from rich.table import Table
 from trainer.evaluation.metrics import ascending
 from trainer.evaluation.reports import Report, compare
 from trainer.memory import Cost
-from trainer.progress import add_row, figures_table
+from trainer.tables import add_row, figures_table, markdown
 from trainer.workdir import replace, write_json
 
 MODEL = "model"  # the row that the others are compared with
@@ -66,7 +66,8 @@ def _save(
         if not board.get(task):
             continue
         header, lines = _cells(board[task], task, objectives[task])
-        text.append(_markdown(task, objectives[task], header, lines) + _remarks(board[task]))
+        title = f"## {task.capitalize()}, by {objectives[task]} (95 % intervals over users)"
+        text.append(f"{title}\n\n{markdown(header, lines)}{_remarks(board[task])}")
         if console is not None:
             console.print()
             console.print(_table(task, header, lines, console.width))
@@ -134,12 +135,6 @@ def _difference(row: Mapping[str, Any]) -> str:
     value, low, high = row["difference"]
     sure = row.get("significant", low > 0 or high < 0)  # not noted by versions before
     return f"{value:+.4f}" + ("" if sure else " (not sure)")
-
-
-def _markdown(task: str, objective: str, header: list[str], lines: list[list[str]]) -> str:
-    table = [header, ["---", *(["---:"] * (len(header) - 1))], *lines]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    return f"## {task.capitalize()}, by {objective} (95 % intervals over users)\n\n{body}\n"
 
 
 def _remarks(board: list[dict[str, Any]]) -> str:
