@@ -142,5 +142,18 @@ def write_kinds(path):
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
+def write_warmup(path, records):
+    """Writes warm-up records: a TFRecord file of PredictionLog messages (saved_model_warmup)."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    (path / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
+        for values in records:
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(values))
+            file.write(log.SerializeToString())
+
+
 if __name__ == "__main__":
     write_models(Path(sys.argv[1]).resolve())
