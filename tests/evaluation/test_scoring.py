@@ -242,3 +242,18 @@ def test_a_served_item_newer_than_the_data_is_passed_over():
     )
     rows, scores = model.top(cases_of([[]], [[1]]), 2)
     assert (rows.tolist(), scores.tolist()) == ([[0, 1]], [[2.0, 1.0]])
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 4), (3, 2, 4)])
+def test_scores_of_products_are_the_caller_s_to_write_into(shape):
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=shape).astype(np.float32)
+    candidates = random.normal(size=(7, 4)).astype(np.float32)
+    scorer = FactorScorer(lambda cases: vectors, candidates)
+    first, second = scorer.product(vectors), scorer.product(vectors)
+    wanted = vectors @ candidates.T
+    wanted = wanted.max(axis=1) if wanted.ndim == 3 else wanted
+    first[:] = -np.inf
+    del scorer
+    np.testing.assert_allclose(second, wanted, atol=1e-6)
+    assert first.shape == wanted.shape and np.isneginf(first).all()

@@ -87,9 +87,9 @@ class _Memory:
     """
 
     def __init__(self, tensor: tf.Tensor) -> None:
-        self._tensor = tensor  # lives as long as the array made of this
-        view = np.asarray(memoryview(tensor)).__array_interface__
-        self.__array_interface__ = {**view, "data": (view["data"][0], False)}
+        self._view = np.asarray(memoryview(tensor))  # keeps the memory as long as the array made of this
+        seen = self._view.__array_interface__
+        self.__array_interface__ = {**seen, "data": (seen["data"][0], False)}
 
 
 @dataclass(frozen=True)
