@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from trainer import progress
+from trainer import progress, tables
 from trainer.progress import Reporter
 
 
@@ -30,8 +30,8 @@ def test_brackets_are_no_markup():
     out = io.StringIO()
     reporter = Reporter(Console(file=out, width=120))
     reporter.say("runs/[mine]/bundle: column 'price [/kg]'")
-    table = progress.figures_table("test", ["", "seen [bold]"])
-    progress.add_row(table, ["history-mean+evaluate.cutoffs=[5]", "[/]"])
+    table = tables.figures_table("test", ["", "seen [bold]"])
+    tables.add_row(table, ["history-mean+evaluate.cutoffs=[5]", "[/]"])
     reporter.console.print(table)
     for text in ("runs/[mine]/bundle: column 'price [/kg]'", "seen [bold]", "cutoffs=[5]", "[/]"):
         assert text in out.getvalue()
@@ -39,8 +39,13 @@ def test_brackets_are_no_markup():
 
 def test_where_there_is_no_room_names_fold_and_figures_stay_whole():
     console = Console(file=io.StringIO(), width=40)
-    table = progress.figures_table("test", ["", "recall@10", "NDCG@10"])
-    progress.add_row(table, ["history-mean+retrieval.encoder.name=attention", "0.9423 ▲", "0.8397 ▲"])
+    table = tables.figures_table("test", ["", "recall@10", "NDCG@10"])
+    tables.add_row(table, ["history-mean+retrieval.encoder.name=attention", "0.9423 ▲", "0.8397 ▲"])
     console.print(table)
     for text in ("recall@10", "NDCG@10", "0.9423 ▲", "0.8397 ▲", "history-mean"):
         assert text in console.file.getvalue()
+
+
+def test_a_bar_in_a_name_parts_no_cells_in_markdown():
+    text = tables.markdown(["", "NDCG@10"], [["a|b", "0.5"], ["c", ""]])
+    assert text.splitlines() == ["|  | NDCG@10 |", "| --- | ---: |", r"| a\|b | 0.5 |", "| c |  |"]
