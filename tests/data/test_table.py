@@ -155,6 +155,23 @@ def test_a_published_split_goes_through(here):
     assert not prepared.ordered
 
 
+def test_lines_of_items_are_known_by_themselves(here):
+    """Their test may hold one item a user; what has a header, or equal lines, is a table."""
+    (here / "train.txt").write_text("0 1 2\n1 2 3 4\n2 1\n")
+    (here / "test.txt").write_text("0 3\n1 1\n2 2\n")
+    data = Table(path="train.txt", test="test.txt").load()
+    assert len(data.interactions) == 6 and [row[:2] for row in data.test.frame.rows()] == [
+        ("0", "3"),
+        ("1", "1"),
+        ("2", "2"),
+    ]
+    assert [row[:2] for row in rows(load("user item\n1 2\n1 3\n2 2\n", "u.txt"))] == [
+        event[:2] for event in EVENTS
+    ]
+    with pytest.raises(UserError, match=r"u.csv has no column that looks like the user"):
+        load("0 1 2\n1 2 3\n", "u.csv")
+
+
 def test_mapped_columns_and_their_absence(here):
     text = "who,what,when,userId,rating\na,x,5,1,3\nb,y,6,2,4\n"
     data = load(text, columns={"user": "who", "item": "what", "timestamp": "when", "rating": ""})

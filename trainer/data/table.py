@@ -13,7 +13,7 @@ from trainer.data.reading import files
 from trainer.data.reading.columns import Kind, convert, readable
 from trainer.data.reading.files import Raw
 from trainer.data.reading.kinds import strange_times
-from trainer.data.reading.layout import ROW, Layout, partition
+from trainer.data.reading.layout import ROW, Layout, are_lists, partition
 from trainer.data.reading.roles import KINDS, TARGETS, USUAL, Name, find_column, present
 from trainer.data.reading.spoilt import Bad
 from trainer.errors import UserError
@@ -52,8 +52,10 @@ class SideTable(Layout):
 class Table(Layout):
     """Interactions, one a row, in a file, a folder or a glob.
 
-    Times are ISO texts (UTC where they name no zone), seconds, milli-, micro- or nanoseconds since 1970, told by
-    their size, or days such as 20240131. Blank lines are ignored. An empty weight is 1.
+    Lines `user item item ...` of whole numbers are known by their differing length, in files whose names do not end as a
+    table's (`train.txt`); others need `format = "adjacency"`. Times are ISO texts (UTC where they name no zone), seconds,
+    milli-, micro- or nanoseconds since 1970, told by their size, or days such as 20240131. Blank lines are ignored. An
+    empty weight is 1.
     """
 
     path: str
@@ -73,6 +75,10 @@ class Table(Layout):
 
         Raises `UserError` naming the file, and the line and value where a row is at fault.
         """
+        if (
+            self.format == "auto" and self._are_lists()
+        ):  # and so are the files of its split, however even their lines
+            return self.model_copy(update={"format": "adjacency"}).load()
         for name, feature in self.context.items():
             if name == TIME and feature.kind == "time":
                 continue
@@ -109,6 +115,11 @@ class Table(Layout):
             validation=parts.get("validation"),
             test=parts.get("test"),
         )
+
+    def _are_lists(self) -> bool:
+        found = files.find(self.path)
+        with files.told(found[0], self):
+            return are_lists(found[0])
 
     def _events(self, path: str, bad: list[Bad]) -> Interactions:
         besides = [self.validation, self.test, *(side.path for side in (self.users, self.items) if side)]

@@ -88,6 +88,15 @@ def _numbered(columns: list[str]) -> list[str]:
     return [f"column_{number}" for number in range(1, len(columns) + 1)]
 
 
+def are_lists(path: Path) -> bool:
+    """Returns whether the lines of a file that no ending tells about are `user item item ...`, whole numbers of differing count."""
+    if suffix(path) in SUFFIXES:
+        return False
+    lines = [line.split() for line in text(path, LOOKED_AT)]
+    whole = all(field.isdecimal() for fields in lines for field in fields)
+    return whole and len({len(fields) for fields in lines}) > 1
+
+
 def separator(path: Path, layout: Layout) -> str:
     """Returns the character between the fields of a CSV file: declared, or seen from its first lines."""
     if layout.separator is not None:
