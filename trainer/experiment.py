@@ -12,6 +12,7 @@ from trainer.config import Config, load
 from trainer.data.examples import Lists, Prepared
 from trainer.data.interactions import Dataset
 from trainer.data.prepare import load_dataset, prepare
+from trainer.data.split import in_words
 from trainer.errors import UserError
 from trainer.evaluation import leaderboard, served
 from trainer.evaluation.reports import Report, gate
@@ -80,7 +81,8 @@ def _trained(config: Config, workdir: Path, dataset: Dataset, prepared: Prepared
         reporter.say(line)
     reporter.say(
         f"{dataset.name}: {len(prepared.train):,} training events of {prepared.users.trained:,} users and "
-        f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases"
+        f"{prepared.items.trained:,} items; {len(prepared.test):,} test cases: "
+        f"{in_words(dataset, config.data.split, prepared.ordered)}"
     )
     fingerprint = dataset.fingerprint()
     same_data(workdir, fingerprint)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer.data.split import resolve, split
+from trainer.data.split import in_words, resolve, split
 from trainer.errors import UserError
 from trainer.settings import SplitSettings
 
@@ -171,3 +171,35 @@ def test_every_event_lands_in_one_part(make, rows, method, seed):
             moments = [frame.filter(pl.col("user_id") == user)["timestamp"].to_list() for frame in frames]
             for earlier, later in ((0, 1), (0, 2), (1, 2)):
                 assert max(moments[earlier], default=-1) <= min(moments[later], default=99)
+
+
+@pytest.mark.parametrize(
+    ("time", "method", "words"),
+    [
+        (1, "auto", "each user's last"),
+        (None, "leave_last_out", "each user's last, by the order of the rows"),
+        (1, "time", "the latest 20% of events"),
+        (None, "random", "a random 20%: histories are sets"),
+        (
+            None,
+            "auto",
+            "a random 20%: histories are sets (no times; data.split.method=leave_last_out takes the rows to be in order)",
+        ),
+    ],
+)
+def test_a_split_is_told_in_words(make, time, method, words):
+    data = make([("A", "a", time), ("B", "b", time)])
+    assert in_words(data, SplitSettings(method=method), ordered=method != "random") == words
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (5, 9, "the source's own"),
+        (5, 1, "the source's own (not later than training: histories are sets)"),
+        (None, None, "the source's own (no times: histories are sets)"),
+    ],
+)
+def test_a_published_split_is_told_in_words(make, before, after, words):
+    data = make([("A", "a", before), ("B", "b", before)], test=[("A", "c", after)])
+    assert in_words(data, SplitSettings(), split(data, SplitSettings()).ordered) == words

@@ -75,6 +75,22 @@ def resolve(dataset: Dataset, method: str) -> str:
     return "leave_last_out" if dataset.interactions.has_time else "random"
 
 
+def in_words(dataset: Dataset, settings: SplitSettings, ordered: bool) -> str:
+    """Returns what the test is, and what the order of events means: `ordered` is that of the parts."""
+    method = resolve(dataset, settings.method)
+    if method == "predefined":
+        why = "not later than training" if dataset.interactions.has_time else "no times"
+        return "the source's own" + ("" if ordered else f" ({why}: histories are sets)")
+    if method == "time":
+        return f"the latest {settings.test_fraction:.0%} of events"
+    if method == "leave_last_out":
+        return "each user's last" + ("" if dataset.interactions.has_time else ", by the order of the rows")
+    told = f"a random {settings.test_fraction:.0%}: histories are sets"
+    if settings.method == "random":
+        return told
+    return f"{told} (no times; data.split.method=leave_last_out takes the rows to be in order)"
+
+
 def codes(column: pl.Series) -> npt.NDArray[np.int64]:
     """Returns a whole number for each value `[rows]`, by first appearance."""
     kinds = pl.Enum(column.unique(maintain_order=True))
