@@ -148,9 +148,32 @@ def test_a_comment_is_no_line_of_items(tmp_path, comment):
 
 
 def test_no_header_over_ids_that_are_no_numbers(tmp_path):
-    (tmp_path / "a.csv").write_text("u1,i1,5\nu2,i2,3\n")
-    with pytest.raises(UserError, match=r"data.source.has_header=false by hand, .*there are: u1, i1, 5"):
+    (tmp_path / "a.csv").write_text("u1,i1\nu2,i2\n")
+    with pytest.raises(UserError, match=r"data.source.has_header=false by hand, .*there are: u1, i1"):
         describe(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        (lambda n: f"u{n % 9},i{n % 10},{n // 10 % 5 + 1}.0,{1_369_699_200 + n}", (1, 2, 4, 3)),
+        (
+            lambda n: f"{n % 9},2010-10-{n % 28 + 1:02}T23:55:27Z,{30 + n % 10 / 8},-97.{n % 10}5,{n % 10}",
+            (1, 5, 2),
+        ),
+        (lambda n: f"{n % 9},2014-04-07T10:{n % 60:02}:09.277Z,{214_536_500 + n % 10},0", (1, 3, 2)),
+    ],
+    ids=["reviews", "check-ins", "clicks"],
+)
+def test_published_files_without_a_header(tmp_path, row, roles):
+    """As Amazon's ratings, Gowalla's check-ins and YooChoose's clicks are: user, item, time, and perhaps a rating."""
+    (tmp_path / "a.csv").write_text("".join(f"{row(n)}\n" for n in range(60)))
+    toml = describe(str(tmp_path / "a.csv"))
+    names = dict(
+        zip(("user", "item", "timestamp", "rating"), (f"column_{place}" for place in roles), strict=False)
+    )
+    assert tomllib.loads(toml)["data"]["source"]["columns"] == names
+    assert len(pasted(toml)[0].interactions) == 60
 
 
 def test_no_user_column(tmp_path):

@@ -12,7 +12,7 @@ import polars as pl
 from trainer.data.describe.named import by_words, side_by_words
 from trainer.data.reading import files
 from trainer.data.reading.columns import Kind, convert, readable
-from trainer.data.reading.kinds import day, like_times, strange_times
+from trainer.data.reading.kinds import day, follows, like_times, strange_times
 from trainer.data.reading.layout import ROW, Layout, partition, separator, suffix, text
 from trainer.data.reading.roles import KINDS, USUAL, usual_column
 from trainer.data.reading.texts import MISSING, as_text
@@ -23,6 +23,8 @@ from trainer.registry import did_you_mean
 SAMPLE = 50_000  # rows that are looked at
 SESSIONS = ("session_id", "session", "sessionid")  # names that stand for a user where nothing else does
 REPEATED = re.compile(r"_duplicated_\d+$")  # what polars puts after a name that was there before
+DAY = re.compile(r"\d{4}[-/]\d{2}[-/]\d{2}")  # what a time in words begins with
+MOST_RATINGS = 100  # distinct values of a column without a name that may be one of ratings
 SKIPS = 'loading refuses them, or leaves them out with data.source.on_bad_rows = "skip"'
 
 
@@ -210,25 +212,41 @@ def layout_of(path: Path) -> dict[str, Any]:
 
 
 def _are_values(first: list[str]) -> bool:
-    """Returns whether a first line holds values, not names: two numbers at its start, or a field twice and no usual name."""
+    """Returns whether a first line holds values, not names: a number, a time or a field twice, and no usual name."""
     if first and all(_is_number(value) for value in first[:2]):
         return True
+    if any(usual_column(first, role) is not None for role in USUAL):
+        return False
     written = [value for value in first if value.strip()]
-    return len(set(written)) < len(written) and all(usual_column(first, role) is None for role in USUAL)
+    told = any(_is_number(value) or DAY.match(value) for value in written)
+    return told or len(set(written)) < len(written)
 
 
 def _by_values(sample: pl.DataFrame) -> dict[str, str]:
-    """Returns the roles of columns without names: user, item, then what looks like a time and a rating."""
-    names = sample.columns
-    roles = dict(zip(("user", "item"), names, strict=False))
-    for name in names[2:]:
+    """Returns the roles of columns without names: the first that may be ids are user and item, others look like a time or a rating."""
+    ids = [name for name in sample.columns if _may_be_ids(sample[name])]
+    roles = dict(zip(("user", "item"), ids, strict=False))
+    others = [name for name in sample.columns if name not in roles.values()]
+    for name in others if "item" in roles else ():
         known = as_text(sample[name]).drop_nulls()
         numeric = len(known) and not known.cast(pl.Float64, strict=False).null_count()
-        if numeric and like_times(known):
+        if like_times(known) if numeric else _are_times(sample[name]):
             roles.setdefault("timestamp", name)
-        elif numeric and known.n_unique() <= 100:
+        elif numeric and 2 <= known.n_unique() <= MOST_RATINGS and not _of_item(sample, name, roles):
             roles.setdefault("rating", name)
     return roles
+
+
+def _of_item(sample: pl.DataFrame, name: str, roles: Mapping[str, str]) -> bool:
+    return follows(as_text(sample[name]), as_text(sample[roles["item"]]))
+
+
+def _may_be_ids(column: pl.Series) -> bool:
+    """Returns whether values are neither times in words nor numbers with decimals, such as a latitude."""
+    number = as_text(column).drop_nulls().cast(pl.Float64, strict=False)
+    if number.null_count():
+        return not _are_times(column)
+    return bool((number == number.floor()).all())
 
 
 def _is_number(value: str) -> bool:

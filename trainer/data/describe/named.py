@@ -26,7 +26,8 @@ SIDES = {
     ),
     "item": _set(
         "item product content article movie film book video track song artist game app recipe course listing offer post "
-        "news document doc restaurant business place hotel job show series podcast episode anime sku"
+        "news document doc restaurant business place hotel job show series podcast episode anime sku poi venue attraction "
+        "clip page repo question exercise dish ad property"
     ),
 }
 RATINGS = _set("rating score stars")
@@ -38,9 +39,9 @@ OUTCOMES = _set(  # of a row that may be no interaction, but was shown: what cam
 )
 
 
-REVIEWS = _set(
-    "review reviews comment comments feedback remark remarks complaint"
-)  # what is said of an item afterwards
+REVIEWS = _set(  # what is said of an item afterwards, and of what was said
+    "review reviews comment comments feedback remark remarks complaint summary helpful helpfulness vote votes"
+)
 
 
 def words(name: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ USUAL: dict[str, tuple[str, ...]] = {
         *("timestamp", "time", "ts", "datetime", "date", "event_time", "event_timestamp", "created_at"),
         *("occurred_at", "t_dat", "unixreviewtime", "invoice_date", "purchase_date", "order_date"),
     ),
-    "rating": ("rating", "score", "stars"),
+    "rating": ("rating", "score", "stars", "overall"),
     "weight": ("weight", "count", "quantity"),
 }
 KINDS: dict[str, Kind] = {
