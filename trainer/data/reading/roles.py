@@ -89,7 +89,8 @@ def find_column(
             f"; is the first line no header? ({header}.has_header=false)" if layout.of(path) == "csv" else ""
         )
         raise UserError(
-            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}{hint}"
+            f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}{hint}. "
+            f"python -m trainer describe {path} writes such settings"
         )
     return found
 
