@@ -87,7 +87,10 @@ def describe(
     data: dict[str, Any] = {"source": source} | ({"behaviours": behaviours} if behaviours else {})
     if "timestamp" not in events.roles:
         data["split"] = {"method": "random"}
-        notes.append("no times were found: histories are sets, and the split is random")
+        notes.append(
+            "no times were found: histories are sets, and the split is random; where a user's rows stand in their order, "
+            'method = "leave_last_out" below [data.split] reads it'
+        )
     if events.roles.get("rating") in came_of_it:
         data["min_rating"] = 1.0
     elif "rating" in events.roles:
