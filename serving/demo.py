@@ -114,6 +114,6 @@ def beside(recommender: Recommender, user: str) -> Table:
     table.add_column("recommended")
     table.add_column("score", justify="right")
     for row in range(max(len(past), len(found))):
-        cells = (titles[row], f"{found[row].score:.3f}") if row < len(found) else ("", "")
+        cells = (titles[row], f"{found[row].score:#.4g}") if row < len(found) else ("", "")
         table.add_row(escape(past[row]) if row < len(past) else "", escape(cells[0]), cells[1])
     return table
