@@ -1,6 +1,5 @@
 """A comparison as people read it: a table for the terminal and in Markdown, and a picture."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from rich.table import Table
 
 from trainer import tables
 from trainer.evaluation.metrics import ascending
-from trainer.tables import add_row, figures_table
-from trainer.workdir import replace, write_json
+from trainer.workdir import replace, save_picture, write_json
 
 matplotlib.use("Agg")
 
@@ -73,10 +71,12 @@ def markdown(rows: Sequence[Row]) -> str:
 def table(rows: Sequence[Row], spread: bool) -> Table:
     """Returns the table for the terminal, with the deviation over seeds where there is room to `spread`."""
     header, lines = _cells(rows, spread)
-    shown = figures_table("test, mean of the seeds", header)
+    shown = tables.figures_table("test, mean of the seeds", header)
     shown.caption = LEGEND
     for cells in lines:
-        add_row(shown, [cells[0].strip("*"), *cells[1:]], "italic" if cells[0].startswith("*") else None)
+        tables.add_row(
+            shown, [cells[0].strip("*"), *cells[1:]], "italic" if cells[0].startswith("*") else None
+        )
     return shown
 
 
@@ -131,10 +131,8 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     for label, row in zip(panels[0][0].get_yticklabels(), rows, strict=True):
         label.set_style("italic" if row["baseline"] else "normal")
     _legend(figure, rows)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=130)
+    save_picture(path, figure)
     pyplot.close(figure)
-    replace(path, drawn.getvalue())
 
 
 def _panel(axes: Any, rows: Sequence[Row], metric: str) -> None:

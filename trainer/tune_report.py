@@ -1,6 +1,5 @@
 """A search as people read it: tables for the terminal and in Markdown, and a picture."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from trainer.tables import add_row, markdown
 from trainer.towers.dimension import beside_rules
-from trainer.workdir import replace
+from trainer.workdir import replace, save_picture
 
 matplotlib.use("Agg")
 
@@ -79,10 +78,8 @@ def picture(rows: Sequence[Row], objective: str, path: Path) -> None:
     axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else objective, title=f"{len(rows)} trials")
     axes.legend(loc="best")
     figure.colorbar(colours, label=f"validation {objective}")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120)
+    save_picture(path, figure)
     pyplot.close(figure)
-    replace(path, drawn.getvalue())
 
 
 def _scale(axis: Any, values: Sequence[Any]) -> None:

@@ -1,12 +1,14 @@
 """A work directory: whose it is, the settings recorded in it, and files that nobody reads half of."""
 
 import fcntl
+import io
 import json
 import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from trainer.config import Config, load, to_toml
 from trainer.errors import UserError
@@ -125,6 +127,13 @@ def keep(path: Path, costs: dict[str, Cost]) -> dict[str, Cost]:
 def write_json(path: Path, value: object) -> None:
     """Writes a value beside and renames it."""
     replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def save_picture(path: Path, figure: Any) -> None:
+    """Writes a figure of matplotlib beside and renames it."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130)
+    replace(path, drawn.getvalue())
 
 
 def replace(path: Path, content: str | bytes) -> None:

@@ -85,6 +85,12 @@ def test_packed_files_are_looked_into(tmp_path, suffix, mark):
     assert "has_header = false" in describe(str(path))
 
 
+def test_lists_parted_by_tabs(tmp_path):
+    (tmp_path / "train.txt").write_text("0\t1\t2\n1\t2\t3\t4\n2\t1\n")
+    data, _ = pasted(describe(str(tmp_path / "train.txt")))
+    assert len(data.interactions) == 6
+
+
 def test_adjacency(tmp_path):
     (tmp_path / "train.txt").write_text("0 1 2 3\n1 2\n")
     data, settings = pasted(describe(str(tmp_path / "train.txt")))

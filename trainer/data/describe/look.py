@@ -13,7 +13,7 @@ from trainer.data.describe.named import by_words, side_by_words
 from trainer.data.reading import files
 from trainer.data.reading.columns import Kind, convert, readable
 from trainer.data.reading.kinds import day, follows, like_times, strange_times
-from trainer.data.reading.layout import ROW, Layout, partition, separator, suffix, text
+from trainer.data.reading.layout import ROW, Layout, are_lists, partition, separator, suffix, text
 from trainer.data.reading.roles import KINDS, USUAL, usual_column
 from trainer.data.reading.texts import MISSING, as_text
 from trainer.data.reading.times import epoch_seconds, written_as_days
@@ -200,7 +200,7 @@ def layout_of(path: Path) -> dict[str, Any]:
             f"{path} parts its fields by '::', and one character is read: sed 's/::/\\t/g' {path.name} > {path.stem}.tsv; "
             "MovieLens's own folder is read as it is: data.source.name=movielens data.source.path=FOLDER"
         )
-    if mark == " " and len({len(line) for line in lines}) > 1:
+    if are_lists(path) or (mark == " " and len({len(line) for line in lines}) > 1):
         return {"format": "adjacency"}
     settings: dict[str, Any] = {}
     ending = suffix(path)
