@@ -1,31 +1,14 @@
-import gzip
 import tomllib
 from datetime import time, timedelta
 
 import polars as pl
 import pytest
+from described import EXPORTED, export, pasted
 
-from trainer import config
 from trainer.data.describe.draft import describe
-from trainer.data.prepare import load_dataset, prepare
+from trainer.data.prepare import prepare
 from trainer.data.reading.kinds import kind_of
 from trainer.errors import UserError
-
-
-def pasted(toml):
-    """The data set that the printed settings load, and the settings."""
-    settings = config.from_values(tomllib.loads(toml)).data
-    return load_dataset(settings), settings
-
-
-EXPORTED = [f"u{n % 9},i{n % 7},{1_600_000_000 + n}" for n in range(60)]
-
-
-def export(folder, *names, header="user_id,item_id,timestamp"):
-    """Writes parts of one table, each 60 events."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("\n".join([header, *EXPORTED]))
 
 
 def test_latest_small(movielens_folder):
@@ -37,65 +20,6 @@ def test_latest_small(movielens_folder):
     assert data.schema.title == "title"
     assert {feature.name: feature.kind for feature in data.schema.item} == {"title": "text", "genres": "bag"}
     assert settings.split.method == "auto"
-
-
-def test_no_header(tmp_path):
-    path = tmp_path / "u.data"
-    path.write_text("".join(f"{i % 9}\t{i % 7}\t{i % 5 + 1}\t{881250949 + i}\n" for i in range(100)))
-    data, _ = pasted(describe(str(path)))
-    assert len(data.interactions) == 100
-    assert data.interactions.frame["timestamp"][0] == 881250949
-    assert data.interactions.frame["rating"].max() == 5
-
-
-@pytest.mark.parametrize(("names", "timed"), [("user,item,ts,ts", True), ('"user","item",,', False)])
-def test_a_header_with_a_name_twice_or_without_names(tmp_path, names, timed):
-    path = tmp_path / "a.csv"
-    path.write_text(
-        "\n".join([names, *(f"u{i % 9},i{i % 7},{1_600_000_000 + i},{i % 3}" for i in range(60))])
-    )
-    toml = describe(str(path))
-    assert "no header" not in toml
-    assert (
-        "# the header has 'ts' more than once: a later column is read as 'ts_duplicated_0'" in toml
-    ) == timed
-    data, _ = pasted(toml)
-    assert len(data.interactions) == 60 and data.interactions.has_time == timed
-
-
-@pytest.mark.parametrize("line", ["x,x,{}", '"1","2",{}'])
-def test_a_first_line_of_values_is_no_header(tmp_path, line):
-    (tmp_path / "a.csv").write_text("".join(line.format(n) + "\n" for n in range(9)))
-    assert "# the file has no header" in describe(str(tmp_path / "a.csv"))
-
-
-@pytest.mark.parametrize("suffix", ["gz", "zst"])
-@pytest.mark.parametrize("mark", [";", "\t", ","])
-def test_packed_files_are_looked_into(tmp_path, suffix, mark):
-    frame = pl.DataFrame({"user_id": list("abcd") * 5, "item_id": list("vwxyz") * 4, "hour": range(20)})
-    path = tmp_path / f"a.csv.{suffix}"
-    if suffix == "gz":
-        path.write_bytes(gzip.compress(frame.write_csv(separator=mark).encode()))
-    else:
-        frame.lazy().sink_csv(path, separator=mark, compression="zstd")
-    toml = describe(str(path))
-    assert ("separator" in toml or "format" in toml) == (mark == "\t")
-    assert len(pasted(toml)[0].interactions) == 20
-    path.write_bytes(gzip.compress(b"1\t2\n2\t3\n"))
-    assert "has_header = false" in describe(str(path))
-
-
-def test_lists_parted_by_tabs(tmp_path):
-    (tmp_path / "train.txt").write_text("0\t1\t2\n1\t2\t3\t4\n2\t1\n")
-    data, _ = pasted(describe(str(tmp_path / "train.txt")))
-    assert len(data.interactions) == 6
-
-
-def test_adjacency(tmp_path):
-    (tmp_path / "train.txt").write_text("0 1 2 3\n1 2\n")
-    data, settings = pasted(describe(str(tmp_path / "train.txt")))
-    assert len(data.interactions) == 4
-    assert settings.split.method == "random"
 
 
 def test_columns_left_out_are_told(tmp_path):
@@ -131,55 +55,6 @@ def test_ids_that_are_words_for_none_are_told(tmp_path, word):
     toml = describe(str(tmp_path / "a.csv"))
     assert f"# 2 of the rows seen have the user {word!r} (column 'user'), a user like any other; " in toml
     assert toml.count("like any other") == 1
-
-
-def test_rows_that_are_not_utf8_are_told(tmp_path):
-    (tmp_path / "a.csv").write_bytes("user,item\né,x\nà,y\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"no row of it can be read: .*a.csv, line 2: not UTF-8"):
-        describe(str(tmp_path / "a.csv"))
-    (tmp_path / "a.csv").write_bytes("user,item\na,x\nà,y\nb,z\n".encode("latin-1"))
-    toml = describe(str(tmp_path / "a.csv"))
-    assert (
-        "# rows that cannot be read: 1; loading refuses them" in toml and "a.csv, line 3: not UTF-8" in toml
-    )
-
-
-@pytest.mark.parametrize("comment", ["# exported", "#exported", "# by us on Monday"])
-def test_a_comment_is_no_line_of_items(tmp_path, comment):
-    (tmp_path / "a.csv").write_text(f"{comment}\nuser,item\na,x\nb,y\n")
-    with pytest.raises(UserError, match=f"a.csv begins with a comment, '{comment}'"):
-        describe(str(tmp_path / "a.csv"))
-    (tmp_path / "a.csv").write_text("#user,user,item\n1,a,x\n2,b,y\n")
-    assert len(pasted(describe(str(tmp_path / "a.csv")))[0].interactions) == 2
-
-
-def test_no_header_over_ids_that_are_no_numbers(tmp_path):
-    (tmp_path / "a.csv").write_text("u1,i1\nu2,i2\n")
-    with pytest.raises(UserError, match=r"data.source.has_header=false by hand, .*there are: u1, i1"):
-        describe(str(tmp_path / "a.csv"))
-
-
-@pytest.mark.parametrize(
-    ("row", "roles"),
-    [
-        (lambda n: f"u{n % 9},i{n % 10},{n // 10 % 5 + 1}.0,{1_369_699_200 + n}", (1, 2, 4, 3)),
-        (
-            lambda n: f"{n % 9},2010-10-{n % 28 + 1:02}T23:55:27Z,{30 + n % 10 / 8},-97.{n % 10}5,{n % 10}",
-            (1, 5, 2),
-        ),
-        (lambda n: f"{n % 9},2014-04-07T10:{n % 60:02}:09.277Z,{214_536_500 + n % 10},0", (1, 3, 2)),
-    ],
-    ids=["reviews", "check-ins", "clicks"],
-)
-def test_published_files_without_a_header(tmp_path, row, roles):
-    """As Amazon's ratings, Gowalla's check-ins and YooChoose's clicks are: user, item, time, and perhaps a rating."""
-    (tmp_path / "a.csv").write_text("".join(f"{row(n)}\n" for n in range(60)))
-    toml = describe(str(tmp_path / "a.csv"))
-    names = dict(
-        zip(("user", "item", "timestamp", "rating"), (f"column_{place}" for place in roles), strict=False)
-    )
-    assert tomllib.loads(toml)["data"]["source"]["columns"] == names
-    assert len(pasted(toml)[0].interactions) == 60
 
 
 def test_no_user_column(tmp_path):
@@ -283,44 +158,6 @@ def test_a_flat_log_is_parted_into_its_sides(tmp_path):
     prepare(data, settings)
 
 
-def test_the_only_times_are_the_events_time(tmp_path):
-    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + n},{3 + n % 3}" for n in range(60)]
-    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,bought_at,rating", *rows]))
-    toml = describe(str(tmp_path / "a.csv"))
-    assert "# column 'bought_at' holds the only times" in toml and "min_rating = 4 below [data]" in toml
-    data, settings = pasted(toml)
-    assert data.interactions.has_time and settings.split.method == "auto"
-
-
-@pytest.mark.parametrize(
-    ("name", "written", "count", "read"),
-    [
-        ("timestamp", ["1600000000", "1600000000123"], 30, "1970-01-19 from '1600000000'"),
-        ("timestamp", ["20231114233142"], 60, "2611-02-06 from '20231114233142'"),
-        ("timestamp", ["202311"], 60, "1970-01-03 from '202311'"),
-        ("timestamp", ["23/11/14"], 60, "0023-11-14 from '23/11/14'"),
-        ("bought", ["23/11/14"], 60, "0023-11-14 from '23/11/14'"),
-    ],
-)
-def test_times_of_a_wrong_unit_or_century_are_told(tmp_path, caplog, name, written, count, read):
-    rows = [f"u{n % 9},i{n % 7},{written[n % len(written)]}" for n in range(60)]
-    (tmp_path / "a.csv").write_text("\n".join([f"user_id,item_id,{name}", *rows]))
-    told = f"{count} of 60 times lie before 1980-01-01 or after 2100-01-01, the first is read as "
-    toml = describe(str(tmp_path / "a.csv"))
-    assert f"# column {name!r}: {told}{read}: a time is ISO 8601" in toml
-    pasted(toml)
-    assert f"a.csv: {told}{read[:10]}: a time is ISO 8601" in caplog.text
-
-
-def test_the_range_of_the_times_is_told(tmp_path, caplog):
-    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + 86_400 * n}" for n in range(60)]
-    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,time", *rows]))
-    toml = describe(str(tmp_path / "a.csv"))
-    assert "# column 'time' holds times from 2020-09-13 to 2020-11-11\n" in toml
-    pasted(toml)
-    assert "times lie" not in toml + caplog.text
-
-
 def test_decimal_commas_are_told(tmp_path):
     rows = [f"u{n % 9};i{n % 7};{n % 5},5;{n % 7},50" for n in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["user_id;item_id;rating;price", *rows]))
@@ -332,21 +169,6 @@ def test_decimal_commas_are_told(tmp_path):
     assert "bag" not in toml and "min_rating" not in toml
     with pytest.raises(UserError, match=r"line 2: column 'rating'.*decimal commas are not read"):
         pasted(toml)
-
-
-@pytest.mark.parametrize("when", ["09/23/2020 08:26", "Wed, 23 Sep 2020 08:26:00 GMT"])
-def test_times_that_are_not_read_are_told(tmp_path, when):
-    rows = [f'u{n % 9},i{n % 7},"{when}"' for n in range(60)]
-    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
-    toml = describe(str(tmp_path / "a.csv"))
-    assert "# column 'timestamp' in 60 of the rows seen: not a time (ISO 8601, seconds" in toml
-    assert f"20240131), {when!r}; loading refuses them" in toml
-
-
-def test_gaps_in_the_only_times_are_told(tmp_path):
-    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + n if n % 6 else ''}" for n in range(60)]
-    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,bought_at", *rows]))
-    assert "# column 'bought_at' in 10 of the rows seen: not a time" in describe(str(tmp_path / "a.csv"))
 
 
 def test_a_column_of_many_events_names_is_no_behaviour(tmp_path):
@@ -392,15 +214,6 @@ def test_types_that_are_not_read(tmp_path):
     frame.with_columns(user_id=pl.lit(b"\xff")).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet: column 'user_id' holds Binary, which is not read as id"):
         describe(str(tmp_path / "a.parquet"))
-
-
-@pytest.mark.parametrize("name", ["date", "bought"])
-def test_days_written_as_numbers_are_told(tmp_path, name):
-    rows = [f"u{n % 9},i{n % 7},202401{1 + n % 31:02d}" for n in range(60)]
-    (tmp_path / "a.csv").write_text("\n".join([f"user_id,item_id,{name}", *rows]))
-    toml = describe(str(tmp_path / "a.csv"))
-    assert toml.count(f"# column {name!r} is read as days, such as 20240131") == 1
-    assert pasted(toml)[0].interactions.frame["timestamp"].min() == 1_704_067_200
 
 
 @pytest.mark.parametrize(("ages", "kind"), [("30,NULL,41", "number"), ("30,old,41", "category")])
@@ -450,18 +263,6 @@ def test_columns_that_no_name_tells_may_be_named(tmp_path):
     assert data["source"]["items"]["id"] == "what"
     with pytest.raises(UserError, match="has no column 'whom'; did you mean 'who'"):
         describe(str(tmp_path / "a.csv"), columns={"user": "whom"})
-
-
-def test_what_is_parted_by_two_colons_is_told_how_to_be_read(tmp_path):
-    (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n")
-    with pytest.raises(UserError, match=r"parts its fields by '::'.*sed .*data.source.name=movielens"):
-        describe(str(tmp_path / "ratings.dat"))
-
-
-def test_the_types_that_recbole_writes_behind_names_are_read_over(tmp_path):
-    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t1600000000\n")
-    columns = tomllib.loads(describe(str(tmp_path / "a.inter")))["data"]["source"]["columns"]
-    assert columns == {"user": "user_id:token", "item": "item_id:token", "timestamp": "timestamp:float"}
 
 
 def test_usual_names_come_before_other_words(tmp_path):

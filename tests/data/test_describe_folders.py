@@ -3,7 +3,7 @@
 import tomllib
 
 import pytest
-from test_describe import export, pasted
+from described import export, pasted
 
 from trainer.data.describe.draft import describe
 from trainer.data.synthetic.source import Synthetic
