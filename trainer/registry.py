@@ -90,7 +90,8 @@ def check_settings(
     checked = {}
     for key, value in settings.items():
         if key not in parameters:
-            raise UserError(f"unknown setting {where}.{key}{did_you_mean(key, parameters)}")
+            hint = _elsewhere(part, key, where) or did_you_mean(key, parameters)
+            raise UserError(f"unknown setting {where}.{key}{hint}")
         annotation = hints.get(key, parameters[key].annotation)
         checked[key] = _convert(annotation, value, f"{where}.{key}")
     missing = [
@@ -101,6 +102,16 @@ def check_settings(
     if missing:
         raise UserError(f"setting {where}.{missing[0]} is needed and has no default")
     return checked
+
+
+def _elsewhere(part: Callable[..., Any], key: str, where: str) -> str:
+    """Returns the tail of an error line: which parts of the same kind have a setting that `part` lacks; empty if none."""
+    kinds = [(kind, name) for kind, parts in _PARTS.items() for name, one in parts.items() if one is part]
+    for kind, own in kinds:
+        others = [name for name in names(kind) if key in inspect.signature(get(kind, name)).parameters]
+        if others:
+            return f": {where}.name is {own!r}, and it belongs to {' and '.join(map(repr, others))}"
+    return ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
