@@ -369,6 +369,11 @@ def test_features_stand_in_one_order_however_the_settings_were_written(here):
             {"context": {"hour": "number"}},
             "line 3: column 'hour': not a number",
         ),
+        (
+            "item,user,x,user\n1,2,3,4\n",
+            {},
+            "two columns 'user', number 2 and 4 .*may also be told by its number",
+        ),
         ("user,item\n1,2\n1,3\n", {}, "1 distinct user_id"),
         ("user,item\n1,2\n3,2\n", {}, "1 distinct item_id"),
     ],
@@ -377,6 +382,11 @@ def test_bad_input_is_one_clear_line(here, content, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         load(content, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_of_two_columns_of_one_name_the_number_tells_which(here):
+    found = load("item,user,x,user\n1,2,3,4\n2,2,3,5\n", columns={"user": 4})
+    assert found.interactions.frame["user_id"].to_list() == ["4", "5"]
 
 
 def test_bad_json_lines(here):

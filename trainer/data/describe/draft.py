@@ -69,7 +69,7 @@ def describe(
         of_side = _own(events, context, role, side is None, notes)
         if side is not None or of_side:
             parted = separator != "|" and {"bag", "ids"} & {*of_side.get("features", {}).values()}
-            in_events = {"path": path, **events.layout, "id": events.roles[role], **of_side}
+            in_events = {"path": path, **events.layout, "id": _columns(events)[role], **of_side}
             in_events |= {"bag_separator": separator} if parted else {}
             own[f"{role}s"] = in_events if side is None else _side(side, role, notes, columns)
     _leave_visits(events, context, notes)
@@ -99,10 +99,18 @@ def describe(
     return "".join(f"# {line}\n" for line in said) + tomli_w.dumps({"data": data})
 
 
-def _columns(events: Look) -> dict[str, str]:
-    """Returns the roles in their order; a usual name would be taken for its role unless it is said that there is none."""
+def _columns(events: Look) -> dict[str, str | int]:
+    """Returns the roles in their order; a usual name would be taken for its role unless it is said that there is none.
+
+    Of two columns with one name the number tells which.
+    """
     there = events.sample.columns
-    columns = {role: "" for role in USUAL if usual_column(there, role) is not None} | events.roles
+    found = {
+        role: there.index(name) + 1 if f"{name}_duplicated_0" in there else name
+        for role, name in events.roles.items()
+    }
+    columns: dict[str, str | int] = {role: "" for role in USUAL if usual_column(there, role) is not None}
+    columns |= found
     return {role: columns[role] for role in Columns.model_fields if role in columns}
 
 

@@ -92,13 +92,24 @@ def find_column(
             f"{path} has no column that looks like the {role}; set {where} to one of: {', '.join(there)}{hint}. "
             f"python -m trainer describe {path} writes such settings"
         )
-    return found
+    return None if found is None else _once(path, there, found, where)
 
 
 def present(path: Path, there: Sequence[str], name: str, where: str) -> str:
     """Returns the name of a column that is there; raises `UserError` with the nearest one and the setting `where` it stands."""
     if name in there:
-        return name
+        return _once(path, there, name, where)
     near = did_you_mean(name, there)
     listed = "" if near.startswith("; known") else f" (there are: {', '.join(there)})"
     raise UserError(f"{path} has no column {name!r} ({where}){near.replace('known', 'there are')}{listed}")
+
+
+def _once(path: Path, there: Sequence[str], name: str, where: str) -> str:
+    """Returns the name; raises `UserError` where two columns have it, of which polars renames the second."""
+    places = [there.index(one) + 1 for one in (name, f"{name}_duplicated_0") if one in there]
+    if len(places) > 1:
+        raise UserError(
+            f"{path} has two columns {name!r}, number {places[0]} and {places[1]} ({where}): rename one; that of a user, "
+            "an item, a time, a rating or a weight may also be told by its number"
+        )
+    return name
